@@ -24,7 +24,7 @@ use crate::openai::{self, Client};
 
 /// Measure a server under load: time to first token, latency between tokens, throughput
 #[derive(clap::Args)]
-#[command(after_help = EXAMPLES, group = ArgGroup::new("pace"), group = ArgGroup::new("end").multiple(true))]
+#[command(after_help = EXAMPLES, allow_negative_numbers = true, group = ArgGroup::new("pace"), group = ArgGroup::new("end").multiple(true))]
 pub(crate) struct Args {
     /// Address of any server with an OpenAI API
     #[arg(value_name = "URL", default_value = "http://127.0.0.1:8080")]
@@ -95,7 +95,9 @@ pub(crate) fn run(args: &Args, env: &Env) -> Result<(), Failure> {
     let client = Client::new(&args.url, key, Some(timeout)).bad_input()?;
     if let Some(path) = &args.plot {
         // Half an hour of load must not be lost to a mistyped folder.
-        std::fs::write(path, "").with_context(|| format!("failed to create the plot {}", path.display())).bad_input()?;
+        std::fs::write(path, "")
+            .with_context(|| format!("failed to create the plot {}", path.display()))
+            .bad_input()?;
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -110,7 +112,8 @@ pub(crate) fn run(args: &Args, env: &Env) -> Result<(), Failure> {
     match args.output {
         Output::Text => exit::print(&report.table())?,
         Output::Json => {
-            let document = serde_json::to_string_pretty(&report).context("failed to write the report as JSON")?;
+            let document =
+                serde_json::to_string_pretty(&report).context("failed to write the report as JSON")?;
             exit::print(&format!("{document}\n"))?;
         }
     }

@@ -21,7 +21,7 @@ use crate::openai::{self, ChatStream, Client, ClientError, Piece};
 
 /// Talk to a model
 #[derive(clap::Args, Clone)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES, allow_negative_numbers = true)]
 pub(crate) struct Args {
     /// Address of any server with an OpenAI API
     #[arg(value_name = "URL", default_value = "http://127.0.0.1:8080")]
@@ -139,7 +139,8 @@ impl Chat {
         let mut print = |text: &str| if json { Ok(()) } else { exit::print(text) };
         let (answer, ending) = self.answer(&messages, signals, &mut print).await?;
         if json {
-            let document = serde_json::to_string_pretty(&answer).context("failed to write the answer as JSON")?;
+            let document =
+                serde_json::to_string_pretty(&answer).context("failed to write the answer as JSON")?;
             exit::print(&format!("{document}\n"))?;
         } else {
             exit::print("\n")?;
@@ -273,7 +274,8 @@ fn rate(generated: u64, decode: Duration) -> Option<f64> {
 
 /// One line for people: how long, how fast, and why the answer ended when that is worth saying.
 fn describe(answer: &Answer) -> String {
-    let Measured { time_to_first_token_s, tokens_per_second, total_s, completion_tokens, .. } = &answer.measured;
+    let Measured { time_to_first_token_s, tokens_per_second, total_s, completion_tokens, .. } =
+        &answer.measured;
     let mut parts = Vec::new();
     match completion_tokens {
         Some(n) => parts.push(format!("{n} tokens")),
@@ -296,7 +298,12 @@ mod tests {
     use super::*;
 
     fn answer(finish_reason: Option<&str>, measured: Measured) -> Answer {
-        Answer { model: "m".into(), answer: "a".into(), finish_reason: finish_reason.map(Into::into), measured }
+        Answer {
+            model: "m".into(),
+            answer: "a".into(),
+            finish_reason: finish_reason.map(Into::into),
+            measured,
+        }
     }
 
     #[test]

@@ -63,7 +63,9 @@ fn render(error: &anyhow::Error) -> String {
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.chain().any(|e| e.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe))
+    error
+        .chain()
+        .any(|e| e.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe))
 }
 
 /// Writes `text` to standard output at once.
@@ -80,13 +82,15 @@ mod tests {
 
     #[test]
     fn causes_follow_on_their_own_lines_and_are_not_said_twice() {
-        let error = anyhow!("no such file").context("failed to open a.gguf: no such file").context("failed to load");
+        let error =
+            anyhow!("no such file").context("failed to open a.gguf: no such file").context("failed to load");
         assert_eq!(render(&error), "error: failed to load\n  because: failed to open a.gguf: no such file\n");
     }
 
     #[test]
     fn a_closed_pipe_is_not_a_failure() {
-        let error = anyhow::Error::from(io::Error::from(io::ErrorKind::BrokenPipe)).context("failed to print");
+        let error =
+            anyhow::Error::from(io::Error::from(io::ErrorKind::BrokenPipe)).context("failed to print");
         assert!(is_broken_pipe(&error));
     }
 }

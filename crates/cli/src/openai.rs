@@ -327,7 +327,11 @@ pub(crate) async fn choose_model(client: &Client, named: Option<&str>) -> anyhow
     match models.len() {
         0 => bail!("{} offers no model", client.base()),
         1 => Ok(models.remove(0)),
-        _ => bail!("{} offers several models, choose one with --model-name: {}", client.base(), models.join(", ")),
+        _ => bail!(
+            "{} offers several models, choose one with --model-name: {}",
+            client.base(),
+            models.join(", ")
+        ),
     }
 }
 

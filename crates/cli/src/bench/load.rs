@@ -40,7 +40,12 @@ pub(crate) struct Run {
 }
 
 /// Sends the warm-up, then the whole load, until all answers are in or the user interrupts.
-pub(crate) async fn run(client: &Client, model: &str, workload: &Workload, warmup: usize) -> anyhow::Result<Run> {
+pub(crate) async fn run(
+    client: &Client,
+    model: &str,
+    workload: &Workload,
+    warmup: usize,
+) -> anyhow::Result<Run> {
     for i in 0..warmup {
         let sample = send(client, model, workload, WARMUP_INDEX + i, Instant::now(), Instant::now()).await;
         if let Some((_, message)) = sample.error {
@@ -56,7 +61,9 @@ pub(crate) async fn run(client: &Client, model: &str, workload: &Workload, warmu
     {
         let sending = async {
             match workload.pace {
-                Pace::Closed { concurrency } => closed(client, model, workload, concurrency, start, &sent, samples).await,
+                Pace::Closed { concurrency } => {
+                    closed(client, model, workload, concurrency, start, &sent, samples).await
+                }
                 Pace::Open { rate } => open(client, model, workload, rate, start, &sent, samples).await,
             }
         };
@@ -110,7 +117,9 @@ async fn closed(
                 return;
             }
             let limit = workload.requests.unwrap_or(usize::MAX);
-            let index = match sent.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < limit).then_some(n + 1)) {
+            let index = match sent
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < limit).then_some(n + 1))
+            {
                 Ok(index) => index,
                 Err(_) => return,
             };
@@ -144,7 +153,8 @@ async fn open(
         let intended = start + due;
         sleep_until(intended).await;
         sent.fetch_add(1, Ordering::Relaxed);
-        let (client, model, workload, samples) = (client.clone(), model.to_owned(), workload.clone(), samples.clone());
+        let (client, model, workload, samples) =
+            (client.clone(), model.to_owned(), workload.clone(), samples.clone());
         under_way.spawn(async move {
             let sample = send(&client, &model, &workload, index, start, intended).await;
             // The receiver outlives the tasks.

@@ -57,7 +57,11 @@ fn render(report: &Report, svg: &mut String) -> DrawResult {
 /// The share of values up to x. `values` ascending, in milliseconds.
 fn distribution(area: &Area<'_>, title: &str, values: &[f64]) -> DrawResult {
     let Some(&max) = values.last() else {
-        return area.draw_text(&format!("{title}: no samples"), &(FONT, 16).into_font().color(&INK), (24, 24));
+        return area.draw_text(
+            &format!("{title}: no samples"),
+            &(FONT, 16).into_font().color(&INK),
+            (24, 24),
+        );
     };
     let unit = Unit::for_max(max);
     let mut chart = ChartBuilder::on(area)
@@ -190,7 +194,13 @@ impl Unit {
     }
 
     fn format(self, x: f64) -> String {
-        let digits = if x >= 100.0 { 0 } else if x >= 10.0 { 1 } else { 2 };
+        let digits = if x >= 100.0 {
+            0
+        } else if x >= 10.0 {
+            1
+        } else {
+            2
+        };
         format!("{x:.digits$} {}", self.name)
     }
 }

@@ -145,7 +145,7 @@ impl Report {
         let Report { url, model, workload, elapsed_s, requests, tokens, latency, .. } = self;
         let mut text = String::new();
         let mut line = |label: &str, value: String| {
-            writeln!(text, "{label:<18}{value}").expect("writing to a string cannot fail");
+            writeln!(text, "{label:<20}{value}").expect("writing to a string cannot fail");
         };
         line("server", format!("{url}, model {model}"));
         line("load", describe(workload));
@@ -186,13 +186,14 @@ impl Report {
         match unreported {
             0 => String::new(),
             n if n == self.requests.succeeded => " (pieces of text: the server reports no usage)".into(),
-            n => format!(" (pieces of text for {n} requests without reported usage)"),
+            n => format!(" (pieces of text where usage was not reported: {n} of the requests)"),
         }
     }
 }
 
 fn describe(workload: &Workload) -> String {
-    let Workload { pace, requests, duration, prompt_words, output_tokens, shared_prefix, ignore_eos, seed } = workload;
+    let Workload { pace, requests, duration, prompt_words, output_tokens, shared_prefix, ignore_eos, seed } =
+        workload;
     let mut parts = vec![match pace {
         Pace::Closed { concurrency } => format!("closed loop, {concurrency} at a time"),
         Pace::Open { rate } => format!("open loop, {rate} requests/s"),
@@ -363,8 +364,21 @@ mod tests {
             sample(0.0, 0.0, &[0.2, 0.4], None),
             failed,
         ];
-        let report = Report::new("http://h/v1", "m", &workload(Pace::Closed { concurrency: 2 }), &run(samples));
-        expect![[""]].assert_eq(&report.table());
+        let report =
+            Report::new("http://h/v1", "m", &workload(Pace::Closed { concurrency: 2 }), &run(samples));
+        expect![[r#"
+            server              http://h/v1, model m
+            load                closed loop, 2 at a time, 3 requests, prompt 10 words, output 2..4 tokens, seed 1
+            requests            2 answered, 1 failed in 2.0 s
+            throughput          3.0 output tokens/s, 1.00 requests/s
+            tokens              in: not reported by the server, 6 out (pieces of text where usage was not reported: 1 of the requests)
+                                     mean       p50       p90       p95       p99       max
+            first token, ms         150.0     150.0     190.0     195.0     199.0     200.0
+            between tokens, ms      133.3     100.0     180.0     190.0     198.0     200.0
+            per token, ms           133.3     133.3     186.7     193.3     198.7     200.0
+            request, ms             360.0     360.0     400.0     405.0     409.0     410.0
+            failed              1 x http 429, first: too many requests
+        "#]].assert_eq(&report.table());
     }
 
     #[test]

@@ -91,9 +91,7 @@ impl Lengths {
     fn draw(self, random: &mut Random) -> u32 {
         match self {
             Lengths::Fixed(n) => n,
-            Lengths::Uniform { low, high } => {
-                low + (random.unit() * f64::from(high - low + 1)) as u32
-            }
+            Lengths::Uniform { low, high } => low + (random.unit() * f64::from(high - low + 1)) as u32,
             Lengths::Normal { mean, deviation } => {
                 let x = f64::from(mean) + f64::from(deviation) * random.normal();
                 (x.round() as u32).clamp(1, LONGEST)
@@ -152,11 +150,11 @@ const ARRIVAL_STREAM: u64 = u64::MAX - 1;
 /// Common English words: byte-pair vocabularies hold nearly all of them as one token with their space.
 const WORDS: [&str; 64] = [
     "the", "and", "that", "have", "with", "this", "from", "they", "will", "would", "there", "their", "what",
-    "about", "which", "when", "make", "like", "time", "just", "know", "take", "people", "into", "year", "your",
-    "good", "some", "could", "them", "other", "than", "then", "look", "only", "come", "over", "think", "also",
-    "back", "after", "work", "first", "well", "even", "want", "because", "these", "give", "most", "water",
-    "house", "world", "school", "river", "music", "north", "paper", "green", "light", "story", "point", "small",
-    "large",
+    "about", "which", "when", "make", "like", "time", "just", "know", "take", "people", "into", "year",
+    "your", "good", "some", "could", "them", "other", "than", "then", "look", "only", "come", "over",
+    "think", "also", "back", "after", "work", "first", "well", "even", "want", "because", "these", "give",
+    "most", "water", "house", "world", "school", "river", "music", "north", "paper", "green", "light",
+    "story", "point", "small", "large",
 ];
 
 fn append_words(text: &mut String, count: usize, random: &mut Random) {
@@ -234,9 +232,8 @@ mod tests {
     #[test]
     fn all_prompts_begin_with_the_shared_prefix() {
         let w = workload(3);
-        let prefix: Vec<String> = (0..20)
-            .map(|i| w.request(i).prompt.split(' ').take(7).collect::<Vec<_>>().join(" "))
-            .collect();
+        let prefix: Vec<String> =
+            (0..20).map(|i| w.request(i).prompt.split(' ').take(7).collect::<Vec<_>>().join(" ")).collect();
         assert!(prefix.iter().all(|p| *p == prefix[0]));
     }
 

@@ -109,7 +109,8 @@ mod tests {
     #[test]
     fn events_do_not_depend_on_how_the_bytes_were_split() {
         let event = |event: &str, data: &str| SseEvent { event: event.into(), data: data.into() };
-        let expected = [event("", "{\"a\":1}"), event("error", "x\ny"), event("", "é😀"), event("", "[DONE]")];
+        let expected =
+            [event("", "{\"a\":1}"), event("error", "x\ny"), event("", "é😀"), event("", "[DONE]")];
         for size in 1..=STREAM.len() {
             assert_eq!(events_in_pieces_of(size), expected, "in pieces of {size} bytes");
         }
