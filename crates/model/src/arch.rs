@@ -196,7 +196,7 @@ pub enum ConfigError {
         found: String,
     },
     /// A value outside its meaningful range, or one that contradicts another.
-    #[error("{key:?} is {found}, but must be {expected}")]
+    #[error("{key} is {found}, but must be {expected}")]
     Range {
         /// The key.
         key: String,
