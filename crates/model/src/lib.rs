@@ -7,6 +7,7 @@ pub mod arch;
 pub mod config;
 pub mod generation;
 pub mod gguf;
+pub mod inspect;
 mod mmap;
 pub mod open;
 pub mod role;
