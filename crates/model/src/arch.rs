@@ -214,3 +214,6 @@ pub enum ConfigError {
         supported: &'static str,
     },
 }
+
+#[cfg(test)]
+mod tests;

@@ -57,7 +57,8 @@ fn text_shows_facts_shares_and_tensors() {
         blk.0.ffn_up.weight       Q4_0    128 x 64      4.6 kB
         blk.0.ffn_down.weight     Q4_0    64 x 128      4.6 kB
         output_norm.weight        F32           64       256 B
-    "#]].assert_eq(&report.to_string());
+    "#]]
+    .assert_eq(&report.to_string());
 }
 
 #[test]
