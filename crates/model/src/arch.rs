@@ -196,7 +196,7 @@ pub enum ConfigError {
         found: String,
     },
     /// A value outside its meaningful range, or one that contradicts another.
-    #[error("{key:?} is {found}, but must be {expected}")]
+    #[error("{key} is {found}, but must be {expected}")]
     Range {
         /// The key.
         key: String,
@@ -214,3 +214,6 @@ pub enum ConfigError {
         supported: &'static str,
     },
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,6 +8,7 @@ pub mod chat_template;
 pub mod config;
 pub mod generation;
 pub mod gguf;
+pub mod inspect;
 mod mmap;
 pub mod open;
 pub mod role;

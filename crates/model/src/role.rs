@@ -50,6 +50,44 @@ pub enum Role {
 }
 
 impl Role {
+    /// Every role, in declaration order.
+    pub const ALL: [Role; 20] = [
+        Role::TokenEmbedding,
+        Role::OutputNorm,
+        Role::Output,
+        Role::AttnNorm,
+        Role::Q,
+        Role::K,
+        Role::V,
+        Role::QBias,
+        Role::KBias,
+        Role::VBias,
+        Role::O,
+        Role::OBias,
+        Role::QNorm,
+        Role::KNorm,
+        Role::PostAttnNorm,
+        Role::FfnNorm,
+        Role::Gate,
+        Role::Up,
+        Role::Down,
+        Role::PostFfnNorm,
+    ];
+
+    /// Whether this is the weight of an RMSNorm, to which [`ModelConfig::norm_offset`] applies.
+    pub const fn is_norm(self) -> bool {
+        matches!(
+            self,
+            Role::OutputNorm
+                | Role::AttnNorm
+                | Role::QNorm
+                | Role::KNorm
+                | Role::PostAttnNorm
+                | Role::FfnNorm
+                | Role::PostFfnNorm
+        )
+    }
+
     /// Whether every layer has its own tensor for this role.
     pub const fn is_per_layer(self) -> bool {
         !matches!(self, Role::TokenEmbedding | Role::OutputNorm | Role::Output)

@@ -16,9 +16,7 @@ pub(super) static GEMMA2: Architecture = Architecture {
 };
 
 /// Layer 0 is local, layer 1 global, and so on.
-fn is_local(layer: usize) -> bool {
-    layer.is_multiple_of(2)
-}
+const PERIOD: usize = 2;
 
 fn from_hf(hf: &HfConfig<'_>) -> Result<ModelConfig, ConfigError> {
     let mut config = hf.decoder(&Defaults {
@@ -33,7 +31,7 @@ fn from_hf(hf: &HfConfig<'_>) -> Result<ModelConfig, ConfigError> {
     })?;
     hf_common(hf, &mut config, Softcaps { attention: Some(50.0), logits: Some(30.0) })?;
     let window = hf.window(Some(4096))?;
-    let local = hf.local_layers(config.layers.len(), is_local)?;
+    let local = hf.local_layers(config.layers.len(), |layer| !(layer + 1).is_multiple_of(PERIOD))?;
     for (layer, is_local) in config.layers.iter_mut().zip(local) {
         layer.window = window.filter(|_| is_local);
     }
@@ -78,8 +76,9 @@ fn from_gguf(gguf: &GgufConfig<'_>) -> Result<ModelConfig, ConfigError> {
     config.attn_softcap = Some(gguf.positive("attn_logit_softcapping")?.unwrap_or(50.0) as f32);
     config.logit_softcap = Some(gguf.positive("final_logit_softcapping")?.unwrap_or(30.0) as f32);
     let window = gguf.window()?.unwrap_or(4096);
-    for (index, layer) in config.layers.iter_mut().enumerate() {
-        layer.window = is_local(index).then_some(window);
+    let local = gguf.local_layers(config.layers.len(), PERIOD)?;
+    for (layer, is_local) in config.layers.iter_mut().zip(local) {
+        layer.window = is_local.then_some(window);
     }
     Ok(config)
 }

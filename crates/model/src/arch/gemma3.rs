@@ -23,6 +23,9 @@ pub(super) static GEMMA3: Architecture = Architecture {
 const GLOBAL_ROPE: usize = 0;
 const LOCAL_ROPE: usize = 1;
 
+/// The last layer of each period is global.
+const PERIOD: usize = 6;
+
 const LOCAL_THETA: f64 = 10_000.0;
 const GLOBAL_THETA: f64 = 1_000_000.0;
 
@@ -46,7 +49,7 @@ fn from_hf(hf: &HfConfig<'_>) -> Result<ModelConfig, ConfigError> {
     let (global, _) = hf.rope(&config, global, GLOBAL_THETA)?;
     config.ropes = vec![global, local_rope(hf, &config)?];
 
-    let pattern = hf.usize("sliding_window_pattern")?.unwrap_or(6);
+    let pattern = hf.usize("sliding_window_pattern")?.unwrap_or(PERIOD);
     if pattern == 0 {
         let expected = "at least 1".to_owned();
         return Err(ConfigError::Range { key: "sliding_window_pattern".into(), found: "0".into(), expected });
@@ -80,7 +83,7 @@ fn from_gguf(gguf: &GgufConfig<'_>) -> Result<ModelConfig, ConfigError> {
         gguf.rope(&config, "rope.freq_base", GLOBAL_THETA, &scaling)?,
         gguf.rope(&config, "rope.freq_base_swa", LOCAL_THETA, &Scaling::None)?,
     ];
-    let local: Vec<bool> = (0..config.layers.len()).map(|layer| !(layer + 1).is_multiple_of(6)).collect();
+    let local = gguf.local_layers(config.layers.len(), PERIOD)?;
     let window = gguf.window()?;
     apply(&mut config, window, &local);
     Ok(config)

@@ -158,6 +158,24 @@ impl<'a> GgufConfig<'a> {
         Ok(self.usize("attention.sliding_window")?.filter(|window| *window > 0))
     }
 
+    /// Which layers see only the window. The pattern is a flag for each layer, or a period whose last layer
+    /// is global; most files leave it to the architecture's own `period`.
+    pub(crate) fn local_layers(&self, n_layers: usize, period: usize) -> Result<Vec<bool>, ConfigError> {
+        let suffix = "attention.sliding_window_pattern";
+        let key = self.key(suffix);
+        if let Some(Value::Array(Array::Bool(flags))) = self.metadata.get(&key) {
+            if flags.len() != n_layers {
+                let found = format!("a list of {}", flags.len());
+                return Err(out_of_range(&key, found, format!("one flag for each of {n_layers} layers")));
+            }
+            return Ok(flags.clone());
+        }
+        match self.usize(suffix)?.unwrap_or(period) {
+            0 => Err(out_of_range(&key, 0, "at least 1".into())),
+            period => Ok((0..n_layers).map(|layer| !(layer + 1).is_multiple_of(period)).collect()),
+        }
+    }
+
     /// Elements of a head that are rotated.
     fn rope_dim(&self, config: &ModelConfig) -> Result<usize, ConfigError> {
         let dim = self.usize("rope.dimension_count")?.unwrap_or(config.head_dim);
