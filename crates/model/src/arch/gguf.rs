@@ -310,3 +310,6 @@ fn wrong_type(key: &str, expected: &'static str, found: &Value) -> ConfigError {
 fn out_of_range(key: &str, found: impl ToString, expected: String) -> ConfigError {
     ConfigError::Range { key: key.to_owned(), found: found.to_string(), expected }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use wharf_kernels::block::dequantize;
 use wharf_model::config::RopeLayout;
-use wharf_model::{Model, ModelConfig, OpenOptions, Role};
+use wharf_model::{ChatTemplate, EncodeOptions, Model, ModelConfig, OpenOptions, Role, Source, Tokenizer};
 
 use crate::forward::forward;
 
@@ -250,4 +250,29 @@ fn released_pages_read_back_the_same() {
     let before = view.data.to_vec();
     model.weights.release(&view).unwrap();
     assert_eq!(view.data, before);
+}
+
+#[test]
+fn a_model_names_itself_after_its_folder_when_its_files_do_not() {
+    let folder = wharf_testkit::fixtures::models().join("qwen2-bf16");
+    assert_eq!(open(&folder, OpenOptions::default()).info.name, "qwen2-bf16");
+    assert_eq!(open(&folder.join("model.gguf"), OpenOptions::default()).info.name, "fixture");
+}
+
+#[test]
+fn tiny_models_have_a_tokenizer_and_a_chat_template() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let path = folder.path().join("tiny.gguf");
+    let tiny = wharf_testkit::TinyModel::default();
+    tiny.write(&path).unwrap();
+    let model = open(&path, OpenOptions::default());
+    let Source::Gguf(metadata) = &model.source else { panic!("a GGUF file") };
+    let tokenizer = Tokenizer::from_gguf(metadata).unwrap();
+    let ids = tokenizer.encode("in the air", EncodeOptions::default());
+    let texts: Vec<String> = ids.iter().map(|id| tokenizer.token_text(*id)).collect();
+    assert_eq!(texts, ["in", " the", " a", "i", "r"]);
+    assert_eq!(tokenizer.decode(&ids, false), "in the air");
+    assert_eq!(tokenizer.vocab_size(), model.config.vocab_size);
+    assert_eq!(model.generation.eos_token_ids, [tiny.vocabulary().eos]);
+    assert!(ChatTemplate::from_gguf(metadata).unwrap().is_some());
 }
