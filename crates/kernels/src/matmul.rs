@@ -299,4 +299,4 @@ fn half_lanes<S: Simd>(s: S, bytes: &[u8]) -> S::F {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -141,7 +141,7 @@ impl Team {
         a: (&mut [T], usize),
         b: (&mut [U], usize),
         grain: usize,
-        f: &(dyn Fn(usize, &mut [T], &mut [U]) + Sync),
+        f: &(impl Fn(usize, &mut [T], &mut [U]) + Sync),
     ) {
         let (a, b) = (Chunks::new(a.0, a.1), Chunks::new(b.0, b.1));
         assert_eq!(a.count(), b.count(), "chunks of both slices");

@@ -73,8 +73,8 @@ pub enum ChatTemplateError {
         /// Its length.
         bytes: usize,
     },
-    /// `tokenizer_config.json` does not hold a chat template where it should.
-    #[error("failed to read the chat template from tokenizer_config.json: {reason}")]
+    /// `tokenizer_config.json` or the caller does not hold a chat template where it should.
+    #[error("failed to find the chat template in the tokenizer's configuration: {reason}")]
     Config {
         /// What is wrong.
         reason: String,
@@ -136,14 +136,19 @@ impl ChatTemplate {
     /// Several templates by name.
     ///
     /// # Errors
-    /// As [`ChatTemplate::parse`].
+    /// As [`ChatTemplate::parse`], and an empty list.
     pub fn named(
         sources: impl IntoIterator<Item = (String, String)>,
     ) -> Result<ChatTemplate, ChatTemplateError> {
         let templates = sources
             .into_iter()
             .map(|(name, source)| Template::parse(&name, source).map(|template| (name, template)))
-            .collect::<Result<_, _>>()?;
+            .collect::<Result<IndexMap<_, _>, _>>()?;
+        if templates.is_empty() {
+            return Err(ChatTemplateError::Config {
+                reason: "the list of chat templates is empty".to_owned(),
+            });
+        }
         Ok(ChatTemplate { templates })
     }
 

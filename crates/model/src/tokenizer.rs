@@ -10,6 +10,7 @@ mod bytelevel;
 mod classes;
 mod error;
 mod gguf;
+mod hf;
 mod pipeline;
 mod split;
 mod stream;
@@ -52,8 +53,39 @@ struct Decoder {
     replace: Vec<(String, String)>,
     /// Byte tokens stand for one byte.
     byte_fallback: bool,
-    /// Leading spaces that encoding added and decoding takes away again.
-    strip_left: usize,
+    strip: Strip,
+}
+
+/// What decoding takes away from the start of a text because encoding added it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Strip {
+    Nothing,
+    /// So many leading spaces at most.
+    Spaces(usize),
+    /// Every space of the first token, as the `Metaspace` decoder does.
+    FirstToken,
+}
+
+impl Strip {
+    /// Takes away what is to go from the bytes of the next token.
+    fn apply(&mut self, bytes: &mut Cow<'_, [u8]>) {
+        match *self {
+            Strip::Nothing => {}
+            Strip::Spaces(limit) => {
+                let spaces = bytes.iter().take(limit).take_while(|&&byte| byte == b' ').count();
+                *self = if spaces == bytes.len() { Strip::Spaces(limit - spaces) } else { Strip::Nothing };
+                if spaces > 0 {
+                    bytes.to_mut().drain(..spaces);
+                }
+            }
+            Strip::FirstToken => {
+                *self = Strip::Nothing;
+                if bytes.contains(&b' ') {
+                    bytes.to_mut().retain(|&byte| byte != b' ');
+                }
+            }
+        }
+    }
 }
 
 /// Ids with a role.
@@ -115,16 +147,21 @@ impl Tokenizer {
     /// special tokens too when `skip_special`.
     pub fn decode(&self, tokens: &[u32], skip_special: bool) -> String {
         let mut bytes = Vec::with_capacity(tokens.len() * 4);
-        for &token in tokens {
-            if !(skip_special && self.is_special(token)) {
-                bytes.extend_from_slice(&self.token_bytes(token));
-            }
+        let mut strip = self.decoder.strip;
+        for &token in tokens.iter().filter(|&&token| self.shows(token, skip_special)) {
+            let mut token = self.token_bytes(token);
+            strip.apply(&mut token);
+            bytes.extend_from_slice(&token);
         }
-        let spaces = self.leading_spaces(&bytes, self.decoder.strip_left);
-        match String::from_utf8(bytes.split_off(spaces)) {
+        match String::from_utf8(bytes) {
             Ok(text) => text,
             Err(error) => String::from_utf8_lossy(error.as_bytes()).into_owned(),
         }
+    }
+
+    /// Whether decoding takes a token into account.
+    fn shows(&self, token: u32, skip_special: bool) -> bool {
+        (token as usize) < self.vocab.len() && !(skip_special && self.is_special(token))
     }
 
     /// The bytes that a token stands for; empty for an id outside the vocabulary. A token may hold part of a
@@ -209,11 +246,6 @@ impl Tokenizer {
     /// Whether encoding with `add_special` puts the begin token first.
     pub fn adds_bos(&self) -> bool {
         self.ids.bos.is_some_and(|bos| self.prefix.first() == Some(&bos))
-    }
-
-    /// How many of `bytes`' leading spaces, at most `limit`, decoding takes away.
-    fn leading_spaces(&self, bytes: &[u8], limit: usize) -> usize {
-        bytes.iter().take(limit).take_while(|&&byte| byte == b' ').count()
     }
 
     /// Last step of construction: the tables that follow from the others.

@@ -9,7 +9,7 @@ use super::error::{TokenizerError, invalid};
 use super::pipeline::{Behavior, CharClass, Needle, Normalizer, Step};
 use super::split::{Contractions, Marks, Pattern};
 use super::vocab::{Kind, MAX_TOKENS, NONE, Vocab};
-use super::{Decoder, SpecialIds, Tokenizer, byte_tokens, bytelevel};
+use super::{Decoder, SpecialIds, Strip, Tokenizer, byte_tokens, bytelevel};
 use crate::gguf::{Array, Metadata, Value};
 
 impl Tokenizer {
@@ -192,7 +192,7 @@ fn byte_level(meta: &Metadata, tokens: &[String], kinds: &[Kind]) -> Result<Part
             unknown: None,
             fuse_unknown: false,
         },
-        decoder: Decoder { replace: Vec::new(), byte_fallback: false, strip_left: 0 },
+        decoder: Decoder { replace: Vec::new(), byte_fallback: false, strip: Strip::Nothing },
         add_bos: rules.add_bos,
     })
 }
@@ -377,7 +377,7 @@ fn sentence_piece(meta: &Metadata, tokens: &[String], kinds: &[Kind]) -> Result<
         decoder: Decoder {
             replace: vec![("▁".to_owned(), " ".to_owned())],
             byte_fallback: true,
-            strip_left: usize::from(space),
+            strip: if space { Strip::Spaces(1) } else { Strip::Nothing },
         },
         add_bos: true,
     })

@@ -2,7 +2,7 @@
 
 use std::ops::Deref;
 
-use super::Tokenizer;
+use super::{Strip, Tokenizer};
 
 /// Where a stream begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,8 +20,8 @@ pub enum StreamStart {
 pub struct DecodeStream<T> {
     tokenizer: T,
     skip_special: bool,
-    /// Spaces that may still be taken away; 0 once other text has come.
-    strip: usize,
+    /// What is still to be taken away from the start.
+    strip: Strip,
     /// Bytes that are not yet a whole character, at most three after each push.
     pending: Vec<u8>,
 }
@@ -30,24 +30,20 @@ impl<T: Deref<Target = Tokenizer>> DecodeStream<T> {
     /// An empty stream.
     pub fn new(tokenizer: T, skip_special: bool, start: StreamStart) -> DecodeStream<T> {
         let strip = match start {
-            StreamStart::Text => tokenizer.decoder.strip_left,
-            StreamStart::Continuation => 0,
+            StreamStart::Text => tokenizer.decoder.strip,
+            StreamStart::Continuation => Strip::Nothing,
         };
         DecodeStream { tokenizer, skip_special, strip, pending: Vec::new() }
     }
 
     /// Adds a token; the text that is now complete, `None` when there is none.
     pub fn push(&mut self, token: u32) -> Option<String> {
-        if self.skip_special && self.tokenizer.is_special(token) {
+        if !self.tokenizer.shows(token, self.skip_special) {
             return None;
         }
-        let bytes = self.tokenizer.token_bytes(token);
-        if bytes.is_empty() {
-            return None;
-        }
-        let spaces = self.tokenizer.leading_spaces(&bytes, self.strip);
-        self.strip = if spaces == bytes.len() { self.strip - spaces } else { 0 };
-        self.pending.extend_from_slice(&bytes[spaces..]);
+        let mut bytes = self.tokenizer.token_bytes(token);
+        self.strip.apply(&mut bytes);
+        self.pending.extend_from_slice(&bytes);
         let text = self.complete();
         (!text.is_empty()).then_some(text)
     }

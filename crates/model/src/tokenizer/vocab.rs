@@ -125,12 +125,6 @@ impl Vocab {
         self.kinds.get(id as usize).copied()
     }
 
-    pub(crate) fn set_kind(&mut self, id: u32, kind: Kind) {
-        if let Some(slot) = self.kinds.get_mut(id as usize) {
-            *slot = kind;
-        }
-    }
-
     pub(crate) fn len(&self) -> usize {
         self.ends.len()
     }
