@@ -53,8 +53,9 @@ impl HfConfig<'_> {
                     original_context: fields.original_context(config)?,
                 }
             }
-            "yarn" => Scaling::Yarn(fields.yarn(config)?),
-            "longrope" | "su" => {
+            // The first Phi-3 files call LongRoPE "yarn".
+            "yarn" if fields.get("short_factor").is_none() => Scaling::Yarn(fields.yarn(config)?),
+            "longrope" | "su" | "yarn" => {
                 let original = fields.original_context(config)?;
                 let stretch = match fields.positive("factor")? {
                     Some(factor) => factor,
