@@ -1,1 +1,43 @@
-fn main() {}
+//! The `wharf` binary: parses the command line, runs one command, turns its outcome into an exit code.
+//!
+//! Nothing is decided here. The environment is read once and handed on as a map, and the TLS provider is
+//! installed once, for the client and the server alike.
+
+mod args;
+mod bench;
+mod chat;
+mod exit;
+mod openai;
+#[cfg(test)]
+mod reference;
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::{BenchCommand, Cli, Command};
+use crate::exit::Failure;
+
+/// The process environment as text; variables that are not UTF-8 cannot be configuration of ours.
+pub(crate) type Env = BTreeMap<String, String>;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    rustls::crypto::aws_lc_rs::default_provider()
+        .install_default()
+        .expect("nothing installs a TLS provider before main does");
+    let env: Env = std::env::vars_os()
+        .filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)))
+        .collect();
+    exit::report(run(cli, &env))
+}
+
+fn run(cli: Cli, env: &Env) -> Result<(), Failure> {
+    match cli.command {
+        Command::Chat(args) => chat::run(&args, env),
+        Command::Bench(args) => match args.command {
+            BenchCommand::Serve(args) => bench::run(&args, env),
+        },
+    }
+}

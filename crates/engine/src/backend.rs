@@ -8,7 +8,7 @@
 pub struct BlockId(pub u32);
 
 /// Positions per KV block.
-pub const BLOCK_TOKENS: usize = 16;
+pub const BLOCK_TOKENS: usize = wharf_kernels::attention::PAGE_TOKENS;
 
 /// Consecutive tokens of one sequence.
 #[derive(Clone, Copy, Debug)]

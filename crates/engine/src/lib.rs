@@ -4,6 +4,7 @@
 //! thread owns the engine, the outside speaks to it through [`EngineHandle`].
 
 pub mod backend;
+pub mod cpu;
 pub mod handle;
 pub mod kv;
 pub mod random;

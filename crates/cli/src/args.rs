@@ -1,0 +1,68 @@
+//! Decides what the command line looks like: one variant per command, each with its own arguments beside
+//! the code that reads them.
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::{bench, chat};
+
+/// From raw weights to a served model, in one binary
+#[derive(Parser)]
+#[command(name = "wharf", version, max_term_width = 100, after_help = EXIT_CODES)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 success, 1 failure, 2 bad input or usage, 130 interrupted.";
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    Chat(chat::Args),
+    Bench(BenchArgs),
+}
+
+/// Put load on a part of Wharf and report what it delivers
+#[derive(clap::Args)]
+#[command(subcommand_required = true, arg_required_else_help = true)]
+pub(crate) struct BenchArgs {
+    #[command(subcommand)]
+    pub(crate) command: BenchCommand,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum BenchCommand {
+    Serve(bench::Args),
+}
+
+/// What a command prints on standard output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// For people
+    Text,
+    /// One JSON document for programs
+    Json,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_tree_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_shows_examples() {
+        fn check(command: &clap::Command) {
+            if command.get_subcommands().next().is_none() {
+                let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+                assert!(help.contains("Examples:"), "`{}` has no examples in its help", command.get_name());
+            }
+            command.get_subcommands().for_each(check);
+        }
+        check(&Cli::command());
+    }
+}
