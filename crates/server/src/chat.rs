@@ -14,6 +14,7 @@ use wharf_api::openai::{
     ResponseMessage, TokenLogprob, TopLogprob, Usage, wire_logprob,
 };
 use wharf_engine::Logprobs;
+use wharf_model::tokenizer::StreamStart;
 
 use crate::body;
 use crate::choices::{Choices, Job, Piece};
@@ -22,7 +23,7 @@ use crate::prepare::{check_model, fit_max_tokens, on_worker, plan, render_chat};
 use crate::respond::{Failure, json};
 use crate::state::{App, unix_seconds};
 use crate::stream::{self, Wording};
-use crate::text::TextModel;
+use crate::text::Text;
 
 pub(crate) async fn handle(State(app): State<Arc<App>>, request: Request<Body>) -> Result<Response, Failure> {
     let arrived = Instant::now();
@@ -62,6 +63,7 @@ pub(crate) async fn handle(State(app): State<Arc<App>>, request: Request<Body>) 
         stop: generation.stop,
         include_stop: generation.include_stop_str_in_output,
         skip_special: generation.skip_special_tokens,
+        start: StreamStart::Text,
         param: "messages",
         arrived,
     };
@@ -85,7 +87,7 @@ struct Answer {
     id: String,
     created: u64,
     model: String,
-    text: Arc<dyn TextModel>,
+    text: Arc<Text>,
     with_logprobs: bool,
     /// Choices whose role has been sent.
     greeted: HashSet<usize>,
@@ -99,7 +101,7 @@ impl Answer {
             let (text, logprobs, finish) = &mut done[piece.index];
             text.push_str(&piece.text);
             if let Some((token, of_token)) = &piece.logprobs {
-                logprobs.content.push(token_logprob(self.text.as_ref(), *token, of_token));
+                logprobs.content.push(token_logprob(&self.text, *token, of_token));
             }
             *finish = piece.finish.unwrap_or(finish);
         }
@@ -143,7 +145,7 @@ impl Wording for Answer {
             chunks.push(self.chunk(vec![choice], usage));
         }
         let logprobs = piece.logprobs.as_ref().map(|(token, logprobs)| ChatLogprobs {
-            content: vec![token_logprob(self.text.as_ref(), *token, logprobs)],
+            content: vec![token_logprob(&self.text, *token, logprobs)],
         });
         let content = (!piece.text.is_empty() || logprobs.is_some()).then_some(piece.text);
         let delta = Delta { role: None, content };
@@ -157,10 +159,9 @@ impl Wording for Answer {
     }
 }
 
-fn token_logprob(text: &dyn TextModel, token: u32, logprobs: &Logprobs) -> TokenLogprob {
+fn token_logprob(text: &Text, token: u32, logprobs: &Logprobs) -> TokenLogprob {
     let one = |token: u32, logprob: f32| {
-        let bytes = text.token_bytes(token);
-        let token = String::from_utf8_lossy(&bytes).into_owned();
+        let (bytes, token) = text.token(token);
         TopLogprob { token, logprob: wire_logprob(logprob), bytes }
     };
     TokenLogprob {

@@ -12,11 +12,13 @@ use wharf_engine::{
     Usage as EngineUsage,
 };
 
+use wharf_model::tokenizer::StreamStart;
+
 use crate::prepare::Plan;
 use crate::record;
 use crate::state::{App, InFlight, RETRY_AFTER_SECONDS};
 use crate::stop::StopMatcher;
-use crate::text::{Decoder, TextModel};
+use crate::text::{Decoder, Text};
 
 /// What to generate, for [`Choices::submit`].
 pub(crate) struct Job {
@@ -29,6 +31,7 @@ pub(crate) struct Job {
     pub(crate) stop: Vec<String>,
     pub(crate) include_stop: bool,
     pub(crate) skip_special: bool,
+    pub(crate) start: StreamStart,
     /// Name of the field that holds the prompt, for errors.
     pub(crate) param: &'static str,
     pub(crate) arrived: Instant,
@@ -68,7 +71,7 @@ pub(crate) struct Choices {
 
 struct Choice {
     id: RequestId,
-    decoder: Box<dyn Decoder>,
+    decoder: Decoder,
     stop: StopMatcher,
     ends: StopConditions,
     include_stop: bool,
@@ -86,7 +89,7 @@ impl Choices {
     pub(crate) fn submit(
         app: &Arc<App>,
         engine: &EngineHandle,
-        text: &Arc<dyn TextModel>,
+        text: &Text,
         job: Job,
         in_flight: InFlight,
     ) -> Result<Choices, ApiError> {
@@ -129,7 +132,7 @@ impl Choices {
                 all.open += 1;
                 all.choices.push(Choice {
                     id,
-                    decoder: text.decoder(job.skip_special),
+                    decoder: text.decoder(job.skip_special, job.start),
                     stop: StopMatcher::new(&job.stop, job.include_stop),
                     ends: stop,
                     include_stop: job.include_stop,

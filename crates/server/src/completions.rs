@@ -12,6 +12,7 @@ use wharf_api::openai::{
     Completion, CompletionChoice, CompletionLogprobs, CompletionRequest, Prompt, Usage, wire_logprob,
 };
 use wharf_engine::Logprobs;
+use wharf_model::tokenizer::StreamStart;
 
 use crate::body;
 use crate::choices::{Choices, Job, Piece};
@@ -20,7 +21,7 @@ use crate::prepare::{check_model, fit_max_tokens, on_worker, plan, tokens_of};
 use crate::respond::{Failure, json};
 use crate::state::{App, unix_seconds};
 use crate::stream::{self, Wording};
-use crate::text::TextModel;
+use crate::text::Text;
 
 pub(crate) async fn handle(State(app): State<Arc<App>>, request: Request<Body>) -> Result<Response, Failure> {
     let arrived = Instant::now();
@@ -38,7 +39,7 @@ pub(crate) async fn handle(State(app): State<Arc<App>>, request: Request<Body>) 
             let tokens = prompts.iter().map(tokens).collect::<Result<Vec<_>, _>>()?;
             let echo = |prompt| match prompt {
                 Prompt::Text(prompt) => prompt,
-                Prompt::Tokens(tokens) => text.decode(&tokens, false),
+                Prompt::Tokens(tokens) => text.decode(&tokens),
             };
             let echoes: Vec<String> = match request.echo {
                 true => prompts.into_iter().map(echo).collect(),
@@ -64,6 +65,7 @@ pub(crate) async fn handle(State(app): State<Arc<App>>, request: Request<Body>) 
         stop: generation.stop,
         include_stop: generation.include_stop_str_in_output,
         skip_special: generation.skip_special_tokens,
+        start: StreamStart::Continuation,
         param: "prompt",
         arrived,
     };
@@ -90,7 +92,7 @@ struct Answer {
     id: String,
     created: u64,
     model: String,
-    text: Arc<dyn TextModel>,
+    text: Arc<Text>,
     n: usize,
     /// Texts of the prompts, if they are to be echoed.
     echoes: Vec<String>,
@@ -144,7 +146,7 @@ impl Answer {
             }
         }
         let logprobs = piece.logprobs.as_ref().map(|(token, logprobs)| {
-            let logprobs = token_logprobs(self.text.as_ref(), *token, logprobs, progress.offset);
+            let logprobs = token_logprobs(&self.text, *token, logprobs, progress.offset);
             progress.offset += logprobs.tokens[0].chars().count();
             logprobs
         });
@@ -177,13 +179,8 @@ impl Wording for Answer {
 }
 
 /// The lists with one entry each.
-fn token_logprobs(
-    text: &dyn TextModel,
-    token: u32,
-    logprobs: &Logprobs,
-    offset: usize,
-) -> CompletionLogprobs {
-    let name = |token| String::from_utf8_lossy(&text.token_bytes(token)).into_owned();
+fn token_logprobs(text: &Text, token: u32, logprobs: &Logprobs, offset: usize) -> CompletionLogprobs {
+    let name = |token| text.token(token).1;
     let top = logprobs.top.iter().map(|(token, logprob)| (name(*token), wire_logprob(*logprob)));
     CompletionLogprobs {
         text_offset: vec![offset],

@@ -31,6 +31,5 @@ mod tokenize;
 
 pub use auth::KeysError;
 pub use serve::{Addresses, BoxError, ServeError, Server, run, runtime};
-pub use state::{Loaded, SamplingDefaults};
-pub use text::{ChatInput, Decoder, RenderError, TextModel};
+pub use state::Loaded;
 pub use tls::TlsError;

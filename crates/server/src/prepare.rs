@@ -9,8 +9,8 @@ use wharf_api::{ApiError, ServeConfig};
 use wharf_engine::{SamplingParams, StopConditions};
 
 use crate::ids::random_u64;
-use crate::state::{App, Loaded};
-use crate::text::{ChatInput, TextModel};
+use crate::state::{App, Model};
+use crate::text::{Conversation, Text};
 
 /// Refuses requests for other models.
 pub(crate) fn check_model(app: &App, model: Option<&str>) -> Result<(), ApiError> {
@@ -26,11 +26,11 @@ pub(crate) fn check_model(app: &App, model: Option<&str>) -> Result<(), ApiError
 
 /// Runs text work on a worker thread, so that long texts do not keep the network waiting.
 pub(crate) async fn on_worker<T: Send + 'static>(
-    text: &Arc<dyn TextModel>,
-    work: impl FnOnce(&dyn TextModel) -> Result<T, ApiError> + Send + 'static,
+    text: &Arc<Text>,
+    work: impl FnOnce(&Text) -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
     let text = Arc::clone(text);
-    match tokio::task::spawn_blocking(move || work(text.as_ref())).await {
+    match tokio::task::spawn_blocking(move || work(&text)).await {
         Ok(result) => result,
         Err(e) => Err(ApiError::Internal(format!("failed to process the text: {e}"))),
     }
@@ -38,20 +38,19 @@ pub(crate) async fn on_worker<T: Send + 'static>(
 
 /// A conversation as one prompt text.
 pub(crate) fn render_chat(
-    text: &dyn TextModel,
+    text: &Text,
     messages: Vec<Message>,
     template: &TemplateOptions,
 ) -> Result<String, ApiError> {
     let last = messages.last().and_then(|message| message.0.get("content")?.as_str().map(str::to_owned));
     let messages = messages.into_iter().map(|Message(message)| Value::Object(message)).collect();
-    let chat = ChatInput {
+    let conversation = Conversation {
         messages: &messages,
         tools: template.tools.as_ref(),
         add_generation_prompt: template.add_generation_prompt,
         kwargs: &template.kwargs,
     };
-    let failed = |e| ApiError::invalid("messages", format!("the chat template refused the messages: {e}"));
-    let mut prompt = text.render(&chat).map_err(failed)?;
+    let mut prompt = text.render(&conversation)?;
     if template.continue_final_message {
         let end = last.as_deref().and_then(|last| end_of_last(&prompt, last)).ok_or_else(|| {
             let message =
@@ -75,7 +74,7 @@ fn end_of_last(prompt: &str, last: &str) -> Option<usize> {
 
 /// Tokens of one prompt.
 pub(crate) fn tokens_of(
-    text: &dyn TextModel,
+    text: &Text,
     prompt: &Prompt,
     add_special: bool,
     vocab_size: usize,
@@ -115,12 +114,12 @@ pub(crate) struct Plan {
 
 /// Fills in what the request left open: configuration first, then the model's own recommendation, then OpenAI's
 /// defaults. `stop.max_tokens` is still to be fitted to each prompt by [`fit_max_tokens`].
-pub(crate) fn plan(config: &ServeConfig, model: &Loaded, generation: &Generation) -> Result<Plan, ApiError> {
+pub(crate) fn plan(config: &ServeConfig, model: &Model, generation: &Generation) -> Result<Plan, ApiError> {
     let vocab_size = model.engine.vocab_size();
     check_tokens("stop_token_ids", &generation.stop_token_ids, vocab_size)?;
     let biased: Vec<u32> = generation.logit_bias.iter().map(|(token, _)| *token).collect();
     check_tokens("logit_bias", &biased, vocab_size)?;
-    let defaults = &model.defaults;
+    let defaults = &model.generation;
     let repetition_penalty = match generation.repetition_penalty {
         Some(penalty) => penalty,
         None => defaults.repetition_penalty.unwrap_or(1.0),
@@ -132,9 +131,9 @@ pub(crate) fn plan(config: &ServeConfig, model: &Loaded, generation: &Generation
                 .or(config.temperature)
                 .or(defaults.temperature)
                 .unwrap_or(1.0),
-            top_k: generation.top_k.or(defaults.top_k).unwrap_or(0),
+            top_k: generation.top_k.or(defaults.top_k.map(|k| k as usize)).unwrap_or(0),
             top_p: generation.top_p.or(config.top_p).or(defaults.top_p).unwrap_or(1.0),
-            min_p: generation.min_p,
+            min_p: generation.min_p.or(defaults.min_p).unwrap_or(0.0),
             frequency_penalty: generation.frequency_penalty.unwrap_or(config.frequency_penalty),
             presence_penalty: generation.presence_penalty.unwrap_or(config.presence_penalty),
             repetition_penalty,

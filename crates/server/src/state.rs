@@ -7,34 +7,47 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
 use wharf_api::{ApiError, ServeConfig};
 use wharf_engine::EngineHandle;
+use wharf_model::{ChatTemplate, GenerationDefaults, Tokenizer};
 use wharf_telemetry::metrics::{Metrics, server as table};
 
 use crate::auth::Keys;
-use crate::text::TextModel;
+use crate::text::Text;
 
 /// What loading a model yields.
 pub struct Loaded {
     /// The running engine.
     pub engine: EngineHandle,
-    /// Its tokenizer and chat template.
-    pub text: Arc<dyn TextModel>,
-    /// Tokens that end an answer.
-    pub eos_tokens: Vec<u32>,
-    /// What the model's authors recommend; the configuration and each request go first.
-    pub defaults: SamplingDefaults,
+    /// The model's tokenizer.
+    pub tokenizer: Tokenizer,
+    /// Its chat template; without one, chat requests are refused.
+    pub chat_template: Option<ChatTemplate>,
+    /// Its end tokens and what its authors recommend for sampling; configuration and requests go first.
+    pub generation: GenerationDefaults,
 }
 
-/// Sampling recommended by a model's authors (`generation_config.json`).
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct SamplingDefaults {
-    /// Temperature.
-    pub temperature: Option<f32>,
-    /// Top-p.
-    pub top_p: Option<f32>,
-    /// Top-k.
-    pub top_k: Option<usize>,
-    /// Repetition penalty.
-    pub repetition_penalty: Option<f32>,
+/// A loaded model, ready to be asked.
+pub(crate) struct Model {
+    pub(crate) engine: EngineHandle,
+    pub(crate) text: Arc<Text>,
+    pub(crate) eos_tokens: Vec<u32>,
+    pub(crate) generation: GenerationDefaults,
+}
+
+impl From<Loaded> for Model {
+    fn from(loaded: Loaded) -> Model {
+        let Loaded { engine, tokenizer, chat_template, generation } = loaded;
+        let mut eos_tokens = generation.eos_token_ids.clone();
+        // Checkpoints name one end token; chat formats end turns with others.
+        eos_tokens.extend_from_slice(tokenizer.stop_tokens());
+        eos_tokens.sort_unstable();
+        eos_tokens.dedup();
+        Model {
+            engine,
+            text: Arc::new(Text::new(Arc::new(tokenizer), chat_template)),
+            eos_tokens,
+            generation,
+        }
+    }
 }
 
 /// Where the server is in its life; only ever moves on.
@@ -56,7 +69,7 @@ pub(crate) struct App {
     /// Unix seconds at start: the `created` of the model card.
     pub(crate) created: u64,
     pub(crate) connections: AtomicUsize,
-    model: OnceLock<Loaded>,
+    model: OnceLock<Model>,
     phase: watch::Sender<Phase>,
     in_flight: watch::Sender<usize>,
     /// True once the grace period is over.
@@ -93,7 +106,7 @@ impl App {
     /// Begins to answer requests.
     pub(crate) fn set_loaded(&self, loaded: Loaded, took: Duration) {
         self.metrics.set(&table::LOAD_SECONDS, &[&self.model_name], took.as_secs_f64());
-        if self.model.set(loaded).is_ok() {
+        if self.model.set(loaded.into()).is_ok() {
             self.advance(Phase::Ready);
         }
     }
@@ -112,12 +125,12 @@ impl App {
     }
 
     /// The loaded model, whatever the phase.
-    pub(crate) fn model(&self) -> Option<&Loaded> {
+    pub(crate) fn model(&self) -> Option<&Model> {
         self.model.get()
     }
 
     /// The model, if requests are welcome.
-    pub(crate) fn serving(&self) -> Result<&Loaded, ApiError> {
+    pub(crate) fn serving(&self) -> Result<&Model, ApiError> {
         let unavailable = |reason: &str| ApiError::Unavailable {
             reason: reason.to_owned(),
             retry_after_seconds: RETRY_AFTER_SECONDS,

@@ -32,7 +32,7 @@ pub(crate) async fn tokenize(
                 TokenizeInput::Chat { messages, template } => render_chat(text, messages, &template)?,
             };
             let tokens = text.encode(&prompt, request.add_special_tokens);
-            let name = |token: &u32| String::from_utf8_lossy(&text.token_bytes(*token)).into_owned();
+            let name = |token: &u32| text.token(*token).1;
             Ok(TokenizeResponse {
                 count: tokens.len(),
                 max_model_len,
@@ -58,7 +58,7 @@ pub(crate) async fn detokenize(
             let request = DetokenizeRequest::parse(&body)?;
             check_model(&app, request.model.as_deref())?;
             check_tokens("tokens", &request.tokens, vocab_size)?;
-            Ok(DetokenizeResponse { prompt: text.decode(&request.tokens, false) })
+            Ok(DetokenizeResponse { prompt: text.decode(&request.tokens) })
         }
     })
     .await?;

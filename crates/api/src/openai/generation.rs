@@ -31,7 +31,7 @@ pub struct Generation {
     /// 0 keeps all tokens.
     pub top_k: Option<usize>,
     /// In `0..=1`.
-    pub min_p: f32,
+    pub min_p: Option<f32>,
     /// In `-2..=2`.
     pub frequency_penalty: Option<f32>,
     /// In `-2..=2`.
@@ -174,7 +174,7 @@ impl GenerationFields {
             temperature: within("temperature", self.temperature, 0.0, 100.0)?,
             top_p: within("top_p", self.top_p, 0.0, 1.0)?,
             top_k,
-            min_p: within("min_p", self.min_p, 0.0, 1.0)?.unwrap_or(0.0),
+            min_p: within("min_p", self.min_p, 0.0, 1.0)?,
             frequency_penalty: within("frequency_penalty", self.frequency_penalty, -2.0, 2.0)?,
             presence_penalty: within("presence_penalty", self.presence_penalty, -2.0, 2.0)?,
             repetition_penalty: within("repetition_penalty", self.repetition_penalty, 0.0, 100.0)?,
