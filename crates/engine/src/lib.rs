@@ -3,8 +3,17 @@
 //! This crate decides which tokens are computed in which step and what comes out. It is synchronous: one
 //! thread owns the engine, the outside speaks to it through [`EngineHandle`].
 
+pub mod backend;
+pub mod cpu;
 pub mod handle;
+pub mod kv;
+pub mod random;
 pub mod request;
+pub mod runner;
+pub mod sampler;
+pub mod scheduler;
 
-pub use handle::{EngineHandle, Snapshot, SubmitError};
+pub use backend::{BLOCK_TOKENS, Backend, BackendError, BlockId, Chunk, Logits, LogitsFor};
+pub use handle::{EngineHandle, RequestId, Snapshot, SubmitError, Totals};
 pub use request::{Event, EventSink, FinishReason, Logprobs, Request, SamplingParams, StopConditions, Usage};
+pub use runner::{EngineConfig, StartError, start};

@@ -7,7 +7,25 @@
 //! whatever the number of rows, threads or instruction set. Integer partial sums are exact, every
 //! float accumulation is a chain of fused multiply-adds over K in ascending order, so the scalar twin of
 //! a kernel returns the same bits as the kernel.
+//!
+//! Every algorithm is written once, over sixteen lanes, and compiled once per instruction set; an
+//! instruction set only says how sixteen lanes are held and multiplied.
 
+pub mod attention;
+pub mod block;
 pub mod dtype;
+pub mod input;
+pub mod isa;
+mod math;
+pub mod matmul;
+pub mod matrix;
+pub mod ops;
+mod simd;
+pub mod team;
 
 pub use dtype::DType;
+pub use input::{Input, InputKind};
+pub use isa::Isa;
+pub use matmul::matmul;
+pub use matrix::{PackError, PackedMatrix, Part};
+pub use team::Team;

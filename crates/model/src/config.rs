@@ -90,3 +90,10 @@ pub enum Activation {
     /// Gelu with the exact error function.
     GeluErf,
 }
+
+impl ModelConfig {
+    /// Bytes of keys and values that one token takes in a cache of 16-bit elements, all layers together.
+    pub fn kv_bytes_per_token(&self) -> usize {
+        2 * 2 * self.layers.len() * self.n_kv_heads * self.head_dim
+    }
+}

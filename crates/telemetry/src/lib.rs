@@ -1,1 +1,8 @@
-#![allow(missing_docs)]
+//! What the program tells its operators: logs, metrics, and which build it is.
+//!
+//! This crate decides formats and names. Values are measured where they arise; prompts and answers are never
+//! logged by any role.
+
+pub mod build;
+pub mod log;
+pub mod metrics;

@@ -1,1 +1,9 @@
-#![allow(missing_docs)]
+//! Development only: tiny models and fakes for tests. Nothing that ships depends on it.
+
+pub mod fixtures;
+pub mod gguf;
+mod tiny;
+mod vocabulary;
+
+pub use tiny::{TinyModel, ggml_id};
+pub use vocabulary::{CHAT_TEMPLATE, Vocabulary};

@@ -1,0 +1,70 @@
+//! Ranges of single fields and agreements between fields, on a configuration whose types are right.
+
+use super::fields::ServeConfig;
+
+/// Field and complaint, for each thing that is wrong.
+pub(super) fn check(config: &ServeConfig) -> Vec<(&'static str, String)> {
+    let mut wrong = Vec::new();
+    let mut require = |ok: bool, field: &'static str, message: &dyn Fn() -> String| {
+        if !ok {
+            wrong.push((field, message()));
+        }
+    };
+    let c = config;
+    require(c.version == 1, "version", &|| format!("this program reads version 1, not {}", c.version));
+    require(!c.host.is_empty(), "host", &|| "must not be empty".to_owned());
+    for (field, value) in [
+        ("max_workers", c.max_workers),
+        ("max_num_seqs", c.max_num_seqs),
+        ("max_num_batched_tokens", c.max_num_batched_tokens),
+        ("max_waiting", c.max_waiting),
+        ("max_connections", c.max_connections),
+        ("max_model_len", c.max_model_len.unwrap_or(1)),
+        ("threads", c.threads.unwrap_or(1)),
+        ("max_tokens", c.max_tokens.unwrap_or(1) as usize),
+    ] {
+        require(value >= 1, field, &|| "must be at least 1".to_owned());
+    }
+    for (field, value) in [("max_workers", c.max_workers), ("threads", c.threads.unwrap_or(1))] {
+        require(value <= 4096, field, &|| format!("must be at most 4096, got {value}"));
+    }
+    require(c.max_body_bytes.0 >= 1024, "max_body_bytes", &|| "must be at least 1024".to_owned());
+    for (field, value) in [
+        ("drain_grace_seconds", c.drain_grace_seconds),
+        ("header_timeout_seconds", c.header_timeout_seconds),
+        ("body_timeout_seconds", c.body_timeout_seconds),
+        ("stall_seconds", c.stall_seconds),
+    ] {
+        let lowest = if field == "drain_grace_seconds" { 0.0 } else { 0.001 };
+        require((lowest..=86400.0).contains(&value), field, &|| {
+            format!("must be between {lowest} and 86400 seconds, got {value}")
+        });
+    }
+    let penalties = [("frequency_penalty", c.frequency_penalty), ("presence_penalty", c.presence_penalty)];
+    for (field, value) in penalties {
+        require((-2.0..=2.0).contains(&value), field, &|| format!("must be between -2 and 2, got {value}"));
+    }
+    let temperature = c.temperature.unwrap_or(1.0);
+    require((0.0..=100.0).contains(&temperature), "temperature", &|| {
+        format!("must be between 0 and 100, got {temperature}")
+    });
+    let top_p = c.top_p.unwrap_or(1.0);
+    require(top_p > 0.0 && top_p <= 1.0, "top_p", &|| format!("must be above 0 and at most 1, got {top_p}"));
+    require(c.model_name.as_deref() != Some(""), "model_name", &|| "must not be empty".to_owned());
+    require(c.tls_cert.is_none() || c.tls_key.is_some(), "tls_key", &|| "is needed with tls_cert".to_owned());
+    require(c.tls_key.is_none() || c.tls_cert.is_some(), "tls_cert", &|| "is needed with tls_key".to_owned());
+    if let Some(key) = &c.api_key {
+        require(!key.reveal().trim().is_empty(), "api_key", &|| "must not be empty".to_owned());
+    }
+    let mut ports = vec![("port", c.port), ("metrics_port", c.metrics_port)];
+    if c.tls_cert.is_some() {
+        ports.push(("https_port", c.https_port));
+    }
+    for (i, (field, port)) in ports.iter().enumerate() {
+        let taken = ports[..i].iter().find(|(_, other)| other == port && *port != 0);
+        if let Some((other, _)) = taken {
+            require(false, field, &|| format!("{port} is also the value of {other}"));
+        }
+    }
+    wrong
+}

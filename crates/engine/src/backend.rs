@@ -1,0 +1,101 @@
+//! The line between deciding and computing: what a forward pass takes and gives.
+//!
+//! The engine speaks to every device (CPU, CPU ranks, CUDA) through [`Backend`]. A backend owns weights and KV
+//! memory and knows nothing of requests.
+
+/// Index of a KV block of [`BLOCK_TOKENS`] positions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BlockId(pub u32);
+
+/// Positions per KV block.
+pub const BLOCK_TOKENS: usize = wharf_kernels::attention::PAGE_TOKENS;
+
+/// Consecutive tokens of one sequence.
+#[derive(Clone, Copy, Debug)]
+pub struct Chunk<'a> {
+    /// The tokens, at least one.
+    pub tokens: &'a [u32],
+    /// Position of `tokens[0]`; KV of all earlier positions has been written by earlier passes.
+    pub start: usize,
+    /// KV blocks of the sequence in order; covers `start + tokens.len()` positions.
+    pub blocks: &'a [BlockId],
+    /// Which of the tokens need logits.
+    pub logits: LogitsFor,
+}
+
+/// Which tokens of a chunk need logits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogitsFor {
+    /// None of them: the sequence goes on in a later pass.
+    None,
+    /// The last one.
+    Last,
+    /// Every one (evaluation, speculation).
+    All,
+}
+
+impl LogitsFor {
+    /// Rows of logits that a chunk of `tokens` tokens yields.
+    pub fn rows(self, tokens: usize) -> usize {
+        match self {
+            LogitsFor::None => 0,
+            LogitsFor::Last => 1,
+            LogitsFor::All => tokens,
+        }
+    }
+}
+
+/// Rows of logits in the order of chunks, then tokens. Reused from pass to pass.
+#[derive(Debug, Default)]
+pub struct Logits {
+    /// `(rows, vocab_size)`.
+    pub data: Vec<f32>,
+    /// Tokens in the vocabulary.
+    pub vocab_size: usize,
+}
+
+impl Logits {
+    /// Row `i`: `(vocab_size)`.
+    pub fn row(&self, i: usize) -> &[f32] {
+        &self.data[i * self.vocab_size..(i + 1) * self.vocab_size]
+    }
+
+    /// Row `i`, to be changed by penalties and hooks.
+    pub fn row_mut(&mut self, i: usize) -> &mut [f32] {
+        &mut self.data[i * self.vocab_size..(i + 1) * self.vocab_size]
+    }
+}
+
+/// Why a pass failed. The batch is lost; the engine fails its requests and goes on with others.
+#[derive(Debug, thiserror::Error)]
+pub enum BackendError {
+    /// The caller broke the contract of [`Chunk`].
+    #[error("invalid batch: {0}")]
+    InvalidBatch(String),
+    /// The device reported an error.
+    #[error("the device failed while {doing}")]
+    Device {
+        /// What was being computed.
+        doing: String,
+        /// The device's own error.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// A device that computes forward passes over its own weights and KV memory.
+///
+/// Contract: for the same tokens at the same positions of a sequence the logits are bit-identical whatever
+/// else is in the batch, however the sequence was split into chunks, and whichever blocks hold its KV.
+pub trait Backend: Send {
+    /// Tokens in the vocabulary.
+    fn vocab_size(&self) -> usize;
+
+    /// KV blocks that this backend has memory for.
+    fn kv_blocks(&self) -> usize;
+
+    /// Most tokens of one pass, over all chunks.
+    fn max_batch_tokens(&self) -> usize;
+
+    /// Computes all chunks, writes their KV, and leaves the wanted logits in `logits`.
+    fn forward(&mut self, chunks: &[Chunk<'_>], logits: &mut Logits) -> Result<(), BackendError>;
+}

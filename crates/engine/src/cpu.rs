@@ -1,0 +1,220 @@
+//! The backend that computes on CPU cores.
+//!
+//! The forward pass reads like the architecture: embed; per layer norm, QKV, rotate, store, attend, project, norm, gated
+//! feed-forward; final norm and output projection for the rows that need logits. It has no per-architecture code: every
+//! difference is data in [`ModelConfig`]. Rows are independent but for attention, and every kernel adds in one fixed order, so
+//! logits do not depend on the batch, the chunking, the blocks or the number of threads.
+
+mod attend;
+mod kv;
+mod layer;
+mod rope;
+mod weights;
+
+use half::f16;
+use half::vec::HalfBitsVecExt as _;
+use wharf_kernels::{Input, Isa, Team, matmul, ops};
+use wharf_model::{Model, ModelConfig};
+
+use crate::backend::{BLOCK_TOKENS, Backend, BackendError, Chunk, Logits};
+use kv::KvArena;
+use layer::Buffers;
+use rope::Rotations;
+use weights::CpuWeights;
+pub use weights::LoadError;
+
+/// How a CPU backend is set up.
+#[derive(Clone, Debug)]
+pub struct CpuOptions {
+    /// Threads that compute.
+    pub threads: usize,
+    /// Instruction set.
+    pub isa: Isa,
+    /// Tokens that the KV memory holds, rounded up to whole blocks.
+    pub kv_tokens: usize,
+    /// Type of stored keys and values.
+    pub kv_type: KvType,
+    /// Most tokens of one pass.
+    pub max_batch_tokens: usize,
+}
+
+impl Default for CpuOptions {
+    fn default() -> Self {
+        CpuOptions {
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
+            isa: Isa::detect(),
+            kv_tokens: 4096,
+            kv_type: KvType::F16,
+            max_batch_tokens: 512,
+        }
+    }
+}
+
+/// Type of stored keys and values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KvType {
+    /// Half precision: the default.
+    F16,
+    /// Single precision, for comparison with references that store F32.
+    F32,
+}
+
+impl KvType {
+    /// Bytes of an element.
+    pub fn bytes(self) -> usize {
+        match self {
+            KvType::F16 => 2,
+            KvType::F32 => 4,
+        }
+    }
+}
+
+/// KV memory in the chosen type.
+enum Kv {
+    F16(KvArena<f16>),
+    F32(KvArena<f32>),
+}
+
+/// Weights, KV memory and threads.
+pub struct CpuBackend {
+    config: ModelConfig,
+    weights: CpuWeights,
+    kv: Kv,
+    kv_blocks: usize,
+    team: Team,
+    isa: Isa,
+    max_batch_tokens: usize,
+    buffers: Buffers,
+    rotations: Vec<Rotations>,
+}
+
+impl CpuBackend {
+    /// Takes over a model's weights; the files are unmapped afterwards. `progress(done, total)` hears of every layer.
+    ///
+    /// # Errors
+    /// When a weight is missing or malformed.
+    pub fn load(model: Model, options: &CpuOptions, progress: &mut dyn FnMut(usize, usize)) -> Result<CpuBackend, LoadError> {
+        let team = Team::new(options.threads);
+        let Model { config, weights, .. } = model;
+        let packed = CpuWeights::load(&config, &weights, &team, progress)?;
+        drop(weights);
+        let kv_blocks = options.kv_tokens.div_ceil(BLOCK_TOKENS);
+        let shape = (config.layers.len(), config.n_kv_heads, config.head_dim);
+        let kv = match options.kv_type {
+            // Zeroed integers come from the allocator untouched; zeroed `f16` would be written one by one.
+            KvType::F16 => Kv::F16(KvArena::new(|len| vec![0u16; len].reinterpret_into(), kv_blocks, shape.0, shape.1, shape.2)),
+            KvType::F32 => Kv::F32(KvArena::new(|len| vec![0.0; len], kv_blocks, shape.0, shape.1, shape.2)),
+        };
+        let rotations = config.ropes.iter().map(|_| Rotations::default()).collect();
+        Ok(CpuBackend {
+            weights: packed,
+            kv,
+            kv_blocks,
+            buffers: Buffers::new(&config, team.threads()),
+            config,
+            team,
+            isa: options.isa,
+            max_batch_tokens: options.max_batch_tokens,
+            rotations,
+        })
+    }
+
+    /// Bytes of packed weights.
+    pub fn weight_bytes(&self) -> usize {
+        self.weights.bytes()
+    }
+
+    /// The model's shape.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Refuses what the pass could only panic over.
+    fn check(&self, chunks: &[Chunk<'_>]) -> Result<(), BackendError> {
+        let invalid = |message: String| Err(BackendError::InvalidBatch(message));
+        let total: usize = chunks.iter().map(|chunk| chunk.tokens.len()).sum();
+        if total > self.max_batch_tokens {
+            return invalid(format!("{total} tokens, more than max_batch_tokens {}", self.max_batch_tokens));
+        }
+        for chunk in chunks {
+            if chunk.tokens.is_empty() {
+                return invalid("a chunk has no tokens".into());
+            }
+            if let Some(token) = chunk.tokens.iter().find(|token| **token as usize >= self.config.vocab_size) {
+                return invalid(format!("token {token} is outside the vocabulary of {}", self.config.vocab_size));
+            }
+            let end = chunk.start + chunk.tokens.len();
+            if chunk.blocks.len() * BLOCK_TOKENS < end {
+                return invalid(format!("{} blocks do not hold {end} positions", chunk.blocks.len()));
+            }
+            if let Some(block) = chunk.blocks.iter().find(|block| block.0 as usize >= self.kv_blocks) {
+                return invalid(format!("there is no KV block {}", block.0));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Backend for CpuBackend {
+    fn vocab_size(&self) -> usize {
+        self.config.vocab_size
+    }
+
+    fn kv_blocks(&self) -> usize {
+        self.kv_blocks
+    }
+
+    fn max_batch_tokens(&self) -> usize {
+        self.max_batch_tokens
+    }
+
+    fn forward(&mut self, chunks: &[Chunk<'_>], logits: &mut Logits) -> Result<(), BackendError> {
+        self.check(chunks)?;
+        let CpuBackend { config, weights, kv, team, isa, buffers, rotations, .. } = self;
+        let (isa, hidden) = (*isa, config.hidden_size);
+
+        let plan = attend::Plan::new(config, chunks, team.threads());
+        for (rotations, rope) in rotations.iter_mut().zip(&config.ropes) {
+            rotations.fill(rope, plan.positions());
+        }
+        let tokens: Vec<u32> = chunks.iter().flat_map(|chunk| chunk.tokens).copied().collect();
+        buffers.resize(tokens.len());
+        team.for_each_chunk(&mut buffers.x, hidden, 8, &|row, x| {
+            weights.embed(tokens[row], x);
+            if config.embedding_scale != 1.0 {
+                ops::scale(isa, x, config.embedding_scale);
+            }
+        });
+
+        for index in 0..config.layers.len() {
+            let context = layer::Context { config, isa, team, plan: &plan, rotations, index };
+            match kv {
+                Kv::F16(kv) => context.run(&weights.layers[index], kv, buffers),
+                Kv::F32(kv) => context.run(&weights.layers[index], kv, buffers),
+            }
+        }
+
+        let rows = plan.logit_rows();
+        logits.vocab_size = config.vocab_size;
+        logits.data.resize(rows.len() * config.vocab_size, 0.0);
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let mut last = vec![0.0; rows.len() * hidden];
+        for (row, out) in rows.iter().zip(last.chunks_mut(hidden)) {
+            ops::rms_norm(isa, &buffers.x[row * hidden..(row + 1) * hidden], &weights.output_norm, config.norm_eps, out);
+        }
+        let mut input = Input::new();
+        input.fill(isa, team, &last, rows.len(), hidden, weights.output.input());
+        matmul(isa, team, &input, &weights.output, &mut logits.data, config.vocab_size);
+        team.for_each_chunk(&mut logits.data, config.vocab_size, 1, &|_, row| {
+            if config.logit_scale != 1.0 {
+                ops::scale(isa, row, config.logit_scale);
+            }
+            if let Some(cap) = config.logit_softcap {
+                ops::softcap(isa, row, cap);
+            }
+        });
+        Ok(())
+    }
+}

@@ -1,0 +1,329 @@
+//! The engine's thread: takes requests, runs steps, samples, reports.
+//!
+//! Everything that decides lives elsewhere (scheduler, sampler); this file moves data between them, the backend and the
+//! requests' sinks, and keeps the one promise that a loop must keep: every accepted request hears exactly one
+//! `Finished` or `Failed`.
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::backend::{BLOCK_TOKENS, Backend, Logits};
+use crate::handle::{Arrival, EngineHandle, Limits, RequestId, Shared, Totals};
+use crate::kv::{BlockPool, PrefixHasher};
+use crate::request::{Event, EventSink, FinishReason, LogitsHook, SamplingParams, StopConditions, Usage};
+use crate::sampler::{self, History};
+use crate::scheduler::{Plan, Scheduler, SchedulerConfig, Sequence, Work};
+
+/// How an engine bounds its work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EngineConfig {
+    /// Most tokens that prompt and answer of one request may have together.
+    pub max_model_len: usize,
+    /// Most requests computed at the same time.
+    pub max_running: usize,
+    /// Most tokens of one step.
+    pub max_batch_tokens: usize,
+    /// Most prompt tokens of a step that also decodes.
+    pub prefill_tokens_while_decoding: usize,
+    /// Most requests that wait for their first step.
+    pub max_waiting: usize,
+    /// Reuse KV of earlier requests with the same beginning.
+    pub prefix_caching: bool,
+}
+
+/// Why an engine cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The KV memory cannot hold one request of the promised length.
+    #[error(
+        "the KV cache holds {capacity} tokens, less than max_model_len {max_model_len}; give it more memory or lower max_model_len"
+    )]
+    CacheTooSmall {
+        /// Tokens that the KV cache holds.
+        capacity: usize,
+        /// The promised length.
+        max_model_len: usize,
+    },
+    /// A bound is zero or contradicts another.
+    #[error("invalid engine configuration: {0}")]
+    Invalid(&'static str),
+    /// The operating system refused a thread.
+    #[error("failed to start the engine's thread")]
+    Thread(#[source] std::io::Error),
+}
+
+/// Starts an engine on a thread of its own. The thread ends when every handle is gone and every request finished.
+pub fn start(backend: Box<dyn Backend>, config: EngineConfig) -> Result<EngineHandle, StartError> {
+    let capacity = backend.kv_blocks() * BLOCK_TOKENS;
+    if config.max_model_len < 2
+        || config.max_running < 1
+        || config.max_waiting < 1
+        || config.prefill_tokens_while_decoding < 1
+    {
+        return Err(StartError::Invalid("max_model_len must be at least 2, every other bound at least 1"));
+    }
+    if capacity < config.max_model_len {
+        return Err(StartError::CacheTooSmall { capacity, max_model_len: config.max_model_len });
+    }
+    let max_batch_tokens = config.max_batch_tokens.min(backend.max_batch_tokens());
+    if max_batch_tokens < config.max_running {
+        return Err(StartError::Invalid("max_batch_tokens must be at least max_running"));
+    }
+    let scheduler = Scheduler::new(
+        SchedulerConfig {
+            max_batch_tokens,
+            max_running: config.max_running,
+            prefill_tokens_while_decoding: config.prefill_tokens_while_decoding,
+            prefix_caching: config.prefix_caching,
+        },
+        BlockPool::new(backend.kv_blocks()),
+        PrefixHasher::random(),
+    );
+    let limits = Limits {
+        max_model_len: config.max_model_len,
+        max_waiting: config.max_waiting,
+        vocab_size: backend.vocab_size(),
+        kv_blocks: backend.kv_blocks(),
+    };
+    let (handle, shared) = EngineHandle::new(limits);
+    let engine = Engine {
+        backend,
+        scheduler,
+        streams: HashMap::new(),
+        logits: Logits::default(),
+        max_model_len: config.max_model_len,
+        totals: Totals::default(),
+        shared: Arc::clone(&shared),
+    };
+    std::thread::Builder::new()
+        .name("engine".into())
+        .spawn(move || run(engine, &shared))
+        .map_err(StartError::Thread)?;
+    Ok(handle)
+}
+
+fn run(mut engine: Engine, shared: &Shared) {
+    let outcome = catch_unwind(AssertUnwindSafe(|| {
+        while let Some(inbox) = shared.wait_for_work(engine.streams.is_empty()) {
+            engine.take(inbox.arrivals, &inbox.aborts);
+            engine.step();
+        }
+    }));
+    for arrival in shared.stop() {
+        let mut sink = arrival.request.sink;
+        let _ = sink(Event::Failed { message: STOPPED.into() });
+    }
+    if outcome.is_err() {
+        tracing::error!("the engine panicked; all of its requests failed");
+        for (_, mut stream) in engine.streams.drain() {
+            let _ = (stream.sink)(Event::Failed { message: STOPPED.into() });
+        }
+    }
+}
+
+const STOPPED: &str = "the engine stopped because of an internal error";
+
+struct Engine {
+    backend: Box<dyn Backend>,
+    scheduler: Scheduler,
+    streams: HashMap<RequestId, Stream>,
+    logits: Logits,
+    max_model_len: usize,
+    totals: Totals,
+    shared: Arc<Shared>,
+}
+
+/// What the engine knows of a request beyond its tokens.
+struct Stream {
+    sampling: SamplingParams,
+    stop: StopConditions,
+    logprobs: Option<usize>,
+    hook: Option<LogitsHook>,
+    sink: EventSink,
+    history: History,
+    prompt_tokens: usize,
+    cached_tokens: usize,
+    submitted: Instant,
+    started: Option<Instant>,
+    first_token: Option<Instant>,
+}
+
+impl Engine {
+    fn take(&mut self, arrivals: Vec<Arrival>, aborts: &[RequestId]) {
+        for Arrival { id, request, submitted } in arrivals {
+            let stream = Stream {
+                history: History::new(&request.prompt, &request.sampling),
+                prompt_tokens: request.prompt.len(),
+                cached_tokens: 0,
+                sampling: request.sampling,
+                stop: request.stop,
+                logprobs: request.logprobs,
+                hook: request.logits_hook,
+                sink: request.sink,
+                submitted,
+                started: None,
+                first_token: None,
+            };
+            self.streams.insert(id, stream);
+            self.scheduler.add(Sequence::new(id, request.prompt, request.cache_salt));
+        }
+        for id in aborts {
+            self.finish(*id, FinishReason::Aborted);
+        }
+    }
+
+    fn step(&mut self) {
+        let plan = self.scheduler.plan();
+        self.note_admissions(&plan);
+        if !plan.work.is_empty() {
+            let chunks: Vec<_> = plan.work.iter().map(|work| self.scheduler.chunk(work)).collect();
+            match self.backend.forward(&chunks, &mut self.logits) {
+                Ok(()) => self.take_results(&plan),
+                Err(error) => {
+                    tracing::error!(error = &error as &dyn std::error::Error, "a step failed");
+                    let message = format!("the forward pass failed: {error}");
+                    for work in &plan.work {
+                        self.fail(work.id, message.clone());
+                    }
+                }
+            }
+            self.totals.steps += 1;
+            self.totals.step_tokens += plan.work.iter().map(|work| work.tokens as u64).sum::<u64>();
+        }
+        let pool = self.scheduler.pool();
+        self.shared.publish(self.scheduler.running(), self.scheduler.waiting(), pool.used(), self.totals);
+    }
+
+    fn note_admissions(&mut self, plan: &Plan) {
+        self.totals.preemptions += plan.preempted.len() as u64;
+        let now = Instant::now();
+        for (id, cached) in &plan.admitted {
+            let stream = self.streams.get_mut(id).expect("admitted requests have a stream");
+            if stream.started.is_some() {
+                // Back from preemption: already counted.
+                continue;
+            }
+            stream.started = Some(now);
+            stream.cached_tokens = *cached;
+            self.shared.started();
+            self.totals.prompt_tokens += stream.prompt_tokens as u64;
+            self.totals.prefix_cache_queries += stream.prompt_tokens as u64;
+            self.totals.prefix_cache_hits += *cached as u64;
+        }
+    }
+
+    fn take_results(&mut self, plan: &Plan) {
+        let mut row = 0;
+        for work in &plan.work {
+            self.scheduler.complete(work);
+            if work.samples {
+                self.sample(work, row);
+                row += 1;
+            }
+        }
+    }
+
+    fn sample(&mut self, work: &Work, row: usize) {
+        let id = work.id;
+        let stream = self.streams.get_mut(&id).expect("sampled requests have a stream");
+        let position = stream.history.tokens().len();
+        let Some((token, logprobs)) = stream.next_token(self.logits.row_mut(row), position) else {
+            return self.fail(id, "the model produced no finite logits for the next token".into());
+        };
+        stream.history.push(token);
+        stream.first_token.get_or_insert_with(Instant::now);
+        self.totals.generation_tokens += 1;
+        self.scheduler.push(id, token);
+        if (stream.sink)(Event::Token { token, logprobs }) == ControlFlow::Break(()) {
+            return self.finish(id, FinishReason::Aborted);
+        }
+        let length = stream.prompt_tokens + stream.history.tokens().len();
+        if let Some(reason) = end_of(&stream.stop, stream.history.tokens(), length, self.max_model_len) {
+            self.finish(id, reason);
+        }
+    }
+
+    fn finish(&mut self, id: RequestId, reason: FinishReason) {
+        if let Some(mut stream) = self.close(id) {
+            let usage = stream.usage(Instant::now());
+            let _ = (stream.sink)(Event::Finished { reason, usage });
+        }
+    }
+
+    fn fail(&mut self, id: RequestId, message: String) {
+        if let Some(mut stream) = self.close(id) {
+            let _ = (stream.sink)(Event::Failed { message });
+        }
+    }
+
+    /// Releases everything a request holds. The blocks are free before the sink hears of the end.
+    fn close(&mut self, id: RequestId) -> Option<Stream> {
+        self.scheduler.remove(id);
+        let stream = self.streams.remove(&id)?;
+        if stream.started.is_none() {
+            self.shared.started();
+        }
+        let pool = self.scheduler.pool();
+        self.shared.publish(self.scheduler.running(), self.scheduler.waiting(), pool.used(), self.totals);
+        Some(stream)
+    }
+}
+
+impl Stream {
+    /// Chooses from raw logits, which are changed on the way.
+    fn next_token(
+        &mut self,
+        logits: &mut [f32],
+        position: usize,
+    ) -> Option<(u32, Option<crate::request::Logprobs>)> {
+        let raw = self.logprobs.map(|_| logits.to_vec());
+        sampler::adjust(logits, &self.sampling, &self.history);
+        if let Some(hook) = &mut self.hook {
+            hook(self.history.tokens(), logits);
+        }
+        if position < self.stop.min_tokens {
+            for token in self.stop.stop_tokens.iter().chain(&self.stop.eos_tokens) {
+                if let Some(logit) = logits.get_mut(*token as usize) {
+                    *logit = f32::NEG_INFINITY;
+                }
+            }
+        }
+        let token = sampler::choose(logits, &self.sampling, position as u64)?;
+        let logprobs = raw.zip(self.logprobs).map(|(raw, top)| sampler::logprobs(&raw, token, top));
+        Some((token, logprobs))
+    }
+
+    fn usage(&self, now: Instant) -> Usage {
+        let started = self.started.unwrap_or(now);
+        let first = self.first_token.unwrap_or(now);
+        Usage {
+            prompt_tokens: self.prompt_tokens,
+            cached_tokens: self.cached_tokens,
+            generated_tokens: self.history.tokens().len(),
+            queue_seconds: started.saturating_duration_since(self.submitted).as_secs_f64(),
+            prefill_seconds: first.saturating_duration_since(started).as_secs_f64(),
+            decode_seconds: now.saturating_duration_since(first).as_secs_f64(),
+        }
+    }
+}
+
+/// Why generation ends after the last of `generated`, if it does. `length` counts prompt and answer.
+fn end_of(
+    stop: &StopConditions,
+    generated: &[u32],
+    length: usize,
+    max_model_len: usize,
+) -> Option<FinishReason> {
+    let last = generated.last()?;
+    let enough = generated.len() > stop.min_tokens;
+    if enough && (stop.stop_tokens.contains(last) || !stop.ignore_eos && stop.eos_tokens.contains(last)) {
+        return Some(FinishReason::Stop);
+    }
+    (generated.len() >= stop.max_tokens || length >= max_model_len).then_some(FinishReason::Length)
+}
+
+#[cfg(test)]
+mod tests;

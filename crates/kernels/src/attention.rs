@@ -1,0 +1,294 @@
+//! Decides how attention reads paged keys and values, and in which order it adds.
+//!
+//! `out[i] = Σ_j softmax_j(q_i · k_j) v_j` over the positions `j` that query `i` sees. Positions are cut
+//! into chunks of [`CHUNK`] at fixed absolute places. Within a chunk a score is a chain of fused
+//! multiply-adds over ascending head elements; weights are relative to the chunk's largest score and summed
+//! in sixteen lanes (position mod 16) and one tree; values are a chain over ascending positions. Chunks are
+//! merged in ascending order. So a query's result depends neither on the queries processed with it, nor on
+//! who computes which chunk.
+//!
+//! Pages hold [`PAGE_TOKENS`] positions of one layer and KV head: keys transposed, `[head_dim][16]`, so
+//! that sixteen scores need no horizontal sum; values as `[16][head_dim]`. A query never reads values of
+//! positions that it does not see, and drops their scores: stale pages may hold anything.
+
+mod kv;
+mod partial;
+
+pub use kv::{KvElement, KvPages, write_kv};
+pub use partial::{merge, partial_len};
+
+use partial::{Partial, absorb, finish};
+
+use std::ops::Range;
+
+use crate::{
+    Isa,
+    isa::Kernel,
+    math::exp,
+    ops::cap,
+    simd::{LANES, Simd, largest, load_part, store_part, sum},
+};
+
+/// Positions of a page.
+pub const PAGE_TOKENS: usize = LANES;
+
+/// Positions whose results are computed apart and then merged: `CHUNK · c .. CHUNK · (c + 1)`.
+pub const CHUNK: usize = 256;
+
+/// Consecutive query positions of one sequence, for the query heads that share one KV head.
+#[derive(Clone, Copy, Debug)]
+pub struct Queries<'a> {
+    /// `(positions, group, head_dim)`, scaled by `1/√head_dim` or whatever the model says.
+    pub q: &'a [f32],
+    /// Query heads that share the KV head.
+    pub group: usize,
+    /// Absolute position of the first query; a query sees positions up to and including its own.
+    pub first: usize,
+    /// How many positions back a query sees, its own included; `usize::MAX` for all.
+    pub window: usize,
+    /// Scores become `cap · tanh(score / cap)`.
+    pub softcap: Option<f32>,
+}
+
+impl Queries<'_> {
+    /// Rows of `q`: positions times group.
+    pub fn rows(&self, head_dim: usize) -> usize {
+        self.q.len() / head_dim
+    }
+
+    /// The chunks that any of the queries sees: `first..end`.
+    pub fn chunks(&self, head_dim: usize) -> Range<usize> {
+        match self.rows(head_dim) / self.group {
+            0 => 0..0,
+            positions => {
+                let last = self.first + positions - 1;
+                (self.first + 1).saturating_sub(self.window) / CHUNK..last / CHUNK + 1
+            }
+        }
+    }
+
+    /// Positions that row `row` sees in chunk `chunk`, counted from the chunk's start.
+    fn seen(&self, row: usize, chunk: usize) -> Range<usize> {
+        let position = self.first + row / self.group;
+        let base = chunk * CHUNK;
+        let start = (position + 1).saturating_sub(self.window).clamp(base, base + CHUNK);
+        let end = (position + 1).clamp(start, base + CHUNK);
+        start - base..end - base
+    }
+}
+
+/// Rows that share each load of a key or value.
+const TILE: usize = 4;
+
+/// Scores, then weights, of a tile over one chunk.
+type Scores = Vec<[f32; CHUNK]>;
+
+/// Buffers of one thread.
+#[derive(Default)]
+pub struct Scratch {
+    scores: Scores,
+    total: Vec<f32>,
+    part: Vec<f32>,
+}
+
+/// Attention of all queries over everything they see; `out: (positions, group, head_dim)`.
+///
+/// # Panics
+/// When lengths disagree or the page table is too short for the last query.
+pub fn attend<T: KvElement>(
+    isa: Isa,
+    kv: &KvPages<'_, T>,
+    queries: &Queries<'_>,
+    scratch: &mut Scratch,
+    out: &mut [f32],
+) {
+    let rows = queries.rows(kv.head_dim);
+    let len = partial_len(rows, kv.head_dim);
+    let Scratch { scores, total, part } = scratch;
+    total.clear();
+    total.resize(len, 0.0);
+    part.resize(len, 0.0);
+    Partial::new(total, kv.head_dim).clear();
+    for chunk in queries.chunks(kv.head_dim) {
+        isa.run(Attend { kv, queries, chunk, scores, partial: &mut part[..] });
+        absorb(isa, total, part, kv.head_dim);
+    }
+    finish(isa, total, kv.head_dim, out);
+}
+
+/// Attention of all queries over one chunk of positions, for [`merge`] to combine with the other chunks of
+/// [`Queries::chunks`]. `partial` has [`partial_len`] elements.
+///
+/// # Panics
+/// As [`attend`].
+pub fn attend_chunk<T: KvElement>(
+    isa: Isa,
+    kv: &KvPages<'_, T>,
+    queries: &Queries<'_>,
+    chunk: usize,
+    scratch: &mut Scratch,
+    partial: &mut [f32],
+) {
+    isa.run(Attend { kv, queries, chunk, scores: &mut scratch.scores, partial });
+}
+
+struct Attend<'a, 'q, T> {
+    kv: &'a KvPages<'a, T>,
+    queries: &'a Queries<'q>,
+    chunk: usize,
+    scores: &'a mut Scores,
+    partial: &'a mut [f32],
+}
+
+impl<T: KvElement> Kernel for Attend<'_, '_, T> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Attend { kv, queries, chunk, scores, partial } = self;
+        let hd = kv.head_dim;
+        let rows = queries.rows(hd);
+        assert_eq!(queries.q.len(), rows * hd, "queries are whole heads");
+        assert_eq!(partial.len(), partial_len(rows, hd), "length of the partial result");
+        scores.resize(TILE, [0.0; CHUNK]);
+        let mut partial = Partial::new(partial, hd);
+        partial.clear();
+        let mut row = 0;
+        while row < rows {
+            let mut tile = Tile { kv, queries, chunk, row, scores, partial: &mut partial };
+            row += match rows - row {
+                1 => tile.compute::<S, 1>(s),
+                2 => tile.compute::<S, 2>(s),
+                3 => tile.compute::<S, 3>(s),
+                _ => tile.compute::<S, TILE>(s),
+            };
+        }
+    }
+}
+
+/// Some consecutive rows over one chunk.
+struct Tile<'a, 'q, 'p, T> {
+    kv: &'a KvPages<'a, T>,
+    queries: &'a Queries<'q>,
+    chunk: usize,
+    row: usize,
+    scores: &'a mut Scores,
+    partial: &'a mut Partial<'p>,
+}
+
+impl<T: KvElement> Tile<'_, '_, '_, T> {
+    #[inline(always)]
+    fn compute<S: Simd, const R: usize>(&mut self, s: S) -> usize {
+        let seen: [Range<usize>; R] = std::array::from_fn(|r| self.queries.seen(self.row + r, self.chunk));
+        let (mut first, mut last) = (CHUNK, 0);
+        let (mut common_first, mut common_last) = (0, CHUNK);
+        for seen in &seen {
+            if !seen.is_empty() {
+                (first, last) = (first.min(seen.start), last.max(seen.end));
+            }
+            (common_first, common_last) = (common_first.max(seen.start), common_last.min(seen.end));
+        }
+        if first >= last {
+            return R;
+        }
+        let pages = first / PAGE_TOKENS..last.div_ceil(PAGE_TOKENS);
+        self.score::<S, R>(s, pages);
+        for (r, seen) in seen.iter().enumerate() {
+            if !seen.is_empty() {
+                self.weigh(s, r, seen.clone());
+            }
+        }
+        if common_first < common_last {
+            for (r, seen) in seen.iter().enumerate() {
+                self.values::<S, 1>(s, r, seen.start..common_first);
+            }
+            self.values::<S, R>(s, 0, common_first..common_last);
+            for (r, seen) in seen.iter().enumerate() {
+                self.values::<S, 1>(s, r, common_last..seen.end);
+            }
+        } else {
+            for (r, seen) in seen.iter().enumerate() {
+                self.values::<S, 1>(s, r, seen.clone());
+            }
+        }
+        R
+    }
+
+    /// Scores of every position of some pages, seen or not.
+    #[inline(always)]
+    fn score<S: Simd, const R: usize>(&mut self, s: S, pages: Range<usize>) {
+        let hd = self.kv.head_dim;
+        let q: [&[f32]; R] = std::array::from_fn(|r| &self.queries.q[(self.row + r) * hd..][..hd]);
+        for page in pages {
+            let keys = self.kv.keys(self.chunk * CHUNK / PAGE_TOKENS + page);
+            let mut sums = [s.splat(0.0); R];
+            for (d, keys) in keys.as_chunks::<PAGE_TOKENS>().0.iter().enumerate() {
+                let keys = T::load(s, keys);
+                for r in 0..R {
+                    sums[r] = s.fma(s.splat(q[r][d]), keys, sums[r]);
+                }
+            }
+            for r in 0..R {
+                let sum = match self.queries.softcap {
+                    Some(most) => cap(s, sums[r], most),
+                    None => sums[r],
+                };
+                store_part(s, &mut self.scores[r][page * PAGE_TOKENS..][..PAGE_TOKENS], sum);
+            }
+        }
+    }
+
+    /// Turns the scores of one row into weights; positions that it does not see get none.
+    #[inline(always)]
+    fn weigh<S: Simd>(&mut self, s: S, r: usize, seen: Range<usize>) {
+        let pages = seen.start / PAGE_TOKENS * PAGE_TOKENS..seen.end.next_multiple_of(PAGE_TOKENS);
+        let scores = &mut self.scores[r];
+        scores[pages.start..seen.start].fill(f32::NEG_INFINITY);
+        scores[seen.end..pages.end].fill(f32::NEG_INFINITY);
+        let scores = scores[pages].as_chunks_mut::<LANES>().0;
+        let mut most = s.splat(f32::NEG_INFINITY);
+        for scores in scores.iter() {
+            most = s.max(s.load(scores), most);
+        }
+        let most = largest(s, most);
+        let mut total = s.splat(0.0);
+        for scores in scores {
+            let weight = exp(s, s.sub(s.load(scores), s.splat(most)));
+            total = s.add(total, weight);
+            s.store(scores, weight);
+        }
+        self.partial.most[self.row + r] = most;
+        self.partial.weight[self.row + r] = sum(s, total);
+    }
+
+    /// Adds the weighted values of some positions, ascending, to `R` rows from tile row `first` on.
+    #[inline(always)]
+    fn values<S: Simd, const R: usize>(&mut self, s: S, first: usize, positions: Range<usize>) {
+        let hd = self.kv.head_dim;
+        for at in (0..hd).step_by(LANES) {
+            let width = LANES.min(hd - at);
+            let row = |r: usize| (self.row + first + r) * hd + at;
+            let mut sums: [S::F; R] =
+                std::array::from_fn(|r| load_part(s, &self.partial.values[row(r)..][..width], 0.0));
+            let mut position = positions.start;
+            while position < positions.end {
+                let page = position / PAGE_TOKENS;
+                let end = positions.end.min((page + 1) * PAGE_TOKENS);
+                let values = self.kv.values(self.chunk * CHUNK / PAGE_TOKENS + page);
+                for position in position..end {
+                    let v = kv::load(s, &values[position % PAGE_TOKENS * hd + at..][..width]);
+                    for r in 0..R {
+                        sums[r] = s.fma(s.splat(self.scores[first + r][position]), v, sums[r]);
+                    }
+                }
+                position = end;
+            }
+            for r in 0..R {
+                store_part(s, &mut self.partial.values[row(r)..][..width], sums[r]);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,131 @@
+//! Decides which instruction set a kernel runs on: detected once, carried as a value that proves it.
+#![expect(unsafe_code, reason = "calls functions compiled for instructions that the value proves present")]
+
+use std::fmt;
+
+use crate::simd::Simd;
+use crate::simd::scalar::Scalar;
+#[cfg(target_arch = "x86_64")]
+use crate::simd::{avx2::Avx2, avx512::Avx512};
+
+/// An instruction set that this CPU has. Results do not depend on it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Isa(Kind);
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Scalar,
+    #[cfg(target_arch = "x86_64")]
+    Avx2(Avx2),
+    #[cfg(target_arch = "x86_64")]
+    Avx512(Avx512),
+}
+
+impl Isa {
+    /// Portable code, on every CPU.
+    pub const SCALAR: Isa = Isa(Kind::Scalar);
+
+    /// The fastest instruction set of this CPU.
+    pub fn detect() -> Isa {
+        Isa::available().pop().expect("scalar is always available")
+    }
+
+    /// Every instruction set of this CPU, slowest first.
+    pub fn available() -> Vec<Isa> {
+        #[cfg_attr(not(target_arch = "x86_64"), expect(unused_mut, reason = "x86-64 adds to it"))]
+        let mut found = vec![Isa::SCALAR];
+        #[cfg(target_arch = "x86_64")]
+        {
+            found.extend(Avx2::detect().map(|proof| Isa(Kind::Avx2(proof))));
+            found.extend(Avx512::detect().map(|proof| Isa(Kind::Avx512(proof))));
+        }
+        found
+    }
+
+    /// `scalar`, `avx2` or `avx512-vnni`.
+    pub fn name(self) -> &'static str {
+        match self.0 {
+            Kind::Scalar => "scalar",
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx2(_) => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512(_) => "avx512-vnni",
+        }
+    }
+
+    /// The instruction set of that name, if this CPU has it.
+    pub fn by_name(name: &str) -> Option<Isa> {
+        Isa::available().into_iter().find(|isa| isa.name() == name)
+    }
+
+    /// Whether products of byte weights read 16-bit activations.
+    pub(crate) fn wide(self) -> bool {
+        match self.0 {
+            Kind::Scalar => Scalar::WIDE,
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx2(_) => Avx2::WIDE,
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512(_) => Avx512::WIDE,
+        }
+    }
+
+    /// Runs `kernel` compiled for this instruction set.
+    #[inline]
+    pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Out {
+        match self.0 {
+            Kind::Scalar => kernel.run(Scalar),
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: the value proves the features that the function is compiled for.
+            Kind::Avx2(proof) => unsafe { run_avx2(proof, kernel) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
+            Kind::Avx512(proof) => unsafe { run_avx512(proof, kernel) },
+        }
+    }
+}
+
+/// An algorithm over sixteen lanes. `run` must be `#[inline(always)]`, and so must everything hot below it:
+/// what is not inlined into the function that enables the instructions is compiled without them.
+pub(crate) trait Kernel {
+    /// What it returns.
+    type Out;
+    /// The algorithm.
+    fn run<S: Simd>(self, s: S) -> Self::Out;
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn run_avx2<K: Kernel>(proof: Avx2, kernel: K) -> K::Out {
+    kernel.run(proof)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn run_avx512<K: Kernel>(proof: Avx512, kernel: K) -> K::Out {
+    kernel.run(proof)
+}
+
+impl fmt::Debug for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Isa({})", self.name())
+    }
+}
+
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_available_set_is_found_by_its_name() {
+        for isa in Isa::available() {
+            assert_eq!(Isa::by_name(isa.name()), Some(isa));
+        }
+        assert_eq!(Isa::by_name("mmx"), None);
+    }
+}

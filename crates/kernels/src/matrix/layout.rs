@@ -1,0 +1,239 @@
+//! Decides at which byte of a panel each code and scale is.
+#![expect(unsafe_code, reason = "views cache lines as bytes")]
+
+use crate::{
+    DType,
+    block::{Codes, Format, Scales},
+    simd::{BYTE_BLOCK, CodeRange, LANES, NIBBLE_BLOCK},
+};
+
+/// Sixteen outputs of a packed matrix.
+pub(crate) struct Panel<'a> {
+    pub(crate) dtype: DType,
+    /// Output of lane 0.
+    pub(crate) first: usize,
+    /// Lanes in use.
+    pub(crate) outputs: usize,
+    pub(crate) data: &'a [u8],
+}
+
+/// Offsets within a panel of a quantised type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct QuantLayout {
+    /// Bytes of the codes of 32 inputs.
+    pub(crate) codes: usize,
+    /// Bytes of half-precision scales (and minima) that stand before each group.
+    pub(crate) head: usize,
+    /// Bytes of 8-bit factors for 32 inputs.
+    pub(crate) factors: usize,
+    /// Blocks of 32 inputs that share a head.
+    pub(crate) blocks: usize,
+}
+
+impl QuantLayout {
+    pub(crate) const fn new(format: Format) -> QuantLayout {
+        let codes = if matches!(format.range, CodeRange::Bits4) { NIBBLE_BLOCK } else { BYTE_BLOCK };
+        let kinds = if format.affine { 2 } else { 1 };
+        let subs = if format.halves { 2 } else { 1 };
+        match format.scales {
+            Scales::Half => QuantLayout { codes, head: 2 * LANES * kinds, factors: 0, blocks: 1 },
+            Scales::Super => {
+                QuantLayout { codes, head: 2 * LANES * kinds, factors: LANES * kinds * subs, blocks: 8 }
+            }
+        }
+    }
+
+    /// Bytes of a head and the factors below it.
+    pub(crate) const fn scale_group(self) -> usize {
+        self.head + self.factors * self.blocks
+    }
+}
+
+/// Where the panels of one part are.
+pub(crate) struct PartLayout {
+    pub(crate) dtype: DType,
+    /// First output.
+    pub(crate) first: usize,
+    pub(crate) rows: usize,
+    k: usize,
+    pub(crate) first_line: usize,
+    pub(crate) panels: usize,
+    /// Cache lines of a panel.
+    pub(crate) panel_lines: usize,
+}
+
+impl PartLayout {
+    /// `None` when the size overflows.
+    pub(crate) fn new(
+        dtype: DType,
+        rows: usize,
+        k: usize,
+        first: usize,
+        first_line: usize,
+    ) -> Option<PartLayout> {
+        let used = match Format::of(dtype) {
+            None => k.checked_mul(LANES)?.checked_mul(dtype.block_bytes())?,
+            Some(format) => {
+                let layout = QuantLayout::new(format);
+                let group = layout.codes * layout.blocks + layout.scale_group();
+                (k / (32 * layout.blocks)).checked_mul(group)?
+            }
+        };
+        let (panels, panel_lines) = (rows.div_ceil(LANES), used.div_ceil(64));
+        let part = PartLayout { dtype, first, rows, k, first_line, panels, panel_lines };
+        part.end_line()?.checked_mul(64)?;
+        Some(part)
+    }
+
+    /// The line after the part.
+    pub(crate) fn end_line(&self) -> Option<usize> {
+        self.panels.checked_mul(self.panel_lines)?.checked_add(self.first_line)
+    }
+
+    pub(crate) fn panel_bytes(&self) -> usize {
+        self.panel_lines * 64
+    }
+
+    /// Bytes of a panel without the padding to whole lines.
+    pub(crate) fn used_bytes(&self) -> usize {
+        match Format::of(self.dtype) {
+            None => self.k * LANES * self.dtype.block_bytes(),
+            Some(format) => {
+                let layout = QuantLayout::new(format);
+                self.k / (32 * layout.blocks) * (layout.codes * layout.blocks + layout.scale_group())
+            }
+        }
+    }
+
+    /// Packs one panel from the rows of the part.
+    pub(crate) fn pack_panel(&self, source: &[u8], panel: usize, out: &mut [u8]) {
+        let row_bytes = self.k / self.dtype.block_len() * self.dtype.block_bytes();
+        let outputs = (self.rows - panel * LANES).min(LANES);
+        for lane in 0..outputs {
+            let row = &source[(panel * LANES + lane) * row_bytes..][..row_bytes];
+            match Format::of(self.dtype) {
+                None => {
+                    let size = self.dtype.block_bytes();
+                    for (k, value) in row.chunks_exact(size).enumerate() {
+                        out[(k * LANES + lane) * size..][..size].copy_from_slice(value);
+                    }
+                }
+                Some(format) => self.pack_lane(format, row, lane, out),
+            }
+        }
+    }
+
+    fn pack_lane(&self, format: Format, row: &[u8], lane: usize, out: &mut [u8]) {
+        let layout = QuantLayout::new(format);
+        let (codes, scales) = out.split_at_mut(self.k / 32 * layout.codes);
+        for (group, block) in row.chunks_exact(self.dtype.block_bytes()).enumerate() {
+            let from = Codes::read(self.dtype, block);
+            for b in 0..layout.blocks {
+                let to = &mut codes[(group * layout.blocks + b) * layout.codes..][..layout.codes];
+                for k in 0..32 {
+                    let code = from.code[32 * b + k];
+                    let (at, shift) = code_at(format, k, lane);
+                    to[at] |= code << shift;
+                }
+            }
+            let scales = &mut scales[group * layout.scale_group()..][..layout.scale_group()];
+            let (head, factors) = scales.split_at_mut(layout.head);
+            head[2 * lane..][..2].copy_from_slice(&from.d.to_le_bytes());
+            if format.affine {
+                head[2 * (LANES + lane)..][..2].copy_from_slice(&from.min.to_le_bytes());
+            }
+            if layout.factors > 0 {
+                let subs = 32 / format.sub_block();
+                for (b, factors) in factors.chunks_exact_mut(layout.factors).enumerate() {
+                    for sub in 0..subs {
+                        factors[sub * LANES + lane] = from.scale[b * subs + sub] as u8;
+                        if format.affine {
+                            factors[(subs + sub) * LANES + lane] = from.min_scale[b * subs + sub];
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Reads back the weights of one lane.
+    pub(crate) fn unpack_row(&self, panel: &[u8], lane: usize, out: &mut [f32]) {
+        let Some(format) = Format::of(self.dtype) else {
+            let size = self.dtype.block_bytes();
+            for (value, out) in panel.chunks_exact(size).skip(lane).step_by(LANES).zip(out) {
+                crate::block::dequantize(self.dtype, value, std::slice::from_mut(out))
+                    .expect("one element of the type");
+            }
+            return;
+        };
+        let layout = QuantLayout::new(format);
+        let (codes, scales) = panel.split_at(self.k / 32 * layout.codes);
+        let half = |bytes: &[u8], at: usize| u16::from_le_bytes([bytes[2 * at], bytes[2 * at + 1]]);
+        for (group, out) in out.chunks_exact_mut(32 * layout.blocks).enumerate() {
+            let mut block = Codes { code: [0; 256], d: 0, min: 0, scale: [1; 16], min_scale: [1; 16] };
+            for (i, code) in block.code[..out.len()].iter_mut().enumerate() {
+                let from = &codes[(group * layout.blocks + i / 32) * layout.codes..];
+                let (at, shift) = code_at(format, i % 32, lane);
+                *code = match format.range {
+                    CodeRange::Bits4 => (from[at] >> shift) & 15,
+                    CodeRange::Bits5 | CodeRange::Bits6 | CodeRange::Bits8 => from[at],
+                };
+            }
+            let (head, factors) = scales[group * layout.scale_group()..].split_at(layout.head);
+            block.d = half(head, lane);
+            if format.affine {
+                block.min = half(head, LANES + lane);
+            }
+            if layout.factors > 0 {
+                let subs = 32 / format.sub_block();
+                for (b, factors) in factors.chunks_exact(layout.factors).take(layout.blocks).enumerate() {
+                    for sub in 0..subs {
+                        block.scale[b * subs + sub] = factors[sub * LANES + lane] as i8;
+                        if format.affine {
+                            block.min_scale[b * subs + sub] = factors[(subs + sub) * LANES + lane];
+                        }
+                    }
+                }
+            }
+            block.values(format, out);
+        }
+    }
+}
+
+/// Byte within a block of codes, and bit within the byte, of input `k` of 32 for one lane.
+fn code_at(format: Format, k: usize, lane: usize) -> (usize, u32) {
+    let byte = |k: usize| k / 4 * 64 + lane * 4 + k % 4;
+    match format.range {
+        CodeRange::Bits4 if k >= 16 => (byte(k - 16), 4),
+        CodeRange::Bits4 | CodeRange::Bits5 | CodeRange::Bits6 | CodeRange::Bits8 => (byte(k), 0),
+    }
+}
+
+/// Bytes that begin at a cache line.
+pub(crate) struct Lines(Vec<Line>);
+
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([u8; 64]);
+
+impl Lines {
+    pub(crate) fn zeroed(lines: usize) -> Lines {
+        Lines(vec![Line([0; 64]); lines])
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(crate) fn range(&self, first: usize, lines: usize) -> &[u8] {
+        let lines = &self.0[first..first + lines];
+        // SAFETY: a line is 64 initialised bytes without padding; the length counts the slice's lines.
+        unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() * 64) }
+    }
+
+    pub(crate) fn range_mut(&mut self, first: usize, lines: usize) -> &mut [u8] {
+        let lines = &mut self.0[first..first + lines];
+        // SAFETY: as in `range`, and the slice is borrowed exclusively.
+        unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len() * 64) }
+    }
+}

@@ -1,0 +1,184 @@
+//! Decides what an instruction set must offer: sixteen float lanes, sixteen integer lanes and exact
+//! integer dot products of one weight block.
+//!
+//! Values that implement [`Simd`] prove that the CPU has the instructions, so the methods are safe. All
+//! memory operands are references to arrays of the exact length, so no method can read out of bounds.
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx2;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx512;
+pub(crate) mod scalar;
+
+/// Lanes of every float and integer vector, whatever the registers are.
+pub(crate) const LANES: usize = 16;
+
+/// Bytes of 32 inputs by 16 outputs with two weights to a byte.
+pub(crate) const NIBBLE_BLOCK: usize = 256;
+
+/// Bytes of 32 inputs by 16 outputs with one weight to a byte.
+pub(crate) const BYTE_BLOCK: usize = 512;
+
+/// Thirty-two activations of one row as signed bytes.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct XBlock {
+    /// `x ≈ scale · q`.
+    pub(crate) scale: f32,
+    /// Sums of `q[..16]` and `q[16..]`.
+    pub(crate) sums: [i16; 2],
+    /// In `-127..=127`.
+    pub(crate) q: [i8; 32],
+}
+
+/// The `q` of an [`XBlock`] as 16-bit numbers: of each four consecutive values first the even two,
+/// then the odd two, as the AVX2 product of byte weights wants them.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C, align(64))]
+pub struct WideBlock(pub(crate) [i16; 32]);
+
+impl WideBlock {
+    pub(crate) fn new(q: &[i8; 32]) -> WideBlock {
+        let mut wide = [0; 32];
+        for (to, from) in wide.chunks_exact_mut(4).zip(q.chunks_exact(4)) {
+            to.copy_from_slice(&[from[0].into(), from[2].into(), from[1].into(), from[3].into()]);
+        }
+        WideBlock(wide)
+    }
+}
+
+/// Largest weight code of a format; it decides how many products fit a 16-bit partial sum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CodeRange {
+    /// `0..=15`: eight pairs fit.
+    Bits4,
+    /// `0..=31`: four pairs fit.
+    Bits5,
+    /// `0..=63`: two pairs fit.
+    Bits6,
+    /// `0..=255`: not even one pair fits.
+    Bits8,
+}
+
+/// How sixteen lanes are computed on one instruction set.
+///
+/// Every method does the same arithmetic on every implementor, bit for bit, on numbers (which NaN comes
+/// out where one goes in is not specified).
+pub trait Simd: Copy + Send + Sync {
+    /// Sixteen `f32`.
+    type F: Copy;
+    /// Sixteen `i32`.
+    type I: Copy;
+    /// Rows of activations that a register tile holds at most.
+    const ROWS: usize;
+    /// Whether products of byte weights read [`WideBlock`]s.
+    const WIDE: bool;
+
+    fn splat(self, x: f32) -> Self::F;
+    fn load(self, x: &[f32; LANES]) -> Self::F;
+    fn store(self, to: &mut [f32; LANES], x: Self::F);
+    /// Half-precision bits to single precision, exact.
+    fn load_f16(self, x: &[u16; LANES]) -> Self::F;
+    /// Rounds to nearest, ties to even.
+    fn store_f16(self, to: &mut [u16; LANES], x: Self::F);
+    fn load_bf16(self, x: &[u16; LANES]) -> Self::F;
+    fn load_i8(self, x: &[i8; LANES]) -> Self::F;
+    /// Rounds to nearest, ties to even; `x` is within `-127.5..127.5`.
+    fn store_i8(self, to: &mut [i8; LANES], x: Self::F);
+    fn add(self, a: Self::F, b: Self::F) -> Self::F;
+    fn sub(self, a: Self::F, b: Self::F) -> Self::F;
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F;
+    fn div(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `a · b + c`, rounded once.
+    fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// `if a > b { a } else { b }`.
+    fn max(self, a: Self::F, b: Self::F) -> Self::F;
+    fn abs(self, a: Self::F) -> Self::F;
+    /// The magnitude of `a` with the sign of `sign`.
+    fn copysign(self, a: Self::F, sign: Self::F) -> Self::F;
+    /// `if a < b { yes } else { no }`.
+    fn if_less(self, a: Self::F, b: Self::F, yes: Self::F, no: Self::F) -> Self::F;
+    /// Nearest integer, ties to even.
+    fn round(self, a: Self::F) -> Self::F;
+    /// `2^n` for integral `n` in `-126..=127`; any value for another `n`.
+    fn exp2i(self, n: Self::F) -> Self::F;
+    /// Integers below `2^24`, exact.
+    fn to_float(self, a: Self::I) -> Self::F;
+
+    /// Sums over 32 inputs of 16 outputs by `R` rows, weights two to a byte: vector `g` (64 bytes) holds
+    /// in byte `4·o + j` the weight of output `o` for input `4·g + j` (low half) and `16 + 4·g + j`
+    /// (high half). Starts at `init`. With `HALVES` the first result is over inputs `..16` and the
+    /// second over `16..`; without, the first holds the whole and the second nothing of use.
+    fn nibbles<const R: usize, const HALVES: bool>(
+        self,
+        w: &[u8; NIBBLE_BLOCK],
+        x: [&XBlock; R],
+        init: [[i32; R]; 2],
+    ) -> [[Self::I; R]; 2];
+
+    /// As [`Simd::nibbles`] with a byte to a weight: vector `g` holds in byte `4·o + j` the weight of
+    /// output `o` for input `4·g + j`. `wide` is the same activations as `x` where `WIDE` is true and
+    /// the range is `Bits8`; else it is not read.
+    fn bytes<const R: usize, const HALVES: bool>(
+        self,
+        w: &[u8; BYTE_BLOCK],
+        range: CodeRange,
+        x: [&XBlock; R],
+        wide: [&WideBlock; R],
+        init: [[i32; R]; 2],
+    ) -> [[Self::I; R]; 2];
+}
+
+/// The lanes as an array.
+#[inline(always)]
+pub(crate) fn lanes<S: Simd>(s: S, x: S::F) -> [f32; LANES] {
+    let mut out = [0.0; LANES];
+    s.store(&mut out, x);
+    out
+}
+
+/// Up to sixteen numbers, the missing lanes `fill`.
+#[inline(always)]
+pub(crate) fn load_part<S: Simd>(s: S, x: &[f32], fill: f32) -> S::F {
+    if let Some(full) = x.first_chunk() {
+        return s.load(full);
+    }
+    let mut lanes = [fill; LANES];
+    lanes[..x.len()].copy_from_slice(x);
+    s.load(&lanes)
+}
+
+/// Stores the first `to.len()` lanes, at most sixteen.
+#[inline(always)]
+pub(crate) fn store_part<S: Simd>(s: S, to: &mut [f32], x: S::F) {
+    if let Some(full) = to.first_chunk_mut() {
+        return s.store(full, x);
+    }
+    let lanes = lanes(s, x);
+    let len = to.len();
+    to.copy_from_slice(&lanes[..len]);
+}
+
+/// Sum of the lanes in one fixed tree: halves are folded onto each other until one lane is left.
+#[inline(always)]
+pub(crate) fn sum<S: Simd>(s: S, x: S::F) -> f32 {
+    let mut l = lanes(s, x);
+    for width in [8, 4, 2, 1] {
+        for i in 0..width {
+            l[i] += l[i + width];
+        }
+    }
+    l[0]
+}
+
+/// Largest lane.
+#[inline(always)]
+pub(crate) fn largest<S: Simd>(s: S, x: S::F) -> f32 {
+    let mut l = lanes(s, x);
+    for width in [8, 4, 2, 1] {
+        for i in 0..width {
+            l[i] = if l[i] > l[i + width] { l[i] } else { l[i + width] };
+        }
+    }
+    l[0]
+}

@@ -1,0 +1,121 @@
+//! Every item once, panics passed on, no deadlock.
+
+use super::*;
+
+fn counts(team: &Team, items: usize, grain: usize) -> Vec<usize> {
+    let counts: Vec<AtomicUsize> = (0..items).map(|_| AtomicUsize::new(0)).collect();
+    team.for_each(items, grain, &|range| {
+        assert!(!range.is_empty() && range.len() <= grain.max(1));
+        for i in range {
+            counts[i].fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    counts.into_iter().map(AtomicUsize::into_inner).collect()
+}
+
+#[test]
+fn every_item_is_run_once() {
+    for threads in 1..5 {
+        let team = Team::new(threads);
+        assert_eq!(team.threads(), threads);
+        for items in [0, 1, 2, 7, 64, 1000] {
+            for grain in [0, 1, 3, 100, 5000] {
+                assert_eq!(counts(&team, items, grain), vec![1; items]);
+            }
+        }
+        let runs: Vec<AtomicUsize> = (0..threads).map(|_| AtomicUsize::new(0)).collect();
+        team.run(&|thread| _ = runs[thread].fetch_add(1, Ordering::Relaxed));
+        assert!(runs.into_iter().all(|runs| runs.into_inner() == 1));
+    }
+}
+
+#[test]
+fn many_short_loops_lose_nothing() {
+    let team = Team::new(3);
+    let total = AtomicUsize::new(0);
+    for round in 0..20_000 {
+        // Now and then long enough for workers to fall asleep.
+        if round % 4000 == 0 {
+            thread::sleep(Duration::from_millis(1));
+        }
+        team.for_each(5, 1, &|range| _ = total.fetch_add(range.len(), Ordering::Relaxed));
+    }
+    assert_eq!(total.into_inner(), 100_000);
+}
+
+#[test]
+fn workers_take_part() {
+    let team = Team::new(2);
+    let meet = std::sync::Barrier::new(2);
+    // Each of two items waits for the other, so one thread alone could never finish.
+    team.for_each(2, 1, &|_| _ = meet.wait());
+}
+
+#[test]
+fn a_panic_reaches_the_caller_and_the_team_lives_on() {
+    let team = Team::new(3);
+    for guilty in 0..50 {
+        let run = || team.for_each(50, 1, &|range| assert!(range.start != guilty, "item {guilty}"));
+        let panic = catch_unwind(AssertUnwindSafe(run)).expect_err("the panic is passed on");
+        let message = panic.downcast_ref::<String>().expect("a formatted message");
+        assert_eq!(*message, format!("item {guilty}"));
+        assert_eq!(counts(&team, 30, 2), vec![1; 30]);
+    }
+}
+
+#[test]
+fn a_loop_within_a_loop_finishes() {
+    let team = Team::new(2);
+    let total = AtomicUsize::new(0);
+    team.for_each(8, 1, &|_| {
+        team.for_each(10, 1, &|range| _ = total.fetch_add(range.len(), Ordering::Relaxed));
+    });
+    assert_eq!(total.into_inner(), 80);
+}
+
+#[test]
+fn two_callers_may_share_a_team() {
+    let team = Team::new(2);
+    thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| (0..500).for_each(|_| assert_eq!(counts(&team, 20, 1), vec![1; 20])));
+        }
+    });
+}
+
+#[test]
+fn chunks_are_handed_out_whole() {
+    let team = Team::new(3);
+    let (mut a, mut b) = (vec![0; 103], vec![0; 11]);
+    team.for_each_chunk(&mut a, 10, 2, &|i, chunk| chunk.fill(i));
+    assert_eq!(a, (0..103).map(|i| i / 10).collect::<Vec<_>>());
+    team.for_each_chunk_pair((&mut a, 10), (&mut b, 1), 1, &|i, a, b| {
+        assert_eq!(a.len(), if i == 10 { 3 } else { 10 });
+        b[0] = a[0] + 1;
+    });
+    assert_eq!(b, (1..12).collect::<Vec<_>>());
+    team.for_each_picked(&mut a, 10, &[1, 4, 10], &|i, chunk| chunk.fill(100 + i));
+    let picked: Vec<usize> = a.chunks(10).map(|chunk| chunk[0]).collect();
+    assert_eq!(picked, [0, 100, 2, 3, 101, 5, 6, 7, 8, 9, 102]);
+    team.for_each_chunk(&mut Vec::<u8>::new(), 0, 1, &|_, _| unreachable!("there are no chunks"));
+}
+
+#[test]
+#[should_panic(expected = "different and in order")]
+fn a_chunk_cannot_be_picked_twice() {
+    Team::new(2).for_each_picked(&mut [0; 4], 1, &[1, 1], &|_, _| ());
+}
+
+#[test]
+#[should_panic(expected = "chunks of the slice")]
+fn a_chunk_that_is_not_there_cannot_be_picked() {
+    Team::new(2).for_each_picked(&mut [0; 4], 2, &[2], &|_, _| ());
+}
+
+#[test]
+fn each_thread_has_a_scratch_of_its_own() {
+    let team = Team::new(3);
+    let mut sums = vec![0; 3];
+    team.for_each_with(&mut sums, 1000, 1, &|sum, range| *sum += range.sum::<usize>());
+    assert_eq!(sums.iter().sum::<usize>(), 499_500);
+}

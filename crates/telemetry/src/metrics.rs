@@ -1,0 +1,50 @@
+//! One table of metrics feeds registration, the reference page, and the rules and dashboards made from it.
+//!
+//! The `vllm:` names are vLLM's, with its meaning and labels, so that routers and dashboards made for vLLM work
+//! with Wharf. The table decides names; a metric that is not in it cannot be recorded.
+
+mod registry;
+mod table;
+
+pub use registry::Metrics;
+pub use table::{Kind, Metric, server};
+
+use std::fmt::Write;
+
+/// `docs/reference/metrics.md`.
+pub fn reference_page() -> String {
+    let mut page = String::from(
+        "# Metrics\n\nThis page is generated from the metric table; a test fails when it is stale.\n\n\
+         The model server serves these at `/metrics` on its metrics port and on its API port. Names that begin \
+         with `vllm:` have vLLM's meaning, so that routers and dashboards made for vLLM work unchanged.\n\n\
+         | name | type | labels | meaning |\n|---|---|---|---|\n",
+    );
+    for metric in server::ALL {
+        let kind = match metric.kind {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+            Kind::Histogram(_) => "histogram",
+        };
+        let labels: Vec<String> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
+        let _ = writeln!(page, "| `{}` | {kind} | {} | {} |", metric.name, labels.join(", "), metric.help);
+    }
+    page.push_str("\n## Histogram buckets\n\n");
+    for metric in server::ALL {
+        if let Kind::Histogram(buckets) = metric.kind {
+            let buckets: Vec<String> = buckets.iter().map(|bucket| bucket.to_string()).collect();
+            let _ = writeln!(page, "- `{}`: {}", metric.name, buckets.join(", "));
+        }
+    }
+    page
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reference_page_is_fresh() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/reference/metrics.md");
+        expect_test::expect_file![path].assert_eq(&reference_page());
+    }
+}

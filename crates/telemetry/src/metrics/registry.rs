@@ -1,0 +1,142 @@
+//! Registers a table and records by table entry.
+
+use std::collections::HashMap;
+
+use prometheus::{CounterVec, Encoder, GaugeVec, HistogramOpts, HistogramVec, Opts, Registry, TextEncoder};
+
+use super::table::{Kind, Metric};
+
+enum Vector {
+    Counter(CounterVec),
+    Gauge(GaugeVec),
+    Histogram(HistogramVec),
+}
+
+/// The metrics of one role. Each instance is its own world, so two servers in one process do not mix.
+pub struct Metrics {
+    registry: Registry,
+    by_name: HashMap<&'static str, Vector>,
+}
+
+const WRONG_KIND: &str = "a metric is recorded as the kind that its table entry names";
+const WRONG_LABELS: &str = "a metric is recorded with the labels that its table entry names";
+const STATIC_TABLE: &str = "names, labels and buckets of the static table are valid, which a test shows";
+
+impl Metrics {
+    /// Registers every metric of a table.
+    pub fn new(table: &[&'static Metric]) -> Metrics {
+        let registry = Registry::new();
+        let mut by_name = HashMap::new();
+        for metric in table {
+            let vector = match metric.kind {
+                Kind::Counter => {
+                    let v = CounterVec::new(Opts::new(metric.name, metric.help), metric.labels)
+                        .expect(STATIC_TABLE);
+                    registry.register(Box::new(v.clone())).expect(STATIC_TABLE);
+                    Vector::Counter(v)
+                }
+                Kind::Gauge => {
+                    let v = GaugeVec::new(Opts::new(metric.name, metric.help), metric.labels)
+                        .expect(STATIC_TABLE);
+                    registry.register(Box::new(v.clone())).expect(STATIC_TABLE);
+                    Vector::Gauge(v)
+                }
+                Kind::Histogram(buckets) => {
+                    let opts = HistogramOpts::new(metric.name, metric.help).buckets(buckets.to_vec());
+                    let v = HistogramVec::new(opts, metric.labels).expect(STATIC_TABLE);
+                    registry.register(Box::new(v.clone())).expect(STATIC_TABLE);
+                    Vector::Histogram(v)
+                }
+            };
+            by_name.insert(metric.name, vector);
+        }
+        Metrics { registry, by_name }
+    }
+
+    /// Adds to a counter.
+    ///
+    /// # Panics
+    /// As all recording functions: when the metric is not of the table or is of another kind, which are
+    /// mistakes in the calling code.
+    pub fn add(&self, metric: &'static Metric, labels: &[&str], amount: f64) {
+        self.counter(metric, labels).inc_by(amount);
+    }
+
+    /// Brings a counter up to a total that is counted elsewhere. A lower total changes nothing.
+    pub fn raise_to(&self, metric: &'static Metric, labels: &[&str], total: f64) {
+        let counter = self.counter(metric, labels);
+        let missing = total - counter.get();
+        if missing > 0.0 {
+            counter.inc_by(missing);
+        }
+    }
+
+    /// Sets a gauge.
+    pub fn set(&self, metric: &'static Metric, labels: &[&str], value: f64) {
+        let Some(Vector::Gauge(v)) = self.by_name.get(metric.name) else {
+            panic!("{WRONG_KIND}: {}", metric.name)
+        };
+        v.get_metric_with_label_values(labels).expect(WRONG_LABELS).set(value);
+    }
+
+    /// Records one observation of a histogram.
+    pub fn observe(&self, metric: &'static Metric, labels: &[&str], value: f64) {
+        let Some(Vector::Histogram(v)) = self.by_name.get(metric.name) else {
+            panic!("{WRONG_KIND}: {}", metric.name)
+        };
+        v.get_metric_with_label_values(labels).expect(WRONG_LABELS).observe(value);
+    }
+
+    fn counter(&self, metric: &'static Metric, labels: &[&str]) -> prometheus::Counter {
+        let Some(Vector::Counter(v)) = self.by_name.get(metric.name) else {
+            panic!("{WRONG_KIND}: {}", metric.name)
+        };
+        v.get_metric_with_label_values(labels).expect(WRONG_LABELS)
+    }
+
+    /// All metrics in Prometheus' text format, version 0.0.4.
+    ///
+    /// # Errors
+    /// When the encoder fails.
+    pub fn encode(&self) -> Result<String, prometheus::Error> {
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+
+    /// `Content-Type` of [`Metrics::encode`].
+    pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::server;
+    use super::*;
+
+    #[test]
+    fn the_whole_table_registers_and_records() {
+        let metrics = Metrics::new(server::ALL);
+        for metric in server::ALL {
+            let labels = vec!["x"; metric.labels.len()];
+            match metric.kind {
+                Kind::Counter => metrics.add(metric, &labels, 1.0),
+                Kind::Gauge => metrics.set(metric, &labels, 2.0),
+                Kind::Histogram(_) => metrics.observe(metric, &labels, 0.5),
+            }
+        }
+        let text = metrics.encode().unwrap();
+        for metric in server::ALL {
+            assert!(text.contains(&format!("# HELP {} ", metric.name)), "{}", metric.name);
+        }
+        assert!(text.contains("vllm:num_requests_running{model_name=\"x\"} 2"), "{text}");
+    }
+
+    #[test]
+    fn counters_follow_totals_and_never_fall() {
+        let metrics = Metrics::new(server::ALL);
+        for total in [3.0, 5.0, 4.0] {
+            metrics.raise_to(&server::STEPS, &["m"], total);
+        }
+        assert!(metrics.encode().unwrap().contains("wharf_engine_steps_total{model_name=\"m\"} 5"));
+    }
+}

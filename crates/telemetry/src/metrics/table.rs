@@ -1,0 +1,119 @@
+//! Name, type, labels, meaning and buckets of every metric.
+
+/// One metric.
+#[derive(Debug)]
+pub struct Metric {
+    /// As scraped.
+    pub name: &'static str,
+    /// Type, and buckets of a histogram.
+    pub kind: Kind,
+    /// Names of the labels, in the order of their values.
+    pub labels: &'static [&'static str],
+    /// The `HELP` line.
+    pub help: &'static str,
+}
+
+/// Type of a metric.
+#[derive(Clone, Copy, Debug)]
+pub enum Kind {
+    /// Only grows.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Upper bounds of its buckets, rising.
+    Histogram(&'static [f64]),
+}
+
+/// Metrics of the model server.
+pub mod server {
+    use super::{Kind, Metric};
+
+    const MODEL: &[&str] = &["model_name"];
+    /// vLLM's buckets of the time to the first token, in seconds.
+    const TTFT: &[f64] = &[
+        0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0,
+        40.0, 80.0, 160.0, 640.0, 2560.0,
+    ];
+    /// vLLM's buckets of the time between tokens, in seconds.
+    const TPOT: &[f64] = &[
+        0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0,
+        7.5, 10.0, 20.0, 40.0, 80.0,
+    ];
+    /// vLLM's buckets of whole requests and their phases, in seconds.
+    const REQUEST: &[f64] = &[
+        0.01, 0.03, 0.1, 0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0,
+        120.0, 240.0, 480.0, 960.0, 1920.0, 7680.0,
+    ];
+    const TOKENS: &[f64] = &[
+        1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0, 10000.0, 20000.0,
+        50000.0, 100000.0,
+    ];
+
+    macro_rules! metrics {
+        ($($constant:ident $name:literal $kind:expr, $labels:expr, $help:literal;)+) => {
+            $(#[doc = $help] pub static $constant: Metric =
+                Metric { name: $name, kind: $kind, labels: $labels, help: $help };)+
+            /// The whole table.
+            pub static ALL: &[&Metric] = &[$(&$constant),+];
+        };
+    }
+
+    metrics! {
+        REQUESTS_RUNNING "vllm:num_requests_running" Kind::Gauge, MODEL,
+            "Requests being computed.";
+        REQUESTS_WAITING "vllm:num_requests_waiting" Kind::Gauge, MODEL,
+            "Requests accepted and not yet being computed.";
+        KV_CACHE_USAGE "vllm:kv_cache_usage_perc" Kind::Gauge, MODEL,
+            "Share of the KV cache in use by running requests, 0 to 1.";
+        CACHE_CONFIG "vllm:cache_config_info" Kind::Gauge, &["model_name", "block_size", "num_gpu_blocks"],
+            "Always 1; the labels tell the KV cache's block size in tokens and its number of blocks.";
+        PROMPT_TOKENS "vllm:prompt_tokens_total" Kind::Counter, MODEL,
+            "Prompt tokens of started requests.";
+        GENERATION_TOKENS "vllm:generation_tokens_total" Kind::Counter, MODEL,
+            "Generated tokens.";
+        PREEMPTIONS "vllm:num_preemptions_total" Kind::Counter, MODEL,
+            "Times a running request lost its KV blocks to another.";
+        PREFIX_QUERIES "vllm:prefix_cache_queries_total" Kind::Counter, MODEL,
+            "Prompt tokens looked up in the prefix cache.";
+        PREFIX_HITS "vllm:prefix_cache_hits_total" Kind::Counter, MODEL,
+            "Prompt tokens found in the prefix cache.";
+        REQUEST_SUCCESS "vllm:request_success_total" Kind::Counter, &["model_name", "finished_reason"],
+            "Finished choices by reason: stop, length, abort, error.";
+        TTFT_SECONDS "vllm:time_to_first_token_seconds" Kind::Histogram(TTFT), MODEL,
+            "Seconds from a request's arrival to its first token.";
+        INTER_TOKEN_SECONDS "vllm:inter_token_latency_seconds" Kind::Histogram(TPOT), MODEL,
+            "Seconds between two tokens of a choice.";
+        TPOT_SECONDS "vllm:time_per_output_token_seconds" Kind::Histogram(TPOT), MODEL,
+            "The same as vllm:inter_token_latency_seconds, under its older name.";
+        E2E_SECONDS "vllm:e2e_request_latency_seconds" Kind::Histogram(REQUEST), MODEL,
+            "Seconds from a request's arrival to the end of a choice.";
+        QUEUE_SECONDS "vllm:request_queue_time_seconds" Kind::Histogram(REQUEST), MODEL,
+            "Seconds that a choice waited before it was computed.";
+        PREFILL_SECONDS "vllm:request_prefill_time_seconds" Kind::Histogram(REQUEST), MODEL,
+            "Seconds from the start of computation to the first token.";
+        DECODE_SECONDS "vllm:request_decode_time_seconds" Kind::Histogram(REQUEST), MODEL,
+            "Seconds from the first to the last token.";
+        INFERENCE_SECONDS "vllm:request_inference_time_seconds" Kind::Histogram(REQUEST), MODEL,
+            "Seconds from the start of computation to the last token.";
+        REQUEST_PROMPT_TOKENS "vllm:request_prompt_tokens" Kind::Histogram(TOKENS), MODEL,
+            "Prompt tokens of a finished choice.";
+        REQUEST_GENERATION_TOKENS "vllm:request_generation_tokens" Kind::Histogram(TOKENS), MODEL,
+            "Generated tokens of a finished choice.";
+        STEPS "wharf_engine_steps_total" Kind::Counter, MODEL,
+            "Steps of the forward pass.";
+        STEP_TOKENS "wharf_engine_step_tokens_total" Kind::Counter, MODEL,
+            "Tokens computed over all steps.";
+        HTTP_REQUESTS "wharf_http_requests_total" Kind::Counter, &["endpoint", "status"],
+            "HTTP responses by endpoint and status code.";
+        HTTP_IN_FLIGHT "wharf_http_requests_in_flight" Kind::Gauge, &[],
+            "Completion requests being answered, streams included.";
+        HTTP_CONNECTIONS "wharf_http_connections" Kind::Gauge, &[],
+            "Open client connections on the API ports.";
+        TLS_RELOADS "wharf_tls_reloads_total" Kind::Counter, &["result"],
+            "Reloads of the certificate by result: ok, error.";
+        LOAD_SECONDS "wharf_model_load_seconds" Kind::Gauge, MODEL,
+            "Seconds that loading the model took.";
+        BUILD_INFO "wharf_build_info" Kind::Gauge, &["version", "commit"],
+            "Always 1; the labels tell the build.";
+    }
+}
