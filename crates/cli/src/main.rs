@@ -7,6 +7,7 @@ mod args;
 mod bench;
 mod chat;
 mod exit;
+mod model;
 mod openai;
 #[cfg(test)]
 mod reference;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
 fn run(cli: Cli, env: &Env) -> Result<(), Failure> {
     match cli.command {
         Command::Chat(args) => chat::run(&args, env),
+        Command::Inspect(args) => model::inspect::run(&args),
         Command::Bench(args) => match args.command {
             BenchCommand::Serve(args) => bench::run(&args, env),
         },
