@@ -1,1 +1,36 @@
-#![allow(missing_docs)]
+//! The OpenAI-compatible model server over one engine.
+//!
+//! This crate decides how requests reach the engine and how its tokens leave as HTTP: endpoints, streaming, stop
+//! strings, keys, limits, health, draining. It computes nothing itself and reads no environment.
+//!
+//! [`Server::bind`] opens the ports of a checked configuration; [`Server::serve`] answers health checks while the model
+//! loads, then everything, until told to drain. [`run`] is both.
+
+mod auth;
+mod body;
+mod chat;
+mod choices;
+mod completions;
+mod drain;
+mod health;
+mod ids;
+mod listen;
+mod middleware;
+mod prepare;
+mod record;
+mod respond;
+mod router;
+mod serve;
+mod state;
+mod stop;
+mod stream;
+mod system;
+mod text;
+mod tls;
+mod tokenize;
+
+pub use auth::KeysError;
+pub use serve::{Addresses, BoxError, ServeError, Server, run, runtime};
+pub use state::{Loaded, SamplingDefaults};
+pub use text::{ChatInput, Decoder, RenderError, TextModel};
+pub use tls::TlsError;

@@ -29,7 +29,7 @@ pub struct Generation {
     /// Above 0, at most 1.
     pub top_p: Option<f32>,
     /// 0 keeps all tokens.
-    pub top_k: usize,
+    pub top_k: Option<usize>,
     /// In `0..=1`.
     pub min_p: f32,
     /// In `-2..=2`.
@@ -37,7 +37,7 @@ pub struct Generation {
     /// In `-2..=2`.
     pub presence_penalty: Option<f32>,
     /// Above 0; 1 is off.
-    pub repetition_penalty: f32,
+    pub repetition_penalty: Option<f32>,
     /// Token and what is added to its logit.
     pub logit_bias: Vec<(u32, f32)>,
     /// Seed of the first choice; each further choice counts one up.
@@ -139,7 +139,7 @@ impl<'de> Deserialize<'de> for Stop {
 }
 
 impl GenerationFields {
-    /// Checks every range. `length_fields` are the names of the token limit, the preferred one first.
+    /// Checks every range.
     pub(super) fn check(self) -> Result<Generation, ApiError> {
         self.refuse_unsupported()?;
         let limit = match (self.max_completion_tokens, self.max_tokens) {
@@ -162,8 +162,8 @@ impl GenerationFields {
             return Err(ApiError::invalid("n", format!("n must be at most {MAX_N}, got {n}")));
         }
         let top_k = match self.top_k {
-            Some(-1) | None => 0,
-            top_k => at_least("top_k", top_k, 0)?.unwrap_or(0),
+            Some(-1) => Some(0),
+            top_k => at_least("top_k", top_k, 0)?,
         };
         if self.stream_options.is_some() && self.stream != Some(true) {
             return Err(ApiError::invalid("stream_options", "stream_options needs stream to be true"));
@@ -177,8 +177,7 @@ impl GenerationFields {
             min_p: within("min_p", self.min_p, 0.0, 1.0)?.unwrap_or(0.0),
             frequency_penalty: within("frequency_penalty", self.frequency_penalty, -2.0, 2.0)?,
             presence_penalty: within("presence_penalty", self.presence_penalty, -2.0, 2.0)?,
-            repetition_penalty: within("repetition_penalty", self.repetition_penalty, 0.0, 100.0)?
-                .unwrap_or(1.0),
+            repetition_penalty: within("repetition_penalty", self.repetition_penalty, 0.0, 100.0)?,
             logit_bias: logit_bias(self.logit_bias)?,
             seed: self.seed.map(i64::cast_unsigned),
             stop: stop_strings(self.stop)?,

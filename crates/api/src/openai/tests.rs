@@ -141,7 +141,9 @@ fn broken_json_says_line_and_column() {
     );
     chat_error(
         "[1]",
-        expect![[r#"400 {"message":"the request body must be a JSON object, not a list","type":"invalid_request_error","param":null,"code":"invalid_json"}"#]],
+        expect![[
+            r#"400 {"message":"the request body must be a JSON object, not a list","type":"invalid_request_error","param":null,"code":"invalid_json"}"#
+        ]],
     );
     chat_error(
         "{} x",
@@ -151,7 +153,9 @@ fn broken_json_says_line_and_column() {
     );
     chat_error(
         &format!("{{\"x\":{}", "[".repeat(100_000)),
-        expect![[r#"400 {"message":"the request body is not valid JSON: EOF while parsing a list at line 1 column 100005","type":"invalid_request_error","param":null,"code":"invalid_json"}"#]],
+        expect![[
+            r#"400 {"message":"the request body is not valid JSON: EOF while parsing a list at line 1 column 100005","type":"invalid_request_error","param":null,"code":"invalid_json"}"#
+        ]],
     );
     chat_error(
         &format!("{{\"messages\":{}1{}}}", "[".repeat(500), "]".repeat(500)),
