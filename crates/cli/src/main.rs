@@ -11,6 +11,7 @@ mod model;
 mod openai;
 #[cfg(test)]
 mod reference;
+mod serve;
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli, env: &Env) -> Result<(), Failure> {
     match cli.command {
+        Command::Serve(args) => serve::run(&args, env),
         Command::Chat(args) => chat::run(&args, env),
         Command::Inspect(args) => model::inspect::run(&args),
         Command::Bench(args) => match args.command {

@@ -1,4 +1,6 @@
-//! Opens models for commands: the text side of a checkpoint, and what `wharf inspect` says about one.
+//! Models on this machine: what `wharf inspect` says about one, and loading one into an engine.
 
 pub(crate) mod inspect;
-pub(crate) mod text;
+pub(crate) mod load;
+mod memory;
+mod text;
