@@ -11,6 +11,7 @@ mod python;
 mod server;
 mod shell;
 mod tidy;
+mod verify_peers;
 
 use std::process::ExitCode;
 
@@ -30,6 +31,7 @@ enum Command {
     Demo(demo::Args),
     Fuzz(fuzz::Args),
     Tidy(tidy::Args),
+    VerifyPeers(verify_peers::Args),
 }
 
 fn main() -> ExitCode {
@@ -38,6 +40,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),
         Command::Tidy(args) => tidy::run(&args),
+        Command::VerifyPeers(args) => verify_peers::run(&args),
     };
     match outcome {
         Ok(code) => code,

@@ -44,15 +44,28 @@ impl Python {
     /// A folder for `PYTHONPATH` with this requirement and its dependencies, installed at most once for each
     /// version of Python.
     pub(crate) fn packages(&self, cache: &Cache, requirement: &str) -> anyhow::Result<PathBuf> {
+        self.install(cache, requirement, &["--only-binary=:all:", requirement])
+    }
+
+    /// As [`Python::packages`], for what pip has to compile: with every instruction that this machine has.
+    pub(crate) fn compiled(
+        &self,
+        cache: &Cache,
+        name: &str,
+        requirements: &[&str],
+    ) -> anyhow::Result<PathBuf> {
+        self.install(cache, name, requirements)
+    }
+
+    fn install(&self, cache: &Cache, name: &str, arguments: &[&str]) -> anyhow::Result<PathBuf> {
         let mut tag = self.command();
         let tag = shell::read(tag.args(["-c", "import sys; print('py%d.%d' % sys.version_info[:2])"]))?;
-        let folder =
-            cache.folder("python").join(format!("{}-{}", requirement.replace("==", "-"), tag.trim()));
+        let folder = cache.folder("python").join(format!("{}-{}", name.replace("==", "-"), tag.trim()));
         if folder.join("complete").is_file() {
             return Ok(folder);
         }
         let mut pip = self.pip("install");
-        shell::run(pip.args(["--only-binary=:all:", "--upgrade", "--target"]).arg(&folder).arg(requirement))?;
+        shell::run(pip.args(["--upgrade", "--target"]).arg(&folder).args(arguments))?;
         std::fs::write(folder.join("complete"), "")
             .with_context(|| format!("failed to mark {} as complete", folder.display()))?;
         Ok(folder)
