@@ -25,7 +25,32 @@ async fn a_chat_answer_has_openais_shape() {
     answer["id"] = json!("ID");
     answer["created"] = json!(0);
     answer["choices"][0]["message"]["content"] = json!("TEXT");
-    expect![[r#""#]].assert_eq(&serde_json::to_string_pretty(&answer).unwrap());
+    expect![[r#"
+        {
+          "id": "ID",
+          "object": "chat.completion",
+          "created": 0,
+          "model": "tiny",
+          "choices": [
+            {
+              "index": 0,
+              "message": {
+                "role": "assistant",
+                "content": "TEXT"
+              },
+              "logprobs": null,
+              "finish_reason": "length"
+            }
+          ],
+          "usage": {
+            "prompt_tokens": 25,
+            "total_tokens": 37,
+            "completion_tokens": 12,
+            "prompt_tokens_details": {
+              "cached_tokens": 0
+            }
+          }
+        }"#]].assert_eq(&serde_json::to_string_pretty(&answer).unwrap());
 }
 
 #[tokio::test]

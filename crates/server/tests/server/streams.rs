@@ -43,7 +43,14 @@ async fn a_chat_stream_is_what_clients_expect() {
     let server = start().await;
     let more = forced(&server, json!({"stream": true, "stream_options": {"include_usage": true}})).await;
     let events = server.events(CHAT, chat(more)).await;
-    expect![[r#""#]].assert_eq(&normalised(&events));
+    expect![[r#"
+        {"id":"ID","object":"chat.completion.chunk","created":0,"model":"tiny","choices":[{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]}
+        {"id":"ID","object":"chat.completion.chunk","created":0,"model":"tiny","choices":[{"index":0,"delta":{"content":"the"},"logprobs":null,"finish_reason":null}]}
+        {"id":"ID","object":"chat.completion.chunk","created":0,"model":"tiny","choices":[{"index":0,"delta":{"content":"the"},"logprobs":null,"finish_reason":null}]}
+        {"id":"ID","object":"chat.completion.chunk","created":0,"model":"tiny","choices":[{"index":0,"delta":{"content":"the"},"logprobs":null,"finish_reason":null}]}
+        {"id":"ID","object":"chat.completion.chunk","created":0,"model":"tiny","choices":[{"index":0,"delta":{},"logprobs":null,"finish_reason":"length"}]}
+        {"id":"ID","object":"chat.completion.chunk","created":0,"model":"tiny","choices":[],"usage":{"prompt_tokens":25,"total_tokens":28,"completion_tokens":3,"prompt_tokens_details":{"cached_tokens":0}}}
+        [DONE]"#]].assert_eq(&normalised(&events));
 }
 
 #[tokio::test]
@@ -51,7 +58,12 @@ async fn a_text_stream_is_what_clients_expect() {
     let server = start().await;
     let more = forced(&server, json!({"stream": true, "echo": true})).await;
     let events = server.events(TEXT, completion(more)).await;
-    expect![[r#""#]].assert_eq(&normalised(&events));
+    expect![[r#"
+        {"id":"ID","object":"text_completion","created":0,"model":"tiny","choices":[{"index":0,"text":"in the endthe","logprobs":null,"finish_reason":null}]}
+        {"id":"ID","object":"text_completion","created":0,"model":"tiny","choices":[{"index":0,"text":"the","logprobs":null,"finish_reason":null}]}
+        {"id":"ID","object":"text_completion","created":0,"model":"tiny","choices":[{"index":0,"text":"the","logprobs":null,"finish_reason":null}]}
+        {"id":"ID","object":"text_completion","created":0,"model":"tiny","choices":[{"index":0,"text":"","logprobs":null,"finish_reason":"length"}]}
+        [DONE]"#]].assert_eq(&normalised(&events));
 }
 
 #[tokio::test]
