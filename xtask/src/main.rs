@@ -1,1 +1,52 @@
-fn main() {}
+//! Project commands. Every one of them is what a developer types and what CI runs; there is no second way.
+#![expect(clippy::print_stdout, reason = "these commands talk to a person on a terminal")]
+
+mod cache;
+mod ci;
+mod demo;
+mod demo_model;
+mod environment;
+mod fuzz;
+mod python;
+mod server;
+mod shell;
+mod tidy;
+mod verify_peers;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Project commands
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Ci(ci::Args),
+    Demo(demo::Args),
+    Fuzz(fuzz::Args),
+    Tidy(tidy::Args),
+    VerifyPeers(verify_peers::Args),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Ci(args) => ci::run(&args),
+        Command::Demo(args) => demo::run(&args),
+        Command::Fuzz(args) => fuzz::run(&args),
+        Command::Tidy(args) => tidy::run(&args),
+        Command::VerifyPeers(args) => verify_peers::run(&args),
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -3,7 +3,7 @@
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::{bench, chat};
+use crate::{bench, chat, model, serve};
 
 /// From raw weights to a served model, in one binary
 #[derive(Parser)]
@@ -17,7 +17,9 @@ const EXIT_CODES: &str = "Exit codes: 0 success, 1 failure, 2 bad input or usage
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
+    Serve(serve::Args),
     Chat(chat::Args),
+    Inspect(model::inspect::Args),
     Bench(BenchArgs),
 }
 

@@ -7,9 +7,11 @@ mod args;
 mod bench;
 mod chat;
 mod exit;
+mod model;
 mod openai;
 #[cfg(test)]
 mod reference;
+mod serve;
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -35,7 +37,9 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli, env: &Env) -> Result<(), Failure> {
     match cli.command {
+        Command::Serve(args) => serve::run(&args, env),
         Command::Chat(args) => chat::run(&args, env),
+        Command::Inspect(args) => model::inspect::run(&args),
         Command::Bench(args) => match args.command {
             BenchCommand::Serve(args) => bench::run(&args, env),
         },

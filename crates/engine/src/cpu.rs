@@ -93,7 +93,11 @@ impl CpuBackend {
     ///
     /// # Errors
     /// When a weight is missing or malformed.
-    pub fn load(model: Model, options: &CpuOptions, progress: &mut dyn FnMut(usize, usize)) -> Result<CpuBackend, LoadError> {
+    pub fn load(
+        model: Model,
+        options: &CpuOptions,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<CpuBackend, LoadError> {
         let team = Team::new(options.threads);
         let Model { config, weights, .. } = model;
         let packed = CpuWeights::load(&config, &weights, &team, progress)?;
@@ -102,7 +106,13 @@ impl CpuBackend {
         let shape = (config.layers.len(), config.n_kv_heads, config.head_dim);
         let kv = match options.kv_type {
             // Zeroed integers come from the allocator untouched; zeroed `f16` would be written one by one.
-            KvType::F16 => Kv::F16(KvArena::new(|len| vec![0u16; len].reinterpret_into(), kv_blocks, shape.0, shape.1, shape.2)),
+            KvType::F16 => Kv::F16(KvArena::new(
+                |len| vec![0u16; len].reinterpret_into(),
+                kv_blocks,
+                shape.0,
+                shape.1,
+                shape.2,
+            )),
             KvType::F32 => Kv::F32(KvArena::new(|len| vec![0.0; len], kv_blocks, shape.0, shape.1, shape.2)),
         };
         let rotations = config.ropes.iter().map(|_| Rotations::default()).collect();
@@ -140,8 +150,12 @@ impl CpuBackend {
             if chunk.tokens.is_empty() {
                 return invalid("a chunk has no tokens".into());
             }
-            if let Some(token) = chunk.tokens.iter().find(|token| **token as usize >= self.config.vocab_size) {
-                return invalid(format!("token {token} is outside the vocabulary of {}", self.config.vocab_size));
+            if let Some(token) = chunk.tokens.iter().find(|token| **token as usize >= self.config.vocab_size)
+            {
+                return invalid(format!(
+                    "token {token} is outside the vocabulary of {}",
+                    self.config.vocab_size
+                ));
             }
             let end = chunk.start + chunk.tokens.len();
             if chunk.blocks.len() * BLOCK_TOKENS < end {
@@ -202,7 +216,13 @@ impl Backend for CpuBackend {
         }
         let mut last = vec![0.0; rows.len() * hidden];
         for (row, out) in rows.iter().zip(last.chunks_mut(hidden)) {
-            ops::rms_norm(isa, &buffers.x[row * hidden..(row + 1) * hidden], &weights.output_norm, config.norm_eps, out);
+            ops::rms_norm(
+                isa,
+                &buffers.x[row * hidden..(row + 1) * hidden],
+                &weights.output_norm,
+                config.norm_eps,
+                out,
+            );
         }
         let mut input = Input::new();
         input.fill(isa, team, &last, rows.len(), hidden, weights.output.input());

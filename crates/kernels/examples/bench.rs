@@ -144,6 +144,17 @@ fn products(isa: Isa, team: &Team, peaks: &Peaks) {
             let source = source.expect("the type can be written");
             let w =
                 PackedMatrix::pack(&[Part { dtype, rows: n, data: &source }], k, team).expect("whole blocks");
+            if n > 10_000 {
+                let seconds = best(0.2, || {
+                    let part = Part { dtype, rows: n, data: &source };
+                    black_box(PackedMatrix::pack(&[part], k, team).expect("whole blocks"));
+                });
+                let (bytes, weights) = (source.len() as f64 / seconds / 1e9, (n * k) as f64 / seconds / 1e6);
+                println!(
+                    "{dtype:5} {k:5} {n:5} packs in {:.1} ms: {bytes:.2} GB/s, {weights:.0} weights/µs",
+                    seconds * 1e3
+                );
+            }
             drop(source);
             for &m in rows {
                 let x = noise(m * k);

@@ -64,6 +64,21 @@ pub struct ChatInput<'a> {
     pub now: Option<i64>,
 }
 
+impl<'a> ChatInput<'a> {
+    /// Messages alone; set the other fields as needed.
+    pub fn new(messages: &'a serde_json::Value) -> ChatInput<'a> {
+        ChatInput {
+            messages,
+            tools: None,
+            add_generation_prompt: false,
+            extra: None,
+            bos_token: None,
+            eos_token: None,
+            now: None,
+        }
+    }
+}
+
 /// Why a template could not be read or rendered.
 #[derive(Debug, thiserror::Error)]
 pub enum ChatTemplateError {

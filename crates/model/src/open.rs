@@ -289,8 +289,11 @@ fn read_magic(path: &Path) -> Result<Vec<u8>, OpenError> {
     Ok(magic)
 }
 
-/// The last component of a path, for a model that does not name itself.
+/// The last component of a path, for a model that does not name itself. A link keeps its own name: what it
+/// points at may be a digest.
 fn name_of(path: &Path) -> String {
-    let absolute = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    absolute.file_stem().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+    let resolved = || path.canonicalize().ok().and_then(|path| Some(path.file_name()?.to_owned()));
+    let name = path.file_name().map(ToOwned::to_owned).or_else(resolved).unwrap_or_default();
+    let name = name.to_string_lossy();
+    name.strip_suffix(".gguf").unwrap_or(&name).to_owned()
 }

@@ -79,6 +79,14 @@ pub(crate) fn rope(dim: usize, theta: f64, scaling: &Scaling) -> RopeConfig {
     RopeConfig { dim, inv_freq, amplitude: amplitude as f32 }
 }
 
+impl RopeConfig {
+    /// Whether every number can be computed with; parameters at the edges of their ranges overflow.
+    pub(crate) fn is_finite(&self) -> bool {
+        let usable = |f: &f64| *f > 0.0 && f.is_finite();
+        self.inv_freq.iter().all(usable) && self.amplitude > 0.0 && self.amplitude.is_finite()
+    }
+}
+
 fn yarn_frequencies(dim: usize, theta: f64, plain: &[f64], yarn: &Yarn) -> Vec<f64> {
     // The dimension that makes `rotations` turns over the original context.
     let dimension_of = |rotations: f64| {

@@ -184,7 +184,8 @@ impl<T: KvElement> Attention<'_, T> {
         let most_rows = self.plan.tiles.iter().map(|tile| tile.rows).max().unwrap_or(0);
         let stride = attention::partial_len(most_rows * self.group(), head_dim);
         partials.resize(pieces.len() * stride, 0.0);
-        let slots: Vec<std::sync::Mutex<&mut [f32]>> = partials.chunks_mut(stride).map(std::sync::Mutex::new).collect();
+        let slots: Vec<std::sync::Mutex<&mut [f32]>> =
+            partials.chunks_mut(stride).map(std::sync::Mutex::new).collect();
         self.team.for_each_with(lanes, pieces.len(), 1, &|lane, range| {
             for index in range {
                 let (tile, head, chunk) = pieces[index];
@@ -194,7 +195,14 @@ impl<T: KvElement> Attention<'_, T> {
                 let pages = self.kv.pages(&self.plan.tables[tile.table], self.layer, head);
                 let len = attention::partial_len(tile.rows * self.group(), head_dim);
                 let mut slot = slots[index].lock().expect("each slot is claimed once");
-                attention::attend_chunk(self.isa, &pages, &self.queries(tile, q), chunk, scratch, &mut slot[..len]);
+                attention::attend_chunk(
+                    self.isa,
+                    &pages,
+                    &self.queries(tile, q),
+                    chunk,
+                    scratch,
+                    &mut slot[..len],
+                );
             }
         });
         drop(slots);
@@ -212,7 +220,8 @@ impl<T: KvElement> Attention<'_, T> {
             merged.resize(tile.rows * group_width, 0.0);
             attention::merge(self.isa, &mut parts[..group.len() * len], head_dim, merged);
             for (row, from) in merged.chunks(group_width).enumerate() {
-                out[(tile.first_row + row) * width + head * group_width..][..group_width].copy_from_slice(from);
+                out[(tile.first_row + row) * width + head * group_width..][..group_width]
+                    .copy_from_slice(from);
             }
         }
     }

@@ -25,7 +25,12 @@ impl<T: KvElement> KvArena<T> {
         kv_heads: usize,
         head_dim: usize,
     ) -> KvArena<T> {
-        KvArena { data: zeros(blocks * layers * kv_heads * 2 * head_dim * PAGE_TOKENS), layers, kv_heads, head_dim }
+        KvArena {
+            data: zeros(blocks * layers * kv_heads * 2 * head_dim * PAGE_TOKENS),
+            layers,
+            kv_heads,
+            head_dim,
+        }
     }
 
     /// Elements of the K and V pages of one head.

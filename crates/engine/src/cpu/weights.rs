@@ -111,7 +111,8 @@ impl CpuWeights {
             Embedding::Tied => self.output.row(token as usize, out),
             Embedding::Own { dtype, row_bytes, data } => {
                 let row = &data[token as usize * row_bytes..][..*row_bytes];
-                block::dequantize(*dtype, row, out).expect("the row's length was checked when the file was opened");
+                block::dequantize(*dtype, row, out)
+                    .expect("the row's length was checked when the file was opened");
             }
         }
     }
@@ -159,7 +160,8 @@ impl Loader<'_> {
     }
 
     fn linear(&self, layer: Option<usize>, matrices: &[Role], biases: &[Role]) -> Result<Linear, LoadError> {
-        let views = matrices.iter().map(|role| self.weights.matrix(layer, *role)).collect::<Result<Vec<_>, _>>()?;
+        let views =
+            matrices.iter().map(|role| self.weights.matrix(layer, *role)).collect::<Result<Vec<_>, _>>()?;
         let matrix = self.pack(&views)?;
         let mut bias = Vec::new();
         let mut first = 0;

@@ -130,11 +130,7 @@ impl PartLayout {
             let from = Codes::read(self.dtype, block);
             for b in 0..layout.blocks {
                 let to = &mut codes[(group * layout.blocks + b) * layout.codes..][..layout.codes];
-                for k in 0..32 {
-                    let code = from.code[32 * b + k];
-                    let (at, shift) = code_at(format, k, lane);
-                    to[at] |= code << shift;
-                }
+                put(format, &from.code.as_chunks().0[b], lane, to);
             }
             let scales = &mut scales[group * layout.scale_group()..][..layout.scale_group()];
             let (head, factors) = scales.split_at_mut(layout.head);
@@ -200,6 +196,21 @@ impl PartLayout {
     }
 }
 
+/// Writes the codes of 32 inputs of one lane to where `code_at` says, four at a time.
+fn put(format: Format, codes: &[u8; 32], lane: usize, to: &mut [u8]) {
+    let (quads, vectors) = (codes.as_chunks::<4>().0, to.as_chunks_mut::<64>().0);
+    for (g, vector) in vectors.iter_mut().enumerate() {
+        let to = &mut vector.as_chunks_mut::<4>().0[lane];
+        let low = u32::from_le_bytes(quads[g]);
+        *to = match format.range {
+            // The high halves hold inputs 16 and up; no code has bits there itself.
+            CodeRange::Bits4 => low | u32::from_le_bytes(quads[4 + g]) << 4,
+            CodeRange::Bits5 | CodeRange::Bits6 | CodeRange::Bits8 => low,
+        }
+        .to_le_bytes();
+    }
+}
+
 /// Byte within a block of codes, and bit within the byte, of input `k` of 32 for one lane.
 fn code_at(format: Format, k: usize, lane: usize) -> (usize, u32) {
     let byte = |k: usize| k / 4 * 64 + lane * 4 + k % 4;
@@ -210,15 +221,16 @@ fn code_at(format: Format, k: usize, lane: usize) -> (usize, u32) {
 }
 
 /// Bytes that begin at a cache line.
-pub(crate) struct Lines(Vec<Line>);
+pub(crate) struct Lines(Box<[Line]>);
 
-#[derive(Clone, Copy)]
 #[repr(C, align(64))]
 struct Line([u8; 64]);
 
 impl Lines {
     pub(crate) fn zeroed(lines: usize) -> Lines {
-        Lines(vec![Line([0; 64]); lines])
+        // Zeroed by the system page by page, so that the threads that pack share the page faults.
+        // SAFETY: a line is bytes, for which zero is a value.
+        Lines(unsafe { Box::new_zeroed_slice(lines).assume_init() })
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -65,9 +65,12 @@ impl<'a> GgufConfig<'a> {
         }
     }
 
+    /// A positive number that stays one in `f32`, in which the forward pass computes.
     pub(crate) fn positive(&self, suffix: &str) -> Result<Option<f64>, ConfigError> {
         match self.f64(suffix)? {
-            Some(x) if x <= 0.0 => Err(out_of_range(&self.key(suffix), x, "a positive number".into())),
+            Some(x) if !(x as f32 > 0.0 && (x as f32).is_finite()) => {
+                Err(out_of_range(&self.key(suffix), x, "a positive number within the range of F32".into()))
+            }
             x => Ok(x),
         }
     }
@@ -84,6 +87,12 @@ impl<'a> GgufConfig<'a> {
 
     /// Sizes, norm, ties: what all architectures share. `ropes` is left empty.
     pub(crate) fn base(&self, rope_layout: RopeLayout) -> Result<ModelConfig, ConfigError> {
+        if self.usize("expert_count")?.is_some_and(|experts| experts > 0) {
+            return Err(ConfigError::Unsupported {
+                what: format!("{} above 0, a mixture of experts,", self.key("expert_count")),
+                supported: "dense models are",
+            });
+        }
         let hidden_size = self.require("embedding_length")?;
         let n_heads = self.require("attention.head_count")?;
         let head_dim = match self.usize("attention.key_length")? {
@@ -197,7 +206,12 @@ impl<'a> GgufConfig<'a> {
         if theta <= 1.0 {
             return Err(out_of_range(&self.key(base_suffix), theta, "a number above 1".into()));
         }
-        Ok(rope::rope(self.rope_dim(config)?, theta, scaling))
+        let rope = rope::rope(self.rope_dim(config)?, theta, scaling);
+        if !rope.is_finite() {
+            let expected = "such that all frequencies are finite".to_owned();
+            return Err(out_of_range(&self.key(base_suffix), theta, expected));
+        }
+        Ok(rope)
     }
 
     /// The scaling of the model's (global) rotary embedding.
@@ -207,7 +221,11 @@ impl<'a> GgufConfig<'a> {
     pub(crate) fn scaling(&self, config: &mut ModelConfig) -> Result<Scaling, ConfigError> {
         let pairs = self.rope_dim(config)? / 2;
         let context = config.context_length as f64;
-        let original = self.positive("rope.scaling.original_context_length")?.unwrap_or(context);
+        let key = "rope.scaling.original_context_length";
+        let original = self.positive(key)?.unwrap_or(context);
+        if original < 2.0 {
+            return Err(out_of_range(&self.key(key), original, "at least 2".into()));
+        }
         let amplitude = self.positive("rope.scaling.attn_factor")?;
         let per_pair = |name, amplitude| {
             let factors = self.factors(name, pairs)?;
@@ -292,3 +310,6 @@ fn wrong_type(key: &str, expected: &'static str, found: &Value) -> ConfigError {
 fn out_of_range(key: &str, found: impl ToString, expected: String) -> ConfigError {
     ConfigError::Range { key: key.to_owned(), found: found.to_string(), expected }
 }
+
+#[cfg(test)]
+mod tests;

@@ -36,13 +36,15 @@ pub(super) fn open(folder: &Path, options: OpenOptions) -> Result<Model, OpenErr
         .map_err(|why| OpenError::Json { path: generation_path, why })?;
 
     let (files, tensors, names) = read_tensors(folder)?;
-    let named = |key: &str| root.get(key).and_then(Value::as_str).filter(|name| !name.is_empty());
+    // A repository (`organisation/name`) says more than a folder; a path of the machine that trained it, less.
+    let is_repository = |name: &&str| name.split('/').count() == 2 && !name.starts_with(['/', '.']);
+    let named = root.get("_name_or_path").and_then(Value::as_str).filter(is_repository);
     let info = SourceInfo {
         format: Format::Safetensors,
         files: files.iter().map(|file| file.path().to_owned()).collect(),
         bytes: files.iter().map(|file| file.len() as u64).sum(),
         parameters: tensors.iter().map(|tensor| tensor.elements() as u64).sum(),
-        name: named("_name_or_path").map_or_else(|| name_of(folder), str::to_owned),
+        name: named.map_or_else(|| name_of(folder), str::to_owned),
     };
     let weights = Weights::bind(files, tensors, &config, &architecture.rules(), &names)
         .map_err(|source| OpenError::Weights { path: folder.to_owned(), source })?;

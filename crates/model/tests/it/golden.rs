@@ -3,10 +3,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use safetensors::tensor::{Dtype, SafeTensors, TensorView as SafeTensorView, serialize};
 use serde_json::Value;
 use wharf_kernels::block::dequantize;
 use wharf_model::config::RopeLayout;
-use wharf_model::{Model, ModelConfig, OpenOptions, Role};
+use wharf_model::{ChatTemplate, EncodeOptions, Model, ModelConfig, OpenOptions, Role, Source, Tokenizer};
 
 use crate::forward::forward;
 
@@ -250,4 +251,54 @@ fn released_pages_read_back_the_same() {
     let before = view.data.to_vec();
     model.weights.release(&view).unwrap();
     assert_eq!(view.data, before);
+}
+
+/// Gemma 3 from 4B on nests its text part beside a vision part; both ways of naming it are in use.
+#[test]
+fn the_text_part_of_a_multimodal_checkpoint_is_found() {
+    let plain = fixture("gemma3");
+    let bytes = fs::read(plain.folder.join("model.safetensors")).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let text: Value = serde_json::from_slice(&fs::read(plain.folder.join("config.json")).unwrap()).unwrap();
+    let config = serde_json::json!({
+        "architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3", "text_config": text,
+    });
+    for (prefix, vision) in
+        [("language_model.model.", "vision_tower."), ("model.language_model.", "model.vision_tower.")]
+    {
+        let rename = |name: &str| format!("{prefix}{}", name.strip_prefix("model.").unwrap());
+        let mut renamed: Vec<_> = tensors.iter().map(|(name, view)| (rename(name), view)).collect();
+        let positions = SafeTensorView::new(Dtype::I64, vec![2], &[0; 16]).unwrap();
+        renamed.push((format!("{vision}embeddings.position_ids"), positions));
+        let folder = tempfile::TempDir::new().unwrap();
+        fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+        fs::write(folder.path().join("model.safetensors"), serialize(renamed, None).unwrap()).unwrap();
+        let worst = worst_difference(&plain, folder.path());
+        assert!(worst < 1e-4, "{prefix}: logits differ by {worst}");
+    }
+}
+
+#[test]
+fn a_model_names_itself_after_its_folder_when_its_files_do_not() {
+    let folder = wharf_testkit::fixtures::models().join("qwen2-bf16");
+    assert_eq!(open(&folder, OpenOptions::default()).info.name, "qwen2-bf16");
+    assert_eq!(open(&folder.join("model.gguf"), OpenOptions::default()).info.name, "fixture");
+}
+
+#[test]
+fn tiny_models_have_a_tokenizer_and_a_chat_template() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let path = folder.path().join("tiny.gguf");
+    let tiny = wharf_testkit::TinyModel::default();
+    tiny.write(&path).unwrap();
+    let model = open(&path, OpenOptions::default());
+    let Source::Gguf(metadata) = &model.source else { panic!("a GGUF file") };
+    let tokenizer = Tokenizer::from_gguf(metadata).unwrap();
+    let ids = tokenizer.encode("in the air", EncodeOptions::default());
+    let texts: Vec<String> = ids.iter().map(|id| tokenizer.token_text(*id)).collect();
+    assert_eq!(texts, ["in", " the", " a", "i", "r"]);
+    assert_eq!(tokenizer.decode(&ids, false), "in the air");
+    assert_eq!(tokenizer.vocab_size(), model.config.vocab_size);
+    assert_eq!(model.generation.eos_token_ids, [tiny.vocabulary().eos]);
+    assert!(ChatTemplate::from_gguf(metadata).unwrap().is_some());
 }

@@ -142,6 +142,99 @@ fn a_gguf_that_contradicts_itself_is_refused() {
 }
 
 #[test]
+fn mixtures_of_experts_are_refused_by_name() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("model.gguf");
+    let mut file = TinyModel::default().build();
+    set(&mut file, "llama.expert_count", Value::U32(8));
+    fs::write(&path, file.bytes()).unwrap();
+    check("experts", &path, &["llama.expert_count", "mixture of experts", "dense"]);
+}
+
+/// Every key of `object`, nested ones as a path.
+fn keys_of(object: &serde_json::Map<String, serde_json::Value>) -> Vec<Vec<String>> {
+    let nested = |(key, value): (&String, &serde_json::Value)| match value.as_object() {
+        Some(inner) => {
+            let inner = keys_of(inner).into_iter().map(|rest| [vec![key.clone()], rest].concat());
+            inner.chain([vec![key.clone()]]).collect::<Vec<_>>()
+        }
+        None => vec![vec![key.clone()]],
+    };
+    object.iter().flat_map(nested).collect()
+}
+
+/// Whatever a number in config.json is, opening gives a model or an error, and numbers to compute with.
+#[test]
+fn no_value_of_any_config_key_panics() {
+    let values = [
+        "null",
+        "true",
+        "0",
+        "1",
+        "-1",
+        "2",
+        "3",
+        "7",
+        "1e-320",
+        "1e308",
+        "-1e308",
+        "4294967296",
+        "9223372036854775808",
+        "18446744073709551615",
+        "\"x\"",
+        "[]",
+        "[0]",
+        "{}",
+        "{\"rope_type\": 3}",
+    ];
+    for name in ["llama-llama3", "llama-yarn", "gemma3", "phi3-longrope-short", "qwen2-window"] {
+        let folder = copy_of(name);
+        let path = folder.path().join("config.json");
+        let original: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        for keys in keys_of(original.as_object().unwrap()) {
+            for value in values {
+                let mut config = original.clone();
+                let place = keys.iter().fold(&mut config, |at, key| &mut at[key]);
+                *place = serde_json::from_str(value).unwrap();
+                fs::write(&path, config.to_string()).unwrap();
+                let Ok(model) = Model::open(folder.path()) else { continue };
+                let config = model.config;
+                let numbers =
+                    [config.norm_eps, config.attn_scale, config.embedding_scale, config.logit_scale];
+                let caps = [config.attn_softcap, config.logit_softcap].into_iter().flatten();
+                let amplitudes = config.ropes.iter().map(|rope| rope.amplitude);
+                for x in numbers.into_iter().chain(caps).chain(amplitudes) {
+                    assert!(x.is_finite(), "{name} with {keys:?} {value}: {x}");
+                }
+                let mut frequencies = config.ropes.iter().flat_map(|rope| &rope.inv_freq);
+                assert!(frequencies.all(|f| f.is_finite()), "{name} with {keys:?} {value}");
+                assert!(config.context_length > 0, "{name} with {keys:?} {value}");
+            }
+        }
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn damaged_gguf_models_never_panic(
+        flips in proptest::collection::vec((0usize..2048, proptest::num::u8::ANY), 1..4)
+    ) {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("model.gguf");
+        let mut bytes = TinyModel { n_layers: 1, ..TinyModel::default() }.build().bytes();
+        for (at, value) in flips {
+            bytes[at] = value;
+        }
+        fs::write(&path, bytes).unwrap();
+        if let Ok(model) = Model::open(&path) {
+            for tensor in model.weights.tensors() {
+                proptest::prop_assert!(tensor.len > 0);
+            }
+        }
+    }
+}
+
+#[test]
 fn every_truncation_of_a_gguf_is_refused() {
     let whole = TinyModel { n_layers: 1, ..TinyModel::default() }.build().bytes();
     let folder = TempDir::new().unwrap();

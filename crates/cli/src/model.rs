@@ -1,0 +1,6 @@
+//! Models on this machine: what `wharf inspect` says about one, and loading one into an engine.
+
+pub(crate) mod inspect;
+pub(crate) mod load;
+mod memory;
+mod text;

@@ -1,0 +1,208 @@
+//! `wharf serve`: configuration from flags, environment and files; then the server until it is told to stop.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, anyhow};
+use clap::{Arg, ArgMatches, Command, FromArgMatches};
+use serde_json::Value;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use wharf_api::config::{FIELDS, Field, LogFormat};
+use wharf_api::{ConfigFiles, PartialConfig, ServeConfig, resolve};
+use wharf_model::Model;
+use wharf_server::{BoxError, ServeError};
+use wharf_telemetry::log;
+
+use crate::Env;
+use crate::exit::{BadInput, Failure};
+use crate::model::load;
+
+/// Serve one model over the OpenAI API
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES, allow_negative_numbers = true)]
+pub(crate) struct Args {
+    /// Folder with server_config.yaml and model_config.json; either may be missing
+    #[arg(long, value_name = "DIR")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    flags: ConfigFlags,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  wharf serve --model model.gguf
+  wharf serve --model ./Qwen2.5-0.5B-Instruct --port 9000 --threads 8
+  wharf serve --config /etc/wharf --api-key-file keys.txt --tls-cert cert.pem --tls-key key.pem
+
+Every option except --config can also be set by environment (WHARF_PORT, MODEL_PATH, …) and in the files of
+--config; flags win over the environment, the environment over files. SIGTERM stops accepting requests, lets
+the running ones finish, and exits with 0.";
+
+/// Flags that only the environment or a file may set: a key on a command line is visible to every user.
+const NO_FLAG: [&str; 2] = ["version", "api_key"];
+
+/// One flag for each field of the configuration, made from the table of fields.
+struct ConfigFlags(PartialConfig);
+
+fn flagged() -> impl Iterator<Item = &'static Field> {
+    FIELDS.iter().filter(|field| !NO_FLAG.contains(&field.name))
+}
+
+fn flag(field: &'static Field) -> Arg {
+    let doc = field.doc.split_whitespace().collect::<Vec<_>>().join(" ");
+    // clap shows one-line help without the final full stop; so do all other flags.
+    let doc = doc.strip_suffix('.').map(str::to_owned).unwrap_or(doc);
+    let arg = Arg::new(field.name).value_name(value_name(field)).help(doc);
+    if field.name == "model_path" {
+        return arg.long("model").visible_alias("model-path");
+    }
+    // A few dozen names, made once for the whole life of the program.
+    let name: &'static str = field.name.replace('_', "-").leak();
+    arg.long(name)
+}
+
+fn value_name(field: &Field) -> &'static str {
+    let inner = field.rust_type.strip_prefix("Option<").and_then(|t| t.strip_suffix('>'));
+    match inner.unwrap_or(field.rust_type) {
+        "PathBuf" => "PATH",
+        "ByteSize" => "BYTES",
+        "f32" | "f64" => "X",
+        "u16" | "u32" | "usize" => "N",
+        _ => "TEXT",
+    }
+}
+
+/// Text where the field takes text, else the number that was typed. What is neither is passed on as text:
+/// resolving reports it with all other problems.
+fn value(field: &Field, typed: &str) -> Value {
+    let text = || Value::String(typed.to_owned());
+    match value_name(field) {
+        "X" | "N" => serde_json::from_str::<serde_json::Number>(typed).map_or_else(|_| text(), Value::Number),
+        _ => text(),
+    }
+}
+
+impl clap::Args for ConfigFlags {
+    fn augment_args(command: Command) -> Command {
+        flagged().fold(command, |command, field| command.arg(flag(field)))
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        ConfigFlags::augment_args(command)
+    }
+}
+
+impl FromArgMatches for ConfigFlags {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut config = PartialConfig::default();
+        for field in flagged() {
+            config.set(field.name, matches.get_one::<String>(field.name).map(|typed| value(field, typed)));
+        }
+        Ok(ConfigFlags(config))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = ConfigFlags::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+/// Runs until SIGTERM or SIGINT and the end of draining.
+pub(crate) fn run(args: &Args, env: &Env) -> Result<(), Failure> {
+    let config = configure(args, env).bad_input()?;
+    let path = config
+        .model_path
+        .clone()
+        .ok_or_else(|| {
+            anyhow!(
+                "no model to serve: give --model, set MODEL_PATH, or write model_path into model_config.json"
+            )
+        })
+        .bad_input()?;
+    // Only headers are read here, so that a wrong file is told at once and before a port is bound.
+    let model = open(&path).bad_input()?;
+    let format = match config.log_format {
+        LogFormat::Json => log::Format::Json,
+        LogFormat::Text => log::Format::Text,
+    };
+    log::init(format, &config.log_level).context("failed to set up logging").bad_input()?;
+    let runtime = wharf_server::runtime(&config).context("failed to start the asynchronous runtime")?;
+    runtime.block_on(async {
+        let mut signals = Stop::listen()?;
+        let (told, first) = tokio::sync::oneshot::channel();
+        let loading = loading(model, config.clone());
+        let served = wharf_server::run(config, loading, async {
+            // An error means that nobody can tell us to stop any more, and we should.
+            let _ = first.await;
+        });
+        let mut served = std::pin::pin!(served);
+        tokio::select! {
+            ended = &mut served => return ended.map_err(failure),
+            () = signals.next() => {}
+        }
+        // The server holds the receiver until it has ended.
+        let _ = told.send(());
+        tokio::select! {
+            ended = served => ended.map_err(failure),
+            () = signals.next() => Err(Failure::Interrupted),
+        }
+    })
+}
+
+fn configure(args: &Args, env: &Env) -> anyhow::Result<ServeConfig> {
+    let files = match &args.config {
+        Some(folder) if !folder.is_dir() => {
+            anyhow::bail!("the configuration folder {} does not exist", folder.display())
+        }
+        Some(folder) => ConfigFiles::read(folder).context("failed to read the configuration")?,
+        None => ConfigFiles::default(),
+    };
+    resolve(&files, env, &args.flags.0).map_err(|problems| {
+        let lines: Vec<String> = problems.iter().map(|problem| format!("\n  {problem}")).collect();
+        anyhow!("the configuration is not usable:{}", lines.concat())
+    })
+}
+
+fn open(path: &Path) -> anyhow::Result<Model> {
+    Model::open(path).with_context(|| format!("failed to open the model {}", path.display()))
+}
+
+/// Loads on a thread of its own: it computes for seconds and must not hold up health checks.
+async fn loading(model: Model, config: ServeConfig) -> Result<wharf_server::Loaded, BoxError> {
+    let (done, loaded) = tokio::sync::oneshot::channel();
+    std::thread::Builder::new().name("load".into()).spawn(move || {
+        let mut progress = |done, total| tracing::debug!(done, total, "loading layers");
+        // Without a receiver the server has been told to stop: nobody needs the model.
+        let _ = done.send(load::load(model, &config, &mut progress));
+    })?;
+    Ok(loaded.await.map_err(|_| "the thread that loads the model panicked")??)
+}
+
+/// Keys, certificates and models are the user's input; ports and threads are the machine's.
+fn failure(error: ServeError) -> Failure {
+    match error {
+        ServeError::Keys(_) | ServeError::Tls(_) | ServeError::Load(_) => Failure::BadInput(error.into()),
+        ServeError::Bind { .. } | ServeError::Thread(_) => Failure::Failed(error.into()),
+    }
+}
+
+/// What asks a server to stop.
+struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stop {
+    fn listen() -> anyhow::Result<Stop> {
+        Ok(Stop {
+            terminate: signal(SignalKind::terminate()).context("failed to listen for SIGTERM")?,
+            interrupt: signal(SignalKind::interrupt()).context("failed to listen for SIGINT")?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

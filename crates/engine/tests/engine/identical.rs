@@ -1,0 +1,225 @@
+//! Logits are identical to the bit whatever the batch, the chunking, the blocks, the threads, preemption or prefix hits.
+
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::ops::ControlFlow;
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
+
+use wharf_engine::cpu::{CpuBackend, CpuOptions};
+use wharf_engine::{
+    BLOCK_TOKENS, Backend as _, BlockId, Chunk, EngineConfig, Event, Logits, LogitsFor, Request,
+    SamplingParams, StopConditions, start,
+};
+use wharf_kernels::{DType, Isa};
+use wharf_model::Model;
+use wharf_testkit::TinyModel;
+
+const KV_TOKENS: usize = 1024;
+
+fn tiny(dtype: DType) -> TinyModel {
+    // Three query heads share a KV head, and the window of the second variant is no multiple of a page.
+    TinyModel {
+        dtype,
+        embedding_dtype: dtype,
+        hidden_size: 96,
+        n_heads: 6,
+        n_kv_heads: 2,
+        ffn_size: 160,
+        ..TinyModel::default()
+    }
+}
+
+fn backend(tiny: &TinyModel, threads: usize, isa: Isa) -> CpuBackend {
+    let file = tempfile::Builder::new().suffix(".gguf").tempfile().unwrap();
+    tiny.write(file.path()).unwrap();
+    let model = Model::open(file.path()).unwrap();
+    let options = CpuOptions { threads, isa, kv_tokens: KV_TOKENS, ..CpuOptions::default() };
+    CpuBackend::load(model, &options, &mut |_, _| {}).unwrap()
+}
+
+fn tokens(count: usize, seed: u32) -> Vec<u32> {
+    (0..count as u32).map(|i| (i * 37 + seed * 101 + i * i % 13) % 288).collect()
+}
+
+/// Logits of every token as bits, computed in chunks of the given sizes (the last one repeats).
+fn scored(backend: &mut CpuBackend, tokens: &[u32], blocks: &[BlockId], sizes: &[usize]) -> Vec<u32> {
+    let mut logits = Logits::default();
+    let mut bits = Vec::new();
+    let mut start = 0;
+    let mut sizes = sizes.iter().chain(std::iter::repeat(sizes.last().unwrap()));
+    while start < tokens.len() {
+        let end = tokens.len().min(start + sizes.next().unwrap());
+        let chunk = Chunk { tokens: &tokens[start..end], start, blocks, logits: LogitsFor::All };
+        backend.forward(&[chunk], &mut logits).unwrap();
+        bits.extend(logits.data.iter().map(|x| x.to_bits()));
+        start = end;
+    }
+    bits
+}
+
+fn in_order() -> Vec<BlockId> {
+    (0..(KV_TOKENS / BLOCK_TOKENS) as u32).map(BlockId).collect()
+}
+
+#[test]
+fn chunks_threads_blocks_and_instruction_sets_do_not_change_a_bit() {
+    let types = [DType::F32, DType::F16, DType::BF16, DType::Q8_0, DType::Q4_0, DType::Q4_1];
+    let windowed = TinyModel { window: Some(37), ..tiny(DType::Q8_0) };
+    for tiny in types.map(tiny).into_iter().chain([windowed]) {
+        // Longer than one range of attention, so that ranges are merged.
+        let tokens = tokens(300, 1);
+        let expected = scored(&mut backend(&tiny, 1, Isa::detect()), &tokens, &in_order(), &[300]);
+        let what = format!("{} {:?}", tiny.dtype, tiny.window);
+        for (threads, sizes) in
+            [(1, &[7][..]), (2, &[300]), (3, &[1, 2, 60, 13]), (2, &[128]), (2, &[290, 1]), (3, &[255, 2])]
+        {
+            let found = scored(&mut backend(&tiny, threads, Isa::detect()), &tokens, &in_order(), sizes);
+            assert!(found == expected, "{what} with {threads} threads in chunks of {sizes:?}");
+        }
+        let scattered: Vec<BlockId> = in_order().into_iter().rev().collect();
+        let found = scored(&mut backend(&tiny, 2, Isa::detect()), &tokens, &scattered, &[50]);
+        assert!(found == expected, "{what} in scattered blocks");
+        for isa in Isa::available() {
+            let found = scored(&mut backend(&tiny, 2, isa), &tokens[..40], &in_order(), &[9]);
+            assert!(found == expected[..40 * 288], "{what} on {}", isa.name());
+        }
+    }
+}
+
+#[test]
+fn neighbours_in_the_batch_do_not_change_a_bit() {
+    let mut backend = backend(&tiny(DType::Q4_0), 2, Isa::detect());
+    let sequences: Vec<Vec<u32>> =
+        [40, 1, 3, 17, 290].iter().zip(0..).map(|(n, seed)| tokens(*n, seed)).collect();
+    let mut free = in_order().into_iter();
+    let blocks: Vec<Vec<BlockId>> = sequences
+        .iter()
+        .map(|tokens| free.by_ref().take(tokens.len().div_ceil(BLOCK_TOKENS)).collect())
+        .collect();
+    let alone: Vec<Vec<u32>> = sequences
+        .iter()
+        .zip(&blocks)
+        .map(|(tokens, blocks)| scored(&mut backend, tokens, blocks, &[512]))
+        .collect();
+    let chunks: Vec<Chunk<'_>> = sequences
+        .iter()
+        .zip(&blocks)
+        .map(|(tokens, blocks)| Chunk { tokens, start: 0, blocks, logits: LogitsFor::All })
+        .collect();
+    let mut logits = Logits::default();
+    backend.forward(&chunks, &mut logits).unwrap();
+    let together: Vec<u32> = logits.data.iter().map(|x| x.to_bits()).collect();
+    assert!(together == alone.concat());
+}
+
+#[test]
+fn an_invalid_batch_is_refused() {
+    let mut backend = backend(&tiny(DType::F32), 1, Isa::detect());
+    let blocks = in_order();
+    let mut refused = |tokens: &[u32], start: usize, blocks: &[BlockId]| {
+        let chunk = Chunk { tokens, start, blocks, logits: LogitsFor::Last };
+        backend.forward(&[chunk], &mut Logits::default()).unwrap_err().to_string()
+    };
+    assert_eq!(refused(&[], 0, &blocks), "invalid batch: a chunk has no tokens");
+    assert_eq!(refused(&[288], 0, &blocks), "invalid batch: token 288 is outside the vocabulary of 288");
+    assert_eq!(refused(&[1, 2], 15, &blocks[..1]), "invalid batch: 1 blocks do not hold 17 positions");
+    assert_eq!(refused(&[1], 0, &[BlockId(64)]), "invalid batch: there is no KV block 64");
+    assert_eq!(refused(&[1; 513], 0, &blocks), "invalid batch: 513 tokens, more than max_batch_tokens 512");
+}
+
+/// What a request saw: its tokens, and a hash of the logits of each.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Seen {
+    tokens: Vec<u32>,
+    logits: Vec<u64>,
+}
+
+fn request(
+    prompt: Vec<u32>,
+    max_tokens: usize,
+    seed: u64,
+) -> (Request, Receiver<Option<u32>>, Arc<Mutex<Vec<u64>>>) {
+    let (sender, receiver) = channel();
+    let hashes = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&hashes);
+    let request = Request {
+        prompt,
+        // Every second request samples: its draws must not depend on its company either.
+        sampling: SamplingParams {
+            temperature: (seed % 2) as f32,
+            top_p: 0.9,
+            seed,
+            ..SamplingParams::default()
+        },
+        stop: StopConditions {
+            max_tokens,
+            min_tokens: 0,
+            stop_tokens: vec![],
+            eos_tokens: vec![],
+            ignore_eos: true,
+        },
+        logprobs: None,
+        cache_salt: 0,
+        logits_hook: Some(Box::new(move |_, logits| {
+            let mut hasher = DefaultHasher::new();
+            logits.iter().for_each(|x| x.to_bits().hash(&mut hasher));
+            seen.lock().unwrap().push(hasher.finish());
+        })),
+        sink: Box::new(move |event| {
+            let message = match event {
+                Event::Token { token, .. } => Some(token),
+                Event::Finished { .. } => None,
+                Event::Failed { message } => panic!("{message}"),
+            };
+            // The receiver is gone only when the test has failed already.
+            if sender.send(message).is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        }),
+    };
+    (request, receiver, hashes)
+}
+
+fn collect(events: &Receiver<Option<u32>>, hashes: &Mutex<Vec<u64>>) -> Seen {
+    let tokens = std::iter::from_fn(|| events.recv().expect("the engine reports every end")).collect();
+    Seen { tokens, logits: hashes.lock().unwrap().clone() }
+}
+
+#[test]
+fn sixty_four_streams_on_too_little_memory_see_the_logits_they_see_alone() {
+    let tiny = tiny(DType::Q4_0);
+    let config = EngineConfig {
+        max_model_len: 320,
+        max_running: 32,
+        max_batch_tokens: 128,
+        prefill_tokens_while_decoding: 48,
+        max_waiting: 64,
+        prefix_caching: true,
+    };
+    // Prompts share beginnings, so that some are served from the cache.
+    let prompts: Vec<(Vec<u32>, usize)> = (0..64u32)
+        .map(|i| (tokens(20 + (i as usize * 29) % 230, i % 5), 1 + (i as usize * 13) % 64))
+        .collect();
+    let run = |config: EngineConfig, together: bool| -> (Vec<Seen>, u64) {
+        let engine = start(Box::new(backend(&tiny, 2, Isa::detect())), config).unwrap();
+        let mut seen = Vec::new();
+        let mut streams = Vec::new();
+        for (index, (prompt, max_tokens)) in prompts.iter().enumerate() {
+            let (request, events, hashes) = request(prompt.clone(), *max_tokens, index as u64);
+            engine.submit(request).unwrap();
+            if together {
+                streams.push((events, hashes));
+            } else {
+                seen.push(collect(&events, &hashes));
+            }
+        }
+        seen.extend(streams.iter().map(|(events, hashes)| collect(events, hashes)));
+        assert_eq!(engine.snapshot().kv_blocks_used, 0);
+        (seen, engine.snapshot().totals.preemptions)
+    };
+    let (together, preemptions) = run(config, true);
+    let (alone, _) = run(EngineConfig { prefix_caching: false, ..config }, false);
+    assert!(preemptions > 0, "the memory was meant to be too small");
+    for (index, (together, alone)) in together.iter().zip(&alone).enumerate() {
+        assert_eq!(together.tokens.len(), prompts[index].1);
+        assert_eq!(together, alone, "stream {index}");
+    }
+}

@@ -1,0 +1,244 @@
+//! `cargo xtask ci`: everything that must hold before a change is merged, in the order of how soon it tells.
+//!
+//! Clippy, tests and documentation use the dev profile; the one release build serves the steps that need a
+//! model to answer at speed.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+
+use crate::cache::Cache;
+use crate::demo_model::DemoModel;
+use crate::python::Python;
+use crate::server::Server;
+use crate::{demo, demo_model, environment, server, shell, tidy};
+
+/// Run all checks: format, lints, tests, documentation, tidiness, a real model and a real client
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  cargo xtask ci                  what is missing on this machine is skipped, and said so
+  cargo xtask ci --require-all    what is missing is a failure (also when CI=true is set)")]
+pub(crate) struct Args {
+    /// Fail instead of skipping when a tool is missing
+    #[arg(long)]
+    require_all: bool,
+}
+
+/// What became of a step.
+enum Outcome {
+    /// Checks that passed and failed within it.
+    Ran {
+        passed: usize,
+        failed: usize,
+    },
+    Skipped(String),
+}
+
+struct Finished {
+    name: &'static str,
+    outcome: Outcome,
+    took: Duration,
+}
+
+struct Ci {
+    require_all: bool,
+    finished: Vec<Finished>,
+}
+
+/// The Python package that stands for all OpenAI clients, with the version that the test was written for.
+const OPENAI: &str = "openai==3.54.0";
+const CLIENT_TEST: &str = "tests/openai_client/test_openai.py";
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let mut ci = Ci { require_all: args.require_all || environment::in_ci(), finished: Vec::new() };
+    ci.step("tidy", |_| passed_if(tidy::check()?));
+    ci.step("format", |_| component("fmt", "rustfmt", &["fmt", "--all", "--check"]));
+    let lints = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
+    ci.step("lints", |_| component("clippy", "clippy", &lints));
+    let mut model = None;
+    ci.step("demo model", |_| {
+        if environment::demo_model().is_none() && Python::find().is_none() {
+            return Ok(Outcome::Skipped(Python::MISSING.into()));
+        }
+        model = Some(demo_model::obtain()?);
+        passed()
+    });
+    ci.step("tests", |ci| tests(model.as_ref(), ci.require_all));
+    ci.step("documentation", |_| {
+        shell::run(shell::cargo(&["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))?;
+        passed()
+    });
+    let mut wharf = None;
+    ci.step("release build", |_| {
+        wharf = Some(server::build()?);
+        passed()
+    });
+    let no_model = || Ok(Outcome::Skipped("needs the demo model and the release build".into()));
+    ci.step("demo", |_| match (&wharf, &model) {
+        (Some(wharf), Some(model)) => passed_if(demo::show(wharf, model, true)? == ExitCode::SUCCESS),
+        _ => no_model(),
+    });
+    ci.step("OpenAI client", |_| match (&wharf, &model) {
+        (Some(wharf), Some(model)) => openai_client(wharf, model),
+        _ => no_model(),
+    });
+    Ok(ci.summary())
+}
+
+impl Ci {
+    fn step(&mut self, name: &'static str, work: impl FnOnce(&Ci) -> anyhow::Result<Outcome>) {
+        println!("\n=== {name}");
+        let start = Instant::now();
+        let outcome = match work(self) {
+            Ok(Outcome::Skipped(why)) if self.require_all => {
+                println!("missing: {why}");
+                Outcome::Ran { passed: 0, failed: 1 }
+            }
+            Ok(outcome) => outcome,
+            Err(error) => {
+                println!("error: {error:#}");
+                Outcome::Ran { passed: 0, failed: 1 }
+            }
+        };
+        let took = start.elapsed();
+        let finished = Finished { name, outcome, took };
+        println!("{}", line(&finished));
+        self.finished.push(finished);
+    }
+
+    fn summary(&self) -> ExitCode {
+        println!("\n=== summary");
+        let (mut all_passed, mut all_failed) = (0, 0);
+        for finished in &self.finished {
+            println!("{}", line(finished));
+            if let Outcome::Ran { passed, failed } = finished.outcome {
+                all_passed += passed;
+                all_failed += failed;
+            }
+        }
+        println!("{all_passed} passed, {all_failed} failed");
+        if all_failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
+}
+
+fn line(Finished { name, outcome, took }: &Finished) -> String {
+    let word = match outcome {
+        Outcome::Ran { passed: 1, failed: 0 } => "passed".to_owned(),
+        Outcome::Ran { passed: 0, failed: 1 } => "FAILED".to_owned(),
+        Outcome::Ran { passed, failed: 0 } => format!("{passed} passed"),
+        Outcome::Ran { passed, failed } => format!("{passed} passed, {failed} FAILED"),
+        Outcome::Skipped(why) => format!("SKIPPED: {why}"),
+    };
+    format!("{name:<15} {:>7.1} s  {word}", took.as_secs_f64())
+}
+
+fn passed() -> anyhow::Result<Outcome> {
+    Ok(Outcome::Ran { passed: 1, failed: 0 })
+}
+
+fn passed_if(ok: bool) -> anyhow::Result<Outcome> {
+    Ok(Outcome::Ran { passed: usize::from(ok), failed: usize::from(!ok) })
+}
+
+/// Runs a cargo subcommand that is a component of its own.
+fn component(subcommand: &str, component: &str, args: &[&str]) -> anyhow::Result<Outcome> {
+    if !shell::works(&mut shell::cargo(&[subcommand, "--version"])) {
+        return Ok(Outcome::Skipped(format!(
+            "{component} is not installed (rustup component add {component})"
+        )));
+    }
+    shell::run(&mut shell::cargo(args))?;
+    passed()
+}
+
+/// All tests of the workspace. Tests that need a real model find it in `WHARF_DEMO_MODEL`.
+fn tests(model: Option<&DemoModel>, require_all: bool) -> anyhow::Result<Outcome> {
+    let mut cargo = shell::cargo(&["test", "--workspace", "--no-fail-fast"]);
+    if let Some(model) = model {
+        cargo.env("WHARF_DEMO_MODEL", &model.path);
+    }
+    if require_all {
+        cargo.env("CI", "true");
+    }
+    let (mut passed, mut failed) = (0, 0);
+    let ok = watch(&mut cargo, |line| {
+        if let Some(counts) = test_counts(line) {
+            passed += counts.0;
+            failed += counts.1;
+        }
+    })?;
+    if !ok && failed == 0 {
+        bail!("the tests did not build, or a test program crashed");
+    }
+    Ok(Outcome::Ran { passed, failed })
+}
+
+/// Passed and failed tests in a line such as `test result: ok. 3 passed; 0 failed; …`.
+fn test_counts(line: &str) -> Option<(usize, usize)> {
+    let counts = line.trim().strip_prefix("test result: ")?.split_once(". ")?.1;
+    let mut parts = counts.split("; ");
+    let mut count = |unit: &str| parts.next()?.strip_suffix(unit)?.trim().parse().ok();
+    Some((count("passed")?, count("failed")?))
+}
+
+/// Runs a command, prints its output as it comes and shows each line to `see`; whether it exited with 0.
+fn watch(command: &mut Command, mut see: impl FnMut(&str)) -> anyhow::Result<bool> {
+    let what = shell::describe(command);
+    eprintln!("$ {what}");
+    let mut child =
+        command.stdout(Stdio::piped()).spawn().with_context(|| format!("failed to start `{what}`"))?;
+    let out = child.stdout.take().expect("standard output is piped");
+    for line in BufReader::new(out).split(b'\n') {
+        let line = line.with_context(|| format!("failed to read the output of `{what}`"))?;
+        let line = String::from_utf8_lossy(&line);
+        println!("{line}");
+        see(&line);
+    }
+    Ok(child.wait().with_context(|| format!("failed to wait for `{what}`"))?.success())
+}
+
+/// The OpenAI Python package against our server.
+fn openai_client(wharf: &Path, model: &DemoModel) -> anyhow::Result<Outcome> {
+    let Some(python) = Python::find() else {
+        return Ok(Outcome::Skipped(Python::MISSING.into()));
+    };
+    let packages = python.packages(&Cache::open()?, OPENAI)?;
+    demo::runtime()?.block_on(async {
+        let mut server = Server::start(wharf, model)?;
+        let tested = match server.ready().await {
+            Ok(_) => client_test(&python, &packages, &server.url()),
+            Err(error) => Err(error),
+        };
+        let stopped = server.stop().await;
+        tested.and_then(|outcome| stopped.map(|()| outcome))
+    })
+}
+
+fn client_test(python: &Python, packages: &Path, url: &str) -> anyhow::Result<Outcome> {
+    let mut test = python.command();
+    test.arg(CLIENT_TEST).current_dir(environment::root()).env("PYTHONPATH", packages).env("WHARF_URL", url);
+    let mut counts = None;
+    let ok = watch(&mut test, |line| counts = counts.or_else(|| test_counts(line)))?;
+    let (passed, failed) = counts.context("the client test ended without a result")?;
+    if !ok && failed == 0 {
+        bail!("the client test failed without naming a test");
+    }
+    Ok(Outcome::Ran { passed, failed })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn test_results_are_counted() {
+        let ok = "test result: ok. 27 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out";
+        assert_eq!(test_counts(ok), Some((27, 0)));
+        assert_eq!(test_counts("test result: FAILED. 2 passed; 3 failed; 0 ignored"), Some((2, 3)));
+        assert_eq!(test_counts("test openai ... ok"), None);
+    }
+}
