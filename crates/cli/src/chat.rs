@@ -4,9 +4,10 @@
 //! about them (speed, hints, errors) to standard error.
 
 mod interrupts;
+mod local;
 mod terminal;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
@@ -14,21 +15,28 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use self::interrupts::Signals;
+use self::local::{LocalModel, LocalStream};
 use crate::Env;
 use crate::args::Output;
 use crate::exit::{self, BadInput, Failure};
-use crate::openai::{self, ChatStream, Client, ClientError, Piece};
+use crate::openai::{self, ChatStream, Client, Piece};
 
 /// Talk to a model
 #[derive(clap::Args, Clone)]
 #[command(after_help = EXAMPLES, allow_negative_numbers = true)]
 pub(crate) struct Args {
-    /// Address of any server with an OpenAI API
-    #[arg(value_name = "URL", default_value = "http://127.0.0.1:8080")]
-    url: String,
+    /// Address of any server with an OpenAI API [default: http://127.0.0.1:8080]
+    #[arg(value_name = "URL", conflicts_with = "model")]
+    url: Option<String>,
+    /// Talk to this GGUF file or Hugging Face folder without a server
+    #[arg(long, value_name = "PATH")]
+    model: Option<PathBuf>,
     /// Name of the model to ask for; needed only when the server has several
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", conflicts_with = "model")]
     model_name: Option<String>,
+    /// With --model: threads that compute [default: one per core]
+    #[arg(long, value_name = "N", requires = "model")]
+    threads: Option<usize>,
     /// Answer this one prompt and exit; `-` reads it from standard input
     #[arg(long, value_name = "TEXT")]
     prompt: Option<String>,
@@ -59,6 +67,7 @@ const EXAMPLES: &str = "\
 Examples:
   wharf chat                                     talk to the server on this machine
   wharf chat https://llm.example.com --api-key-file key.txt
+  wharf chat --model model.gguf                  no server needed
   wharf chat --prompt 'Name three rivers.' --max-tokens 60
   git diff | wharf chat --prompt - --system 'Review this change.'
 
@@ -92,19 +101,24 @@ pub(crate) fn run(args: &Args, env: &Env) -> Result<(), Failure> {
     if args.prompt.is_none() && args.output == Output::Json {
         return Err(anyhow!("--output json needs --prompt: a conversation is not one document")).bad_input();
     }
-    let key = openai::read_api_key(args.api_key_file.as_deref(), env).bad_input()?;
-    let client = Client::new(&args.url, key, None).bad_input()?;
+    let source = match &args.model {
+        Some(path) => Source::Local(local(path, args).bad_input()?),
+        None => Source::Remote(remote(args, env).bad_input()?),
+    };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("failed to start the asynchronous runtime")?;
     runtime.block_on(async {
         let mut signals = Signals::listen()?;
-        let model = tokio::select! {
-            model = openai::choose_model(&client, args.model_name.as_deref()) => model?,
-            () = signals.next() => return Err(Failure::Interrupted),
+        let model = match &source {
+            Source::Local(model) => model.name().to_owned(),
+            Source::Remote(client) => tokio::select! {
+                model = openai::choose_model(client, args.model_name.as_deref()) => model?,
+                () = signals.next() => return Err(Failure::Interrupted),
+            },
         };
-        let chat = Chat { client, model, args: args.clone() };
+        let chat = Chat { source, model, args: args.clone() };
         match &args.prompt {
             Some(prompt) => chat.answer_once(prompt, &mut signals).await,
             None => terminal::converse(&chat, &mut signals).await,
@@ -112,11 +126,45 @@ pub(crate) fn run(args: &Args, env: &Env) -> Result<(), Failure> {
     })
 }
 
-/// A model on a server, and how to ask it.
+fn remote(args: &Args, env: &Env) -> anyhow::Result<Client> {
+    let key = openai::read_api_key(args.api_key_file.as_deref(), env)?;
+    Client::new(args.url.as_deref().unwrap_or("http://127.0.0.1:8080"), key, None)
+}
+
+fn local(path: &Path, args: &Args) -> anyhow::Result<LocalModel> {
+    if args.threads == Some(0) {
+        anyhow::bail!("--threads must be at least 1");
+    }
+    LocalModel::load(path, args.threads)
+}
+
+/// Where answers come from.
+enum Source {
+    Remote(Client),
+    Local(LocalModel),
+}
+
+/// A model and how to ask it.
 struct Chat {
-    client: Client,
+    source: Source,
     model: String,
     args: Args,
+}
+
+/// An answer on its way.
+enum Answering {
+    Remote(ChatStream),
+    Local(LocalStream),
+}
+
+impl Answering {
+    /// The next piece; `None` after a complete answer. Dropping the future loses nothing.
+    async fn next(&mut self) -> anyhow::Result<Option<Piece>> {
+        match self {
+            Answering::Remote(stream) => Ok(stream.next().await?),
+            Answering::Local(stream) => stream.next().await,
+        }
+    }
 }
 
 /// How streaming an answer ended.
@@ -157,6 +205,21 @@ impl Chat {
         self.args.system.iter().map(|text| message("system", text)).collect()
     }
 
+    async fn start(&self, messages: &[Value]) -> anyhow::Result<Answering> {
+        match &self.source {
+            Source::Remote(client) => Ok(Answering::Remote(client.chat(self.request(messages)).await?)),
+            Source::Local(model) => Ok(Answering::Local(model.answer(messages, &self.args)?)),
+        }
+    }
+
+    /// Where the model is, for people.
+    fn place(&self) -> String {
+        match &self.source {
+            Source::Remote(client) => client.base().to_owned(),
+            Source::Local(_) => "this machine".into(),
+        }
+    }
+
     fn request(&self, messages: &[Value]) -> Value {
         let Args { max_tokens, temperature, top_p, seed, .. } = &self.args;
         let mut body = json!({"model": self.model, "messages": messages});
@@ -190,7 +253,7 @@ impl Chat {
         };
         let mut tokens = None;
         let started = tokio::select! {
-            started = self.client.chat(self.request(messages)) => Some(started?),
+            started = self.start(messages) => Some(started?),
             () = signals.next() => None,
         };
         let ending = match started {
@@ -219,9 +282,9 @@ impl Chat {
 }
 
 async fn next_or_interrupt(
-    stream: &mut ChatStream,
+    stream: &mut Answering,
     signals: &mut Signals,
-) -> Option<Result<Option<Piece>, ClientError>> {
+) -> Option<anyhow::Result<Option<Piece>>> {
     tokio::select! {
         piece = stream.next() => Some(piece),
         () = signals.next() => None,

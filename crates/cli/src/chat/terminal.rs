@@ -47,7 +47,7 @@ fn read_line(line: &str) -> Line<'_> {
 pub(super) async fn converse(chat: &Chat, signals: &mut Signals) -> Result<(), Failure> {
     let interactive = std::io::stdin().is_terminal();
     if interactive {
-        eprintln!("talking to {} at {}; /help lists commands", chat.model, chat.client.base());
+        eprintln!("talking to {} at {}; /help lists commands", chat.model, chat.place());
     }
     let mut lines = spawn_line_reader()?;
     let mut interrupts = Interrupts::default();
