@@ -21,12 +21,22 @@ const MAX_OUTPUT: usize = 64 << 20;
 /// Longest template accepted, bytes; the longest published ones are under 100 KB.
 const MAX_SOURCE: usize = 1 << 20;
 
-/// Instructions, and 64-byte units of memory, that any template may use. A template takes about a
-/// hundred instructions a message.
-const BASE_FUEL: u64 = 1_000_000;
+/// Instructions, and 64-byte units of memory, that any template may use. A template takes about two hundred
+/// instructions a message.
+const BASE_FUEL: u64 = 200_000;
 
-/// Fuel added for each byte of input, so that long conversations pass.
-const FUEL_PER_BYTE: u64 = 8;
+/// Fuel added for each JSON value of the input (a message has at least three), so that long conversations pass.
+const FUEL_PER_VALUE: u64 = 200;
+
+/// Bytes of input that add one unit: each byte may be copied sixteen times.
+const BYTES_PER_FUEL: u64 = 4;
+
+/// Largest budget, whatever the input; it bounds the stack below.
+const MAX_FUEL: u64 = 4_000_000;
+
+/// Stack for each unit of fuel, bytes. Templates can nest values one level for every few instructions, and
+/// dropping, comparing or printing a value recurses; the stack is reserved, not used, by honest ones.
+const STACK_PER_FUEL: u64 = 256;
 
 /// Name of the template that a model with several uses when there is no other reason.
 const DEFAULT: &str = "default";
@@ -115,6 +125,14 @@ pub enum ChatTemplateError {
     OutOfFuel {
         /// Its budget.
         fuel: u64,
+    },
+    /// The system gave no thread to render on.
+    #[error("failed to start a thread with {stack} bytes of stack for the chat template")]
+    Thread {
+        /// Stack asked for.
+        stack: usize,
+        /// Why.
+        source: std::io::Error,
     },
     /// The template printed without end.
     #[error("the chat template printed more than {MAX_OUTPUT} bytes")]
@@ -270,14 +288,29 @@ impl Template {
         environment.set_unknown_method_callback(python::method);
         environment.add_function("raise_exception", raise_exception);
         environment.add_filter("tojson", json::to_json);
+        environment.add_filter("wordcount", |text: &str| text.split_whitespace().count());
+        // Errors would carry the template's variables, which are what people said.
+        environment.set_debug(false);
         environment.add_template_owned("chat", without_generation_tags(&source)).map_err(failed)?;
         Ok(Template { source, environment })
     }
 
+    /// Renders on a thread of its own, whose stack suits the budget.
     fn render(&self, name: &str, input: &ChatInput<'_>) -> Result<String, ChatTemplateError> {
-        let mut size = 0;
-        let context = context(input, &mut size);
-        let fuel = BASE_FUEL + size * FUEL_PER_BYTE;
+        let fuel = budget(input);
+        let stack = (fuel * STACK_PER_FUEL) as usize;
+        std::thread::scope(|scope| {
+            std::thread::Builder::new()
+                .name("chat-template".to_owned())
+                .stack_size(stack)
+                .spawn_scoped(scope, || self.render_here(name, input, fuel))
+                .map_err(|source| ChatTemplateError::Thread { stack, source })?
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    fn render_here(&self, name: &str, input: &ChatInput<'_>, fuel: u64) -> Result<String, ChatTemplateError> {
         // A clone shares the compiled template; fuel belongs to the environment.
         let mut environment = self.environment.clone();
         environment.set_fuel(Some(fuel));
@@ -288,11 +321,29 @@ impl Template {
         };
         let template = environment.get_template("chat").map_err(failed)?;
         let mut output = Capped(Vec::new());
-        match template.render_captured_to(context, &mut output) {
+        match template.render_captured_to(context(input), &mut output) {
             Ok(_) => Ok(String::from_utf8_lossy(&output.0).into_owned()),
             Err(error) => Err(explain(error, fuel, output.0.len()).unwrap_or_else(failed)),
         }
     }
+}
+
+fn budget(input: &ChatInput<'_>) -> u64 {
+    let ChatInput { messages, tools, add_generation_prompt: _, extra, bos_token: _, eos_token: _, now: _ } =
+        input;
+    let variables = extra.iter().flat_map(|extra| extra.values());
+    let parts = [*messages].into_iter().chain(*tools).chain(variables);
+    (BASE_FUEL + parts.map(fuel_for).sum::<u64>()).min(MAX_FUEL)
+}
+
+fn fuel_for(json: &serde_json::Value) -> u64 {
+    FUEL_PER_VALUE
+        + match json {
+            serde_json::Value::String(text) => text.len() as u64 / BYTES_PER_FUEL,
+            serde_json::Value::Array(items) => items.iter().map(fuel_for).sum(),
+            serde_json::Value::Object(entries) => entries.values().map(fuel_for).sum(),
+            serde_json::Value::Null | serde_json::Value::Bool(_) | serde_json::Value::Number(_) => 0,
+        }
 }
 
 /// The errors that have a cause of their own; the others are returned.
@@ -342,12 +393,12 @@ fn raise_exception(message: &Value) -> Result<Value, Error> {
     Err(Error::new(ErrorKind::InvalidOperation, "raised by the template").with_source(raised))
 }
 
-fn context(input: &ChatInput<'_>, size: &mut u64) -> Value {
+fn context(input: &ChatInput<'_>) -> Value {
     let ChatInput { messages, tools, add_generation_prompt, extra, bos_token, eos_token, now } = *input;
     let mut variables: IndexMap<Value, Value> = IndexMap::new();
     let mut set = |name: &str, value: Value| variables.insert(Value::from(name), value);
-    set("messages", with_reasoning_names(value_of(messages, size)));
-    set("tools", tools.map_or(Value::from(()), |tools| value_of(tools, size)));
+    set("messages", messages_value(messages));
+    set("tools", tools.map_or(Value::from(()), value_of));
     set("documents", Value::from(()));
     set("add_generation_prompt", Value::from(add_generation_prompt));
     for (name, token) in [("bos_token", bos_token), ("eos_token", eos_token)] {
@@ -360,14 +411,13 @@ fn context(input: &ChatInput<'_>, size: &mut u64) -> Value {
         set("strftime_now", Value::from_function(strftime_now));
     }
     for (name, value) in extra.into_iter().flatten() {
-        set(name, value_of(value, size));
+        set(name, value_of(value));
     }
     Value::from(variables)
 }
 
-/// The template engine's value for a JSON value, object keys in their order; `size` grows by its bytes.
-fn value_of(json: &serde_json::Value, size: &mut u64) -> Value {
-    *size += 8;
+/// The template engine's value for a JSON value, object keys in their order.
+fn value_of(json: &serde_json::Value) -> Value {
     match json {
         serde_json::Value::Null => Value::from(()),
         serde_json::Value::Bool(b) => Value::from(*b),
@@ -380,46 +430,34 @@ fn value_of(json: &serde_json::Value, size: &mut u64) -> Value {
                 Value::from(n.as_f64().unwrap_or(f64::NAN))
             }
         }
-        serde_json::Value::String(text) => {
-            *size += text.len() as u64;
-            Value::from(text.as_str())
-        }
-        serde_json::Value::Array(items) => {
-            Value::from(items.iter().map(|item| value_of(item, size)).collect::<Vec<_>>())
-        }
+        serde_json::Value::String(text) => Value::from(text.as_str()),
+        serde_json::Value::Array(items) => Value::from(items.iter().map(value_of).collect::<Vec<_>>()),
         serde_json::Value::Object(entries) => {
-            let entry = |(key, value): (&String, &serde_json::Value)| {
-                *size += key.len() as u64;
-                (Value::from(key.as_str()), value_of(value, size))
-            };
+            let entry =
+                |(key, value): (&String, &serde_json::Value)| (Value::from(key.as_str()), value_of(value));
             Value::from(entries.iter().map(entry).collect::<IndexMap<Value, Value>>())
         }
     }
 }
 
-/// Templates read a message's reasoning under different names; each message gets those that it lacks.
-fn with_reasoning_names(messages: Value) -> Value {
-    let Ok(items) = messages.try_iter() else { return messages };
-    let named = |message: Value| -> Value {
-        let field = |name: &str| message.get_attr(name).ok().filter(|v| !v.is_undefined() && !v.is_none());
-        let Some(reasoning) =
-            ["reasoning_content", "thinking", "reasoning"].iter().find_map(|name| field(name))
-        else {
-            return message;
-        };
-        let mut entries: IndexMap<Value, Value> = IndexMap::new();
-        entries.insert(Value::from("thinking"), reasoning.clone());
-        for key in message.try_iter().into_iter().flatten() {
-            let value = message.get_item(&key).unwrap_or_default();
-            entries.insert(key, value);
+/// Messages as Transformers hands them to templates: keys without a value are left out, as many templates
+/// take them for text, and reasoning is there under each of the names that templates read.
+fn messages_value(messages: &serde_json::Value) -> Value {
+    let serde_json::Value::Array(items) = messages else { return value_of(messages) };
+    let message = |item: &serde_json::Value| {
+        let serde_json::Value::Object(entries) = item else { return value_of(item) };
+        let present = entries.iter().filter(|(_, value)| !value.is_null());
+        let mut message: IndexMap<Value, Value> =
+            present.map(|(key, value)| (Value::from(key.as_str()), value_of(value))).collect();
+        let names = ["reasoning_content", "thinking", "reasoning"];
+        let reasoning = names.iter().find_map(|name| entries.get(*name).filter(|value| !value.is_null()));
+        if let Some(reasoning) = reasoning {
+            message.entry(Value::from("thinking")).or_insert_with(|| value_of(reasoning));
+            message.insert(Value::from("reasoning_content"), value_of(reasoning));
         }
-        entries.insert(Value::from("reasoning_content"), reasoning);
-        Value::from(entries)
+        Value::from(message)
     };
-    if messages.kind() != minijinja::value::ValueKind::Seq {
-        return messages;
-    }
-    Value::from(items.map(named).collect::<Vec<_>>())
+    Value::from(items.iter().map(message).collect::<Vec<_>>())
 }
 
 /// Replaces `{% generation %}` blocks, which mark the assistant's text for training, by ones without effect.

@@ -28,13 +28,11 @@ pub(super) fn to_json(
         Some(ascii) => ascii,
         None => args.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false),
     };
-    let indent = match args.get::<Option<Value>>("indent")?.filter(|indent| !indent.is_none()) {
-        None => None,
-        Some(indent) => Some(match indent.as_str() {
-            Some(text) => text.to_owned(),
-            None => " ".repeat(indent.as_usize().unwrap_or(0).min(64)),
-        }),
-    };
+    let indent = args.get::<Option<Value>>("indent")?.filter(|indent| !indent.is_none());
+    let indent = indent.map(|indent| match indent.as_str() {
+        Some(text) => text.to_owned(),
+        None => " ".repeat(indent.as_usize().unwrap_or(0).min(64)),
+    });
     let separators = args.get::<Option<Value>>("separators")?.filter(|pair| !pair.is_none());
     let (item, key) = match separators {
         Some(pair) => {

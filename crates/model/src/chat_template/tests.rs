@@ -90,8 +90,27 @@ fn a_template_cannot_use_memory_without_end() {
         matches!(error, ChatTemplateError::OutOfFuel { .. } | ChatTemplateError::OutputTooLong),
         "{error:?}"
     );
-    let nested = "{% set n = namespace(x=[]) %}{% for i in range(90000) %}{% set n.x = [n.x] %}{% endfor %}{{ n.x|tojson }}";
-    assert!(render(nested).is_err());
+}
+
+#[test]
+fn nesting_as_deep_as_the_budget_allows_does_not_overflow_the_stack() {
+    for tail in ["", "{{ n.x }}", "{{ n.x == n.y }}", "{{ [n.x, n.y]|sort|length }}", "{{ {n.x: 1}|length }}"]
+    {
+        let mut deepest = 0;
+        // Twice as deep each time, until the budget ends it.
+        for depth in (8..17).map(|power| 1 << power) {
+            let source = format!(
+                "{{% set n = namespace(x=[], y=[]) %}}{{% for i in range({depth}) %}}\
+                 {{% set n.x = [n.x] %}}{{% set n.y = [n.y] %}}{{% endfor %}}{tail}"
+            );
+            match render(&source) {
+                Ok(_) => deepest = depth,
+                Err(error) => assert!(matches!(error, ChatTemplateError::OutOfFuel { .. }), "{error:?}"),
+            }
+        }
+        assert!((4096..65536).contains(&deepest), "{deepest} levels {tail}");
+    }
+    assert!(render("{% set n = namespace(x=[]) %}{% for i in range(300) %}{% set n.x = [n.x] %}{% endfor %}{{ n.x|tojson }}").is_err());
 }
 
 #[test]

@@ -272,7 +272,7 @@ fn split_at(
             let mut open_found = true;
             for &(from, to, is_found) in &ranges {
                 // A match joins the text before it, but not another match.
-                if !(is_found && !open_found) {
+                if !is_found || open_found {
                     emit(start, from);
                     start = from;
                 }
