@@ -32,4 +32,5 @@ mod tokenize;
 pub use auth::KeysError;
 pub use serve::{Addresses, BoxError, ServeError, Server, run, runtime};
 pub use state::Loaded;
+pub use text::{ChatInput, Decoder, RenderError, Text};
 pub use tls::TlsError;

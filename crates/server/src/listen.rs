@@ -13,14 +13,15 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
+use wharf_api::ApiError;
 
-use crate::state::App;
+use crate::state::{App, RETRY_AFTER_SECONDS};
 
 /// Streams of one HTTP/2 connection at a time.
 const H2_STREAMS: u32 = 256;
@@ -33,11 +34,6 @@ const MAX_HEADER_BYTES: usize = 64 << 10;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Connections that are told to end have this long to do so.
 const CLOSE_TIME: Duration = Duration::from_secs(2);
-
-const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\n\
-    content-type: application/json\r\ncontent-length: 131\r\n\r\n\
-    {\"error\":{\"message\":\"the server has too many open connections\",\"type\":\"service_unavailable\",\"param\":null,\
-    \"code\":\"unavailable\"}}         ";
 
 /// Who is counted in the connection limit.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -104,7 +100,7 @@ impl Connection {
     async fn run(self, mut stream: TcpStream, watcher: Watcher) {
         if self.counted.over_limit {
             // Best effort: the peer may be gone.
-            let _ = timeout(Duration::from_secs(1), stream.write_all(TOO_MANY)).await;
+            let _ = timeout(Duration::from_secs(1), refuse(&mut stream)).await;
             return;
         }
         // Tokens are small and must not wait for each other. A socket that cannot do it still works.
@@ -169,6 +165,24 @@ async fn answer(router: Router, request: Request<Incoming>) -> axum::response::R
         Ok(response) => response,
         Err(never) => match never {},
     }
+}
+
+/// Says why, then reads until the peer closes: closing with unread data resets the connection, and the peer would
+/// not see the answer.
+async fn refuse(stream: &mut TcpStream) -> io::Result<()> {
+    let reason = "the server has too many open connections".to_owned();
+    let error = ApiError::Unavailable { reason, retry_after_seconds: RETRY_AFTER_SECONDS };
+    let body = serde_json::to_string(&error.body())?;
+    let head = format!(
+        "HTTP/1.1 503 Service Unavailable\r\nretry-after: {RETRY_AFTER_SECONDS}\r\nconnection: close\r\n\
+         content-type: application/json\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(format!("{head}{body}").as_bytes()).await?;
+    stream.shutdown().await?;
+    let mut unread = [0; 1024];
+    while stream.read(&mut unread).await? > 0 {}
+    Ok(())
 }
 
 /// Counts a connection while it lives.

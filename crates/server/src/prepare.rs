@@ -9,8 +9,8 @@ use wharf_api::{ApiError, ServeConfig};
 use wharf_engine::{SamplingParams, StopConditions};
 
 use crate::ids::random_u64;
-use crate::state::{App, Model};
-use crate::text::{Conversation, Text};
+use crate::state::{App, Loaded};
+use crate::text::{ChatInput, Text};
 
 /// Refuses requests for other models.
 pub(crate) fn check_model(app: &App, model: Option<&str>) -> Result<(), ApiError> {
@@ -44,13 +44,13 @@ pub(crate) fn render_chat(
 ) -> Result<String, ApiError> {
     let last = messages.last().and_then(|message| message.0.get("content")?.as_str().map(str::to_owned));
     let messages = messages.into_iter().map(|Message(message)| Value::Object(message)).collect();
-    let conversation = Conversation {
+    let chat = ChatInput {
         messages: &messages,
         tools: template.tools.as_ref(),
         add_generation_prompt: template.add_generation_prompt,
         kwargs: &template.kwargs,
     };
-    let mut prompt = text.render(&conversation)?;
+    let mut prompt = text.render(&chat).map_err(|e| ApiError::invalid("messages", e.to_string()))?;
     if template.continue_final_message {
         let end = last.as_deref().and_then(|last| end_of_last(&prompt, last)).ok_or_else(|| {
             let message =
@@ -114,12 +114,12 @@ pub(crate) struct Plan {
 
 /// Fills in what the request left open: configuration first, then the model's own recommendation, then OpenAI's
 /// defaults. `stop.max_tokens` is still to be fitted to each prompt by [`fit_max_tokens`].
-pub(crate) fn plan(config: &ServeConfig, model: &Model, generation: &Generation) -> Result<Plan, ApiError> {
+pub(crate) fn plan(config: &ServeConfig, model: &Loaded, generation: &Generation) -> Result<Plan, ApiError> {
     let vocab_size = model.engine.vocab_size();
     check_tokens("stop_token_ids", &generation.stop_token_ids, vocab_size)?;
     let biased: Vec<u32> = generation.logit_bias.iter().map(|(token, _)| *token).collect();
     check_tokens("logit_bias", &biased, vocab_size)?;
-    let defaults = &model.generation;
+    let defaults = &model.defaults;
     let repetition_penalty = match generation.repetition_penalty {
         Some(penalty) => penalty,
         None => defaults.repetition_penalty.unwrap_or(1.0),

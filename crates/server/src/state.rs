@@ -13,40 +13,33 @@ use wharf_telemetry::metrics::{Metrics, server as table};
 use crate::auth::Keys;
 use crate::text::Text;
 
-/// What loading a model yields.
+/// A loaded model: what loading yields.
 pub struct Loaded {
     /// The running engine.
     pub engine: EngineHandle,
-    /// The model's tokenizer.
-    pub tokenizer: Tokenizer,
-    /// Its chat template; without one, chat requests are refused.
-    pub chat_template: Option<ChatTemplate>,
-    /// Its end tokens and what its authors recommend for sampling; configuration and requests go first.
-    pub generation: GenerationDefaults,
+    /// Its tokenizer and chat template.
+    pub text: Arc<Text>,
+    /// Tokens that end an answer, rising.
+    pub eos_tokens: Vec<u32>,
+    /// What its authors recommend for sampling; configuration and requests go first.
+    pub defaults: GenerationDefaults,
 }
 
-/// A loaded model, ready to be asked.
-pub(crate) struct Model {
-    pub(crate) engine: EngineHandle,
-    pub(crate) text: Arc<Text>,
-    pub(crate) eos_tokens: Vec<u32>,
-    pub(crate) generation: GenerationDefaults,
-}
-
-impl From<Loaded> for Model {
-    fn from(loaded: Loaded) -> Model {
-        let Loaded { engine, tokenizer, chat_template, generation } = loaded;
-        let mut eos_tokens = generation.eos_token_ids.clone();
+impl Loaded {
+    /// Brings the parts of a model together. Without a chat template chat requests are refused.
+    pub fn new(
+        engine: EngineHandle,
+        tokenizer: Tokenizer,
+        chat_template: Option<ChatTemplate>,
+        defaults: GenerationDefaults,
+    ) -> Loaded {
         // Checkpoints name one end token; chat formats end turns with others.
-        eos_tokens.extend_from_slice(tokenizer.stop_tokens());
+        let mut eos_tokens = defaults.eos_token_ids.clone();
+        eos_tokens.extend(tokenizer.eos());
+        eos_tokens.extend(tokenizer.stop_tokens());
         eos_tokens.sort_unstable();
         eos_tokens.dedup();
-        Model {
-            engine,
-            text: Arc::new(Text::new(Arc::new(tokenizer), chat_template)),
-            eos_tokens,
-            generation,
-        }
+        Loaded { engine, text: Arc::new(Text::new(Arc::new(tokenizer), chat_template)), eos_tokens, defaults }
     }
 }
 
@@ -69,7 +62,7 @@ pub(crate) struct App {
     /// Unix seconds at start: the `created` of the model card.
     pub(crate) created: u64,
     pub(crate) connections: AtomicUsize,
-    model: OnceLock<Model>,
+    model: OnceLock<Loaded>,
     phase: watch::Sender<Phase>,
     in_flight: watch::Sender<usize>,
     /// True once the grace period is over.
@@ -106,7 +99,7 @@ impl App {
     /// Begins to answer requests.
     pub(crate) fn set_loaded(&self, loaded: Loaded, took: Duration) {
         self.metrics.set(&table::LOAD_SECONDS, &[&self.model_name], took.as_secs_f64());
-        if self.model.set(loaded.into()).is_ok() {
+        if self.model.set(loaded).is_ok() {
             self.advance(Phase::Ready);
         }
     }
@@ -125,12 +118,12 @@ impl App {
     }
 
     /// The loaded model, whatever the phase.
-    pub(crate) fn model(&self) -> Option<&Model> {
+    pub(crate) fn model(&self) -> Option<&Loaded> {
         self.model.get()
     }
 
     /// The model, if requests are welcome.
-    pub(crate) fn serving(&self) -> Result<&Model, ApiError> {
+    pub(crate) fn serving(&self) -> Result<&Loaded, ApiError> {
         let unavailable = |reason: &str| ApiError::Unavailable {
             reason: reason.to_owned(),
             retry_after_seconds: RETRY_AFTER_SECONDS,

@@ -33,16 +33,17 @@ pub(crate) async fn tokenize(
             };
             let tokens = text.encode(&prompt, request.add_special_tokens);
             let name = |token: &u32| text.token(*token).1;
-            Ok(TokenizeResponse {
+            // A long text has a long list of tokens: it is written out here as well.
+            Ok(json(&TokenizeResponse {
                 count: tokens.len(),
                 max_model_len,
                 token_strs: request.return_token_strs.then(|| tokens.iter().map(name).collect()),
                 tokens,
-            })
+            }))
         }
     })
     .await?;
-    Ok(json(&response))
+    Ok(response)
 }
 
 pub(crate) async fn detokenize(
@@ -58,9 +59,9 @@ pub(crate) async fn detokenize(
             let request = DetokenizeRequest::parse(&body)?;
             check_model(&app, request.model.as_deref())?;
             check_tokens("tokens", &request.tokens, vocab_size)?;
-            Ok(DetokenizeResponse { prompt: text.decode(&request.tokens) })
+            Ok(json(&DetokenizeResponse { prompt: text.decode(&request.tokens) }))
         }
     })
     .await?;
-    Ok(json(&response))
+    Ok(response)
 }

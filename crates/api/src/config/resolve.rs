@@ -179,7 +179,7 @@ fn read_server_file(file: &SourceFile, layers: &mut Layers, problems: &mut Vec<C
             return;
         }
     };
-    for (key, value) in document {
+    for (key, value) in sorted(document) {
         match (key.as_str(), value) {
             ("server", Value::Object(section)) => {
                 read_section(file, Section::Server, "server.", section, layers, problems);
@@ -220,7 +220,7 @@ fn read_section(
     problems: &mut Vec<ConfigProblem>,
 ) {
     let source = Source::File(file.path.clone());
-    for (key, value) in values {
+    for (key, value) in sorted(values) {
         let path = format!("{prefix}{key}");
         let known = FIELDS.iter().find(|field| field.name == key);
         let message = match known {
@@ -295,6 +295,11 @@ fn read_flags(flags: &PartialConfig, layers: &mut Layers, problems: &mut Vec<Con
         };
         problems.push(ConfigProblem { source: flag, field: name.clone(), message });
     }
+}
+
+/// By key: whether a JSON map keeps its file's order depends on what else is built with it.
+fn sorted(map: Map<String, Value>) -> BTreeMap<String, Value> {
+    map.into_iter().collect()
 }
 
 fn kind_of(value: &Value) -> &'static str {

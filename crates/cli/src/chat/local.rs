@@ -12,6 +12,7 @@ use tokio::sync::mpsc::{self, UnboundedReceiver};
 use wharf_api::ServeConfig;
 use wharf_engine::{Event, FinishReason, Request, SamplingParams, StopConditions};
 use wharf_model::Model;
+use wharf_model::tokenizer::StreamStart;
 use wharf_server::{ChatInput, Decoder, Loaded};
 
 use super::Args;
@@ -73,7 +74,7 @@ impl LocalModel {
             sampling: SamplingParams {
                 temperature: args.temperature.or(defaults.temperature).unwrap_or(1.0),
                 top_p: args.top_p.or(defaults.top_p).unwrap_or(1.0),
-                top_k: defaults.top_k.unwrap_or(0),
+                top_k: defaults.top_k.map_or(0, |k| k as usize),
                 repetition_penalty: defaults.repetition_penalty.unwrap_or(1.0),
                 seed: args.seed.unwrap_or_else(clock_seed),
                 ..SamplingParams::default()
@@ -97,7 +98,7 @@ impl LocalModel {
         engine.submit(request).context("failed to ask the engine")?;
         Ok(LocalStream {
             events,
-            decoder: text.decoder(true),
+            decoder: text.decoder(true, StreamStart::Text),
             eos_tokens: eos_tokens.clone(),
             ready: VecDeque::new(),
             ended: false,
@@ -113,7 +114,7 @@ fn clock_seed() -> u64 {
 /// An answer on its way.
 pub(super) struct LocalStream {
     events: UnboundedReceiver<Event>,
-    decoder: Box<dyn Decoder>,
+    decoder: Decoder,
     eos_tokens: Vec<u32>,
     ready: VecDeque<Piece>,
     ended: bool,

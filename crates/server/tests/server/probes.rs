@@ -57,7 +57,7 @@ async fn a_stuck_engine_fails_health_until_it_moves_again() {
     assert_eq!(asked.await.unwrap().unwrap().status(), 200);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn probes_answer_while_long_texts_are_tokenised() {
     let server = start().await;
     let text = "the other end of ten anthems ".repeat(200_000);

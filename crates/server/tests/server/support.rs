@@ -97,12 +97,12 @@ pub(crate) fn tiny(gate: &Gate, engine: EngineConfig) -> Loaded {
     let Source::Gguf(metadata) = &model.source else { panic!("a GGUF file") };
     let tokenizer = Tokenizer::from_gguf(metadata).unwrap();
     let chat_template = ChatTemplate::from_gguf(metadata).unwrap();
-    let generation = model.generation.clone();
+    let defaults = model.generation.clone();
     let options = CpuOptions { threads: 1, kv_tokens: 16 * 512, ..CpuOptions::default() };
     let inner = CpuBackend::load(model, &options, &mut |_, _| {}).unwrap();
     let backend = Gated { inner, gate: gate.clone() };
     let engine = wharf_engine::start(Box::new(backend), engine).unwrap();
-    Loaded { engine, tokenizer, chat_template, generation }
+    Loaded::new(engine, tokenizer, chat_template, defaults)
 }
 
 pub(crate) fn engine_config() -> EngineConfig {
