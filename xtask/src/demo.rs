@@ -29,6 +29,8 @@ pub(crate) struct Args {
 
 const QUESTION: &str = "What is the capital of France?";
 const ANSWER: &str = "Paris";
+/// Without it this small model likes to answer questions about France in French, and then at random.
+const SYSTEM: &str = "Answer in English.";
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let model = demo_model::obtain()?;
@@ -69,7 +71,7 @@ async fn ask_and_serve(
 ) -> anyhow::Result<()> {
     let took = server.ready().await?;
     eprintln!("ready after {:.2} s at {}", took.as_secs_f64(), server.url());
-    println!("\n> {QUESTION}");
+    println!("\n({SYSTEM})\n> {QUESTION}");
     let answer = ask(wharf, &server.url()).await.with_context(|| server.log_tail())?;
     if model.pinned && !answer.contains(ANSWER) {
         bail!("the answer to \"{QUESTION}\" does not mention {ANSWER}");
@@ -85,7 +87,8 @@ async fn ask_and_serve(
 
 /// Streams one answer to the terminal; `wharf chat` prints its speed after it.
 async fn ask(wharf: &Path, url: &str) -> anyhow::Result<String> {
-    let args = ["chat", url, "--prompt", QUESTION, "--max-tokens", "80", "--temperature", "0"];
+    let args =
+        ["chat", url, "--system", SYSTEM, "--prompt", QUESTION, "--max-tokens", "80", "--temperature", "0"];
     let mut chat = Command::new(wharf)
         .args(args)
         .stdin(Stdio::null())

@@ -95,7 +95,10 @@ pub(crate) fn run(args: &Args, env: &Env) -> Result<(), Failure> {
     let client = Client::new(&args.url, key, Some(timeout)).bad_input()?;
     if let Some(path) = &args.plot {
         // Half an hour of load must not be lost to a mistyped folder.
-        std::fs::write(path, "")
+        std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path)
             .with_context(|| format!("failed to create the plot {}", path.display()))
             .bad_input()?;
     }
