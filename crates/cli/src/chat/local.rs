@@ -3,20 +3,17 @@
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow, bail};
 use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 use wharf_api::ServeConfig;
-use wharf_engine::{EngineHandle, Event, FinishReason, Request, SamplingParams, StopConditions};
+use wharf_engine::{Event, FinishReason, Request, SamplingParams, StopConditions};
+use wharf_model::Model;
 use wharf_model::tokenizer::StreamStart;
-use wharf_model::{
-    ChatInput, ChatTemplate, DecodeStream, EncodeOptions, GenerationDefaults, Model, Tokenizer,
-};
-use wharf_server::Loaded;
+use wharf_server::{ChatInput, Decoder, Loaded};
 
 use super::Args;
 use crate::model::load;
@@ -24,12 +21,8 @@ use crate::openai::Piece;
 
 /// A loaded model.
 pub(super) struct LocalModel {
+    loaded: Loaded,
     name: String,
-    engine: EngineHandle,
-    tokenizer: Arc<Tokenizer>,
-    chat_template: ChatTemplate,
-    generation: GenerationDefaults,
-    eos_tokens: Vec<u32>,
 }
 
 impl LocalModel {
@@ -49,11 +42,7 @@ impl LocalModel {
         let loaded = load::load(model, &config, &mut progress)
             .with_context(|| format!("failed to load the model {}", path.display()))?;
         bar.finish_and_clear();
-        let Loaded { engine, tokenizer, chat_template, generation } = loaded;
-        let chat_template = chat_template
-            .with_context(|| format!("{} has no chat template: it was not made to talk", path.display()))?;
-        let eos_tokens = stop_tokens(&tokenizer, &generation);
-        Ok(LocalModel { name, engine, tokenizer: Arc::new(tokenizer), chat_template, generation, eos_tokens })
+        Ok(LocalModel { loaded, name })
     }
 
     /// What the model calls itself.
@@ -61,28 +50,16 @@ impl LocalModel {
         &self.name
     }
 
-    /// The conversation as the model expects it.
-    fn prompt(&self, messages: &[Value]) -> anyhow::Result<Vec<u32>> {
-        let text_of = |token: Option<u32>| token.map(|token| self.tokenizer.token_text(token));
-        let (bos, eos) = (text_of(self.tokenizer.bos()), text_of(self.tokenizer.eos()));
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).ok();
-        let text = self.chat_template.render(&ChatInput {
-            messages: &Value::from(messages),
-            tools: None,
-            add_generation_prompt: true,
-            extra: None,
-            bos_token: bos.as_deref(),
-            eos_token: eos.as_deref(),
-            now: now.and_then(|t| i64::try_from(t.as_secs()).ok()),
-        })?;
-        // The template has written the begin token itself.
-        Ok(self.tokenizer.encode(&text, EncodeOptions { add_special: false, parse_special: true }))
-    }
-
     /// Starts an answer.
     pub(super) fn answer(&self, messages: &[Value], args: &Args) -> anyhow::Result<LocalStream> {
-        let LocalModel { engine, tokenizer, generation, eos_tokens, .. } = self;
-        let prompt = self.prompt(messages)?;
+        let Loaded { engine, text, eos_tokens, defaults } = &self.loaded;
+        let messages = Value::from(messages);
+        let input =
+            ChatInput { messages: &messages, tools: None, add_generation_prompt: true, kwargs: &Map::new() };
+        let prompt =
+            text.render(&input).context("failed to write the conversation as the model expects it")?;
+        // The template has written the begin token itself.
+        let prompt = text.encode(&prompt, false);
         let room = engine.max_model_len().saturating_sub(prompt.len());
         if room == 0 {
             bail!(
@@ -95,10 +72,10 @@ impl LocalModel {
         let request = Request {
             prompt,
             sampling: SamplingParams {
-                temperature: args.temperature.or(generation.temperature).unwrap_or(1.0),
-                top_p: args.top_p.or(generation.top_p).unwrap_or(1.0),
-                top_k: generation.top_k.map_or(0, |k| k as usize),
-                repetition_penalty: generation.repetition_penalty.unwrap_or(1.0),
+                temperature: args.temperature.or(defaults.temperature).unwrap_or(1.0),
+                top_p: args.top_p.or(defaults.top_p).unwrap_or(1.0),
+                top_k: defaults.top_k.map_or(0, |k| k as usize),
+                repetition_penalty: defaults.repetition_penalty.unwrap_or(1.0),
                 seed: args.seed.unwrap_or_else(clock_seed),
                 ..SamplingParams::default()
             },
@@ -121,23 +98,12 @@ impl LocalModel {
         engine.submit(request).context("failed to ask the engine")?;
         Ok(LocalStream {
             events,
-            // The answer follows a prompt, so its first space counts.
-            decoder: DecodeStream::new(Arc::clone(tokenizer), true, StreamStart::Continuation),
+            decoder: text.decoder(true, StreamStart::Text),
             eos_tokens: eos_tokens.clone(),
             ready: VecDeque::new(),
             ended: false,
         })
     }
-}
-
-/// Everything that ends an answer: what the model's files list, and what its tokenizer knows.
-fn stop_tokens(tokenizer: &Tokenizer, generation: &GenerationDefaults) -> Vec<u32> {
-    let mut tokens = generation.eos_token_ids.clone();
-    tokens.extend(tokenizer.eos());
-    tokens.extend(tokenizer.stop_tokens());
-    tokens.sort_unstable();
-    tokens.dedup();
-    tokens
 }
 
 /// Different every time, which is all that an unseeded answer needs.
@@ -148,7 +114,7 @@ fn clock_seed() -> u64 {
 /// An answer on its way.
 pub(super) struct LocalStream {
     events: UnboundedReceiver<Event>,
-    decoder: DecodeStream<Arc<Tokenizer>>,
+    decoder: Decoder,
     eos_tokens: Vec<u32>,
     ready: VecDeque<Piece>,
     ended: bool,

@@ -49,6 +49,5 @@ pub(crate) fn load(
     let generation = model.generation.clone();
     let backend = CpuBackend::load(model, &options, progress).context("failed to load the weights")?;
     let engine = start(Box::new(backend), bounds).context("failed to start the engine")?;
-    let TextSide { tokenizer, chat_template, kind: _ } = text;
-    Ok(Loaded { engine, tokenizer, chat_template, generation })
+    Ok(Loaded::new(engine, text.tokenizer, text.chat_template, generation))
 }
