@@ -155,11 +155,11 @@ fn component(subcommand: &str, component: &str, args: &[&str]) -> anyhow::Result
     passed()
 }
 
-/// All tests of the workspace. Tests that need a real model find it in `WHARF_DEMO_MODEL`.
+/// All tests of the workspace. The test of the real tokenizer finds the pinned model in `WHARF_TEST_SMOLLM2`.
 fn tests(model: Option<&DemoModel>, require_all: bool) -> anyhow::Result<Outcome> {
     let mut cargo = shell::cargo(&["test", "--workspace", "--no-fail-fast"]);
-    if let Some(model) = model {
-        cargo.env("WHARF_DEMO_MODEL", &model.path);
+    if let Some(model) = model.filter(|model| model.pinned) {
+        cargo.env("WHARF_TEST_SMOLLM2", &model.path);
     }
     if require_all {
         cargo.env("CI", "true");

@@ -94,7 +94,7 @@ fn fuzz(folder: &Path, program: &Path, target: &str, args: &Args) -> anyhow::Res
                 "-rss_limit_mb=2048",
                 "-malloc_limit_mb=1024",
                 "-print_final_stats=1",
-                "-verbosity=1",
+                "-verbosity=0",
             ])
             .arg(format!("-artifact_prefix={}/", crashes.display()))
             .arg(corpus)

@@ -92,14 +92,17 @@ impl CpuBackend {
     /// Takes over a model's weights; the files are unmapped afterwards. `progress(done, total)` hears of every layer.
     ///
     /// # Errors
-    /// When a weight is missing or malformed.
+    /// When a weight is missing or malformed, or a head is too large.
     pub fn load(
         model: Model,
         options: &CpuOptions,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<CpuBackend, LoadError> {
-        let team = Team::new(options.threads);
         let Model { config, weights, .. } = model;
+        if config.head_dim > layer::MAX_HEAD_DIM {
+            return Err(LoadError::HeadTooLarge { head_dim: config.head_dim, most: layer::MAX_HEAD_DIM });
+        }
+        let team = Team::new(options.threads);
         let packed = CpuWeights::load(&config, &weights, &team, progress)?;
         drop(weights);
         let kv_blocks = options.kv_tokens.div_ceil(BLOCK_TOKENS);

@@ -10,6 +10,14 @@ use wharf_model::{ModelConfig, Role, Weights};
 /// Why a model's weights could not be taken over.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
+    /// The model's heads are larger than the kernels' buffers.
+    #[error("heads of {head_dim} elements are not supported; the largest is {most}")]
+    HeadTooLarge {
+        /// Elements of the model's heads.
+        head_dim: usize,
+        /// Most that is supported.
+        most: usize,
+    },
     /// A weight is missing.
     #[error("failed to find a weight")]
     Weight(#[from] WeightsError),

@@ -135,6 +135,13 @@ fn a_refusal_carries_the_words_of_the_template() {
 }
 
 #[test]
+fn a_tag_whose_opening_overlaps_its_end_is_an_error() {
+    // Found by fuzzing.
+    assert!(ChatTemplate::parse("{%}{{ 'a' }}").is_err());
+    assert!(ChatTemplate::parse("{%}").is_err());
+}
+
+#[test]
 fn generation_tags_have_no_effect() {
     let text =
         render("a {%- generation -%} b {% endgeneration %} c {% set generation = 1 %}{{ generation }}");
