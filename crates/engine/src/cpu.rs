@@ -107,6 +107,7 @@ impl CpuBackend {
         drop(weights);
         let kv_blocks = options.kv_tokens.div_ceil(BLOCK_TOKENS);
         let shape = (config.layers.len(), config.n_kv_heads, config.head_dim);
+        reserve_kv(&config, kv_blocks, options.kv_type)?;
         let kv = match options.kv_type {
             // Zeroed integers come from the allocator untouched; zeroed `f16` would be written one by one.
             KvType::F16 => Kv::F16(KvArena::new(
@@ -172,6 +173,14 @@ impl CpuBackend {
     }
 }
 
+/// Whether the system would give the KV memory: allocating what it would not ends the process.
+fn reserve_kv(config: &ModelConfig, blocks: usize, kv_type: KvType) -> Result<(), LoadError> {
+    let token = config.layers.len() * 2 * config.n_kv_heads * config.head_dim * kv_type.bytes();
+    let tokens = blocks.saturating_mul(BLOCK_TOKENS);
+    let bytes = tokens.saturating_mul(token);
+    Vec::<u8>::new().try_reserve_exact(bytes).map_err(|source| LoadError::KvMemory { bytes, tokens, source })
+}
+
 impl Backend for CpuBackend {
     fn vocab_size(&self) -> usize {
         self.config.vocab_size
@@ -191,6 +200,10 @@ impl Backend for CpuBackend {
         let (isa, hidden) = (*isa, config.hidden_size);
 
         let plan = attend::Plan::new(config, chunks, team.threads());
+        if let Some(twice) = plan.writes().windows(2).find(|pair| pair[0].block == pair[1].block) {
+            let block = twice[0].block.0;
+            return Err(BackendError::InvalidBatch(format!("two chunks write KV block {block}")));
+        }
         for (rotations, rope) in rotations.iter_mut().zip(&config.ropes) {
             rotations.fill(rope, plan.positions());
         }

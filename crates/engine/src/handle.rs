@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use crate::backend::BLOCK_TOKENS;
@@ -104,6 +104,7 @@ impl EngineHandle {
             }),
             changed: Condvar::new(),
             handles: AtomicUsize::new(1),
+            observer: OnceLock::new(),
         });
         (EngineHandle { shared: Arc::clone(&shared) }, shared)
     }
@@ -151,6 +152,11 @@ impl EngineHandle {
             last_progress: state.last_progress,
             stopped: state.stopped,
         }
+    }
+
+    /// Has `observer` called after every step from now on, for histograms; only the first observer is kept.
+    pub fn observe_steps(&self, observer: StepObserver) {
+        let _ = self.shared.observer.set(observer);
     }
 
     /// Most tokens that prompt and answer of one request may have together.
@@ -201,8 +207,8 @@ fn check(request: &Request, limits: &Limits) -> Result<(), SubmitError> {
         && sampling.temperature >= 0.0
         && (0.0..=1.0).contains(&sampling.top_p)
         && (0.0..=1.0).contains(&sampling.min_p)
-        && sampling.repetition_penalty.is_finite()
-        && sampling.repetition_penalty > 0.0
+        // Beyond these, dividing a logit by the penalty overflows.
+        && (0.01..=100.0).contains(&sampling.repetition_penalty)
         && sampling.frequency_penalty.is_finite()
         && sampling.presence_penalty.is_finite()
         && sampling.logit_bias.iter().all(|(_, bias)| !bias.is_nan());
@@ -234,11 +240,15 @@ pub(crate) struct Inbox {
     pub(crate) aborts: Vec<RequestId>,
 }
 
+/// Hears how many tokens each step computed, on the engine's thread.
+pub type StepObserver = Box<dyn Fn(usize) + Send + Sync>;
+
 pub(crate) struct Shared {
     limits: Limits,
     state: Mutex<State>,
     changed: Condvar,
     handles: AtomicUsize,
+    observer: OnceLock<StepObserver>,
 }
 
 struct State {
@@ -277,6 +287,12 @@ impl Shared {
         // Between here and the step's end they are in nobody's count unless they are counted as waiting now.
         state.waiting += inbox.arrivals.len();
         Some(inbox)
+    }
+
+    pub(crate) fn stepped(&self, tokens: usize) {
+        if let Some(observer) = self.observer.get() {
+            observer(tokens);
+        }
     }
 
     /// A request left the bounded queue: it had its first step, or ended before.

@@ -14,6 +14,6 @@ pub mod sampler;
 pub mod scheduler;
 
 pub use backend::{BLOCK_TOKENS, Backend, BackendError, BlockId, Chunk, Logits, LogitsFor};
-pub use handle::{EngineHandle, RequestId, Snapshot, SubmitError, Totals};
+pub use handle::{EngineHandle, RequestId, Snapshot, StepObserver, SubmitError, Totals};
 pub use request::{Event, EventSink, FinishReason, Logprobs, Request, SamplingParams, StopConditions, Usage};
 pub use runner::{EngineConfig, StartError, start};

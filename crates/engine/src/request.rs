@@ -23,7 +23,7 @@ pub struct Request {
 /// See [`Request::logits_hook`]: `(generated tokens, logits: (vocab_size))`.
 pub type LogitsHook = Box<dyn FnMut(&[u32], &mut [f32]) + Send>;
 
-/// Called on the engine's thread, so it must not block. `Break` means that nobody listens any more: the
+/// Called on the engine's thread, so it must neither block nor panic. `Break` means that nobody listens any more: the
 /// engine aborts the request and frees its KV blocks before the next step.
 pub type EventSink = Box<dyn FnMut(Event) -> ControlFlow<()> + Send>;
 
@@ -66,7 +66,7 @@ impl Default for SamplingParams {
     }
 }
 
-/// When generation ends. Stop strings are found by the caller on decoded text (see `crate::text`).
+/// When generation ends. Stop strings are found by the caller on decoded text.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StopConditions {
     /// Most tokens to generate, at least 1.

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::backend::{BLOCK_TOKENS, Backend, Logits};
 use crate::handle::{Arrival, EngineHandle, Limits, RequestId, Shared, Totals};
@@ -95,6 +95,8 @@ pub fn start(backend: Box<dyn Backend>, config: EngineConfig) -> Result<EngineHa
         streams: HashMap::new(),
         logits: Logits::default(),
         max_model_len: config.max_model_len,
+        prefill_limit: max_batch_tokens,
+        most_prefill: max_batch_tokens,
         totals: Totals::default(),
         shared: Arc::clone(&shared),
     };
@@ -132,8 +134,26 @@ struct Engine {
     streams: HashMap<RequestId, Stream>,
     logits: Logits,
     max_model_len: usize,
+    /// Prompt tokens that a step may have at the moment, and at most.
+    prefill_limit: usize,
+    most_prefill: usize,
     totals: Totals,
     shared: Arc<Shared>,
+}
+
+/// A step that takes longer than this delays aborts and looks like a stall to a health check.
+const LONG_STEP: Duration = Duration::from_secs(4);
+
+/// Prompt tokens that the next step may have, after one of `tokens` tokens `took` so long: halved when it was long, doubled
+/// again when it was short and full.
+fn prefill_limit(limit: usize, most: usize, tokens: usize, took: Duration) -> usize {
+    if took > LONG_STEP {
+        (limit.min(tokens) / 2).max(1)
+    } else if took < LONG_STEP / 4 && tokens >= limit {
+        (limit * 2).min(most)
+    } else {
+        limit
+    }
 }
 
 /// What the engine knows of a request beyond its tokens.
@@ -179,6 +199,7 @@ impl Engine {
         let plan = self.scheduler.plan();
         self.note_admissions(&plan);
         if !plan.work.is_empty() {
+            let began = Instant::now();
             let chunks: Vec<_> = plan.work.iter().map(|work| self.scheduler.chunk(work)).collect();
             match self.backend.forward(&chunks, &mut self.logits) {
                 Ok(()) => self.take_results(&plan),
@@ -190,8 +211,13 @@ impl Engine {
                     }
                 }
             }
+            let tokens: usize = plan.work.iter().map(|work| work.tokens).sum();
             self.totals.steps += 1;
-            self.totals.step_tokens += plan.work.iter().map(|work| work.tokens as u64).sum::<u64>();
+            self.totals.step_tokens += tokens as u64;
+            self.shared.stepped(tokens);
+            self.prefill_limit =
+                prefill_limit(self.prefill_limit, self.most_prefill, tokens, began.elapsed());
+            self.scheduler.limit_prefill(self.prefill_limit);
         }
         let pool = self.scheduler.pool();
         self.shared.publish(self.scheduler.running(), self.scheduler.waiting(), pool.used(), self.totals);

@@ -86,6 +86,8 @@ pub struct Plan {
 #[derive(Debug)]
 pub struct Scheduler {
     config: SchedulerConfig,
+    /// See [`Scheduler::limit_prefill`].
+    prefill_limit: usize,
     hasher: PrefixHasher,
     pool: BlockPool,
     /// In order of arrival.
@@ -102,13 +104,25 @@ impl Scheduler {
     pub fn new(config: SchedulerConfig, pool: BlockPool, hasher: PrefixHasher) -> Self {
         assert!(config.max_running >= 1 && config.max_running <= config.max_batch_tokens);
         assert!(config.prefill_tokens_while_decoding >= 1, "prompts must advance while others decode");
-        Scheduler { config, hasher, pool, running: Vec::new(), waiting: VecDeque::new() }
+        Scheduler {
+            prefill_limit: config.max_batch_tokens,
+            config,
+            hasher,
+            pool,
+            running: Vec::new(),
+            waiting: VecDeque::new(),
+        }
     }
 
     /// Queues a request behind all earlier ones. Its tokens, prompt and answer, must never need more blocks than
     /// the pool has.
     pub fn add(&mut self, sequence: Sequence) {
         self.waiting.push_back(sequence);
+    }
+
+    /// Changes the bound on the prompt tokens of a step, decoding or not.
+    pub fn limit_prefill(&mut self, tokens: usize) {
+        self.prefill_limit = tokens.max(1);
     }
 
     /// Requests that hold blocks.
@@ -138,7 +152,8 @@ impl Scheduler {
         let mut prefill_budget = match decoding {
             0 => self.config.max_batch_tokens,
             n => (self.config.max_batch_tokens - n).min(self.config.prefill_tokens_while_decoding),
-        };
+        }
+        .min(self.prefill_limit);
 
         let mut index = 0;
         while index < self.running.len() {

@@ -201,6 +201,8 @@ impl Team {
     /// Runs `job` here and on every worker that enters before it has returned here.
     fn fork_join(&self, job: Job<'_>) {
         let shared = &*self.shared;
+        // A loop whose caller panicked too has left its worker's panic behind; it is not this loop's.
+        shared.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
         // SAFETY: the reference is lengthened, but `Closing` lets nobody hold it beyond this function. No
         // worker is inside before the state opens, so nobody reads the cell while it is written.
         unsafe {

@@ -25,6 +25,9 @@ pub struct GenerationDefaults {
     pub repetition_penalty: Option<f32>,
 }
 
+/// More tokens that end an answer than any model has.
+const MOST_EOS: usize = 256;
+
 impl GenerationDefaults {
     /// Reads `generation_config.json`, falling back to config.json for the special tokens. Values of a wrong
     /// type are errors naming their key.
@@ -36,14 +39,23 @@ impl GenerationDefaults {
         let own = generation.unwrap_or(&empty);
         let text = config.get("text_config").and_then(Value::as_object).unwrap_or(&empty);
         let token = |key: &str| [own, text, config].into_iter().find_map(|map| present(map, key));
-        let one = |key: &str| token(key).map(|value| token_id(key, value)).transpose();
+        // Some conversions write -1 for "none".
+        let one = |key: &str| {
+            token(key)
+                .filter(|value| value.as_i64() != Some(-1))
+                .map(|value| token_id(key, value))
+                .transpose()
+        };
         let number = |key: &str| present(own, key).map(|value| number(key, value)).transpose();
         let mut defaults = GenerationDefaults {
             eos_token_ids: Vec::new(),
             bos_token_id: one("bos_token_id")?,
             pad_token_id: one("pad_token_id")?,
             temperature: number("temperature")?,
-            top_k: present(own, "top_k").map(|value| token_id("top_k", value)).transpose()?,
+            top_k: present(own, "top_k")
+                .filter(|value| value.as_i64() != Some(-1))
+                .map(|value| token_id("top_k", value))
+                .transpose()?,
             top_p: number("top_p")?,
             min_p: number("min_p")?,
             repetition_penalty: number("repetition_penalty")?,
@@ -51,13 +63,20 @@ impl GenerationDefaults {
         match token("eos_token_id") {
             None => {}
             Some(Value::Array(list)) => {
+                if list.len() > MOST_EOS {
+                    return Err(format!(
+                        "key \"eos_token_id\" lists {} tokens, more than {MOST_EOS}",
+                        list.len()
+                    ));
+                }
                 for id in list {
                     defaults.add_eos(token_id("eos_token_id", id)?);
                 }
             }
+            Some(id) if id.as_i64() == Some(-1) => {}
             Some(id) => defaults.add_eos(token_id("eos_token_id", id)?),
         }
-        Ok(defaults)
+        defaults.checked()
     }
 
     /// Reads the special tokens and `general.sampling.*` of GGUF metadata.
@@ -93,7 +112,22 @@ impl GenerationDefaults {
                 defaults.add_eos(id);
             }
         }
-        Ok(defaults)
+        defaults.checked()
+    }
+
+    /// Refuses values that no request could be served with: better at load than as every client's error.
+    fn checked(self) -> Result<GenerationDefaults, String> {
+        let within = |name: &str, value: Option<f32>, range: std::ops::RangeInclusive<f32>| match value {
+            Some(x) if !range.contains(&x) => {
+                Err(format!("the recommended {name} {x} is not within {} to {}", range.start(), range.end()))
+            }
+            _ => Ok(()),
+        };
+        within("temperature", self.temperature, 0.0..=100.0)?;
+        within("top_p", self.top_p, 0.0..=1.0)?;
+        within("min_p", self.min_p, 0.0..=1.0)?;
+        within("repetition penalty", self.repetition_penalty, 0.01..=100.0)?;
+        Ok(self)
     }
 
     fn add_eos(&mut self, id: u32) {
@@ -135,6 +169,24 @@ mod tests {
         assert_eq!(read.eos_token_ids, [2, 7]);
         assert_eq!(read.bos_token_id, Some(1));
         assert_eq!((read.temperature, read.top_k), (Some(0.6), None));
+    }
+
+    #[test]
+    fn minus_one_means_none() {
+        let config = object(r#"{"pad_token_id": -1, "bos_token_id": -1, "eos_token_id": -1}"#);
+        let read = GenerationDefaults::from_json(Some(&object(r#"{"top_k": -1}"#)), &config).unwrap();
+        assert_eq!(read, GenerationDefaults::default());
+    }
+
+    #[test]
+    fn recommendations_that_no_request_could_use_are_refused_at_load() {
+        for json in [r#"{"top_p": 1.5}"#, r#"{"repetition_penalty": 0}"#, r#"{"temperature": 1e300}"#] {
+            let error = GenerationDefaults::from_json(Some(&object(json)), &Map::new()).unwrap_err();
+            assert!(error.contains("recommended"), "{json}: {error}");
+        }
+        let many = format!(r#"{{"eos_token_id": {:?}}}"#, (0..300).collect::<Vec<u32>>());
+        let error = GenerationDefaults::from_json(Some(&object(&many)), &Map::new()).unwrap_err();
+        assert!(error.contains("300 tokens"), "{error}");
     }
 
     #[test]

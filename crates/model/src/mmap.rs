@@ -30,8 +30,8 @@ impl MappedFile {
         if metadata.len() == 0 {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file is empty"));
         }
-        // SAFETY: the map is private and read-only. Truncation by others is excluded by convention (see the
-        // module comment); changed bytes are still just bytes, and everything read from them is validated.
+        // SAFETY: we never write through the map. That others neither truncate nor change the file is excluded by
+        // convention only (see the module comment): models are immutable files.
         let map = unsafe { Mmap::map(&file)? };
         Ok(MappedFile { path: path.to_owned(), map })
     }

@@ -217,7 +217,7 @@ fn locate(path: &Path) -> Result<Found, OpenError> {
 fn locate_file(path: &Path) -> Result<Found, OpenError> {
     let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
     let magic = read_magic(path)?;
-    let folder = path.parent().unwrap_or(Path::new("")).to_owned();
+    let folder = folder_of(path).to_owned();
     let no_model = |why: &str| Err(OpenError::NoModel { path: path.to_owned(), why: why.to_owned() });
     match (&magic[..], extension) {
         (b"GGUF", _) | (_, "gguf") => Ok(Found::Gguf(path.to_owned())),
@@ -266,9 +266,13 @@ fn locate_in_folder(folder: &Path) -> Result<Found, OpenError> {
 }
 
 fn pickle(path: PathBuf) -> OpenError {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let folder = folder.display().to_string();
+    let folder = folder_of(&path).display().to_string();
     OpenError::Pickle { path, folder }
+}
+
+/// The folder of a file; `.` for a bare name.
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Names of the entries of a folder, sorted.

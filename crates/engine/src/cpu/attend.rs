@@ -61,12 +61,12 @@ impl Plan {
         };
         for (table, chunk) in chunks.iter().enumerate() {
             plan.tables.push(chunk.blocks.iter().map(|block| block.0).collect());
-            let first = plan.rows.len();
+            let (first, first_write) = (plan.rows.len(), plan.writes.len());
             let count = chunk.tokens.len();
             for offset in 0..count {
                 let position = chunk.start + offset;
                 let (block, slot) = (chunk.blocks[position / BLOCK_TOKENS], position % BLOCK_TOKENS);
-                match plan.writes.last_mut() {
+                match plan.writes[first_write..].last_mut() {
                     Some(write) if write.block == block => write.rows.push((first + offset, slot)),
                     _ => plan.writes.push(Write { block, rows: vec![(first + offset, slot)] }),
                 }

@@ -18,6 +18,16 @@ pub enum LoadError {
         /// Most that is supported.
         most: usize,
     },
+    /// The system does not give the KV memory asked for.
+    #[error("failed to reserve {bytes} bytes for the KV cache of {tokens} tokens; ask for a smaller one")]
+    KvMemory {
+        /// Bytes asked for.
+        bytes: usize,
+        /// Tokens that they would hold.
+        tokens: usize,
+        /// The allocator's error.
+        source: std::collections::TryReserveError,
+    },
     /// A weight is missing.
     #[error("failed to find a weight")]
     Weight(#[from] WeightsError),

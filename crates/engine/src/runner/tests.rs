@@ -163,6 +163,30 @@ fn a_repeated_prompt_is_served_from_the_cache() {
 }
 
 #[test]
+fn long_steps_halve_the_prompt_tokens_of_the_next_and_short_ones_bring_them_back() {
+    let seconds = Duration::from_secs;
+    assert_eq!(prefill_limit(512, 512, 512, seconds(5)), 256);
+    assert_eq!(prefill_limit(512, 512, 100, seconds(9)), 50, "a step need not have been full to be long");
+    assert_eq!(prefill_limit(1, 512, 1, seconds(9)), 1);
+    assert_eq!(prefill_limit(256, 512, 256, seconds(2)), 256);
+    assert_eq!(prefill_limit(256, 512, 256, Duration::from_millis(500)), 512);
+    assert_eq!(prefill_limit(512, 512, 512, Duration::ZERO), 512);
+    assert_eq!(prefill_limit(256, 512, 3, Duration::ZERO), 256, "a small step says nothing about large ones");
+}
+
+#[test]
+fn an_observer_hears_the_tokens_of_every_step() {
+    let engine = engine(20);
+    let (sender, steps) = channel();
+    let sender = Mutex::new(sender);
+    engine.observe_steps(Box::new(move |tokens| sender.lock().unwrap().send(tokens).unwrap()));
+    let (request, events) = request(&[1; 70], 3);
+    engine.submit(request).unwrap();
+    outcome(&events);
+    assert_eq!(steps.iter().take(4).collect::<Vec<_>>(), [64, 6, 1, 1]);
+}
+
+#[test]
 fn generation_ends_at_max_tokens_or_a_full_context() {
     let engine = engine(20);
     let (first, events) = request(&[1, 2, 3], 5);

@@ -48,6 +48,16 @@ fn a_long_prompt_is_computed_in_chunks_of_the_budget() {
 }
 
 #[test]
+fn a_lowered_limit_makes_chunks_smaller() {
+    let mut s = scheduler(100, CONFIG);
+    s.add(prompt(1, 150));
+    s.limit_prefill(16);
+    assert_eq!(work(&step(&mut s)), [(1, 16, false)]);
+    s.limit_prefill(0);
+    assert_eq!(work(&step(&mut s)), [(1, 1, false)], "a prompt always advances");
+}
+
+#[test]
 fn running_streams_go_first_and_bound_the_prompt_tokens_beside_them() {
     let mut s = scheduler(100, CONFIG);
     s.add(prompt(1, 10));

@@ -223,3 +223,20 @@ fn sixty_four_streams_on_too_little_memory_see_the_logits_they_see_alone() {
         assert_eq!(together, alone, "stream {index}");
     }
 }
+
+#[test]
+fn a_block_written_twice_in_a_batch_is_refused() {
+    let mut backend = backend(&tiny(DType::F32), 1, Isa::detect());
+    let chunk = Chunk { tokens: &[1], start: 0, blocks: &[BlockId(3)], logits: LogitsFor::Last };
+    let error = backend.forward(&[chunk, chunk], &mut Logits::default()).unwrap_err();
+    assert_eq!(error.to_string(), "invalid batch: two chunks write KV block 3");
+}
+
+#[test]
+fn kv_memory_that_the_system_does_not_have_is_an_error() {
+    let file = tempfile::Builder::new().suffix(".gguf").tempfile().unwrap();
+    tiny(DType::F32).write(file.path()).unwrap();
+    let options = CpuOptions { kv_tokens: usize::MAX / 4, ..CpuOptions::default() };
+    let error = CpuBackend::load(Model::open(file.path()).unwrap(), &options, &mut |_, _| {}).err().unwrap();
+    assert!(error.to_string().contains("for the KV cache"), "{error}");
+}

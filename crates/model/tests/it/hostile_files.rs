@@ -365,8 +365,8 @@ fn damaged_files_of_a_folder_are_named() {
     fs::write(folder.path().join("config.json"), "{\"architectures\": [").unwrap();
     check("half a config", folder.path(), &["config.json", "EOF"]);
     let folder = copy_of("qwen3");
-    fs::write(folder.path().join("generation_config.json"), r#"{"eos_token_id": -1}"#).unwrap();
-    check("a bad token id", folder.path(), &["generation_config.json", "eos_token_id", "-1"]);
+    fs::write(folder.path().join("generation_config.json"), r#"{"eos_token_id": -2}"#).unwrap();
+    check("a bad token id", folder.path(), &["generation_config.json", "eos_token_id", "-2"]);
 }
 
 #[test]
