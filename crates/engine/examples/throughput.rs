@@ -2,6 +2,7 @@
 //!
 //! `throughput MODEL [THREADS]`: prefill of 128, 512 and 2048 tokens from an empty context, then decoding of 1, 8 and 32 streams
 //! from a context of 64 tokens; the median of three runs each, in tokens per second.
+#![expect(clippy::print_stdout, reason = "a table for a person at a terminal")]
 
 use std::path::Path;
 use std::time::Instant;
