@@ -105,6 +105,8 @@ pub(crate) fn run(args: &Args, env: &Env) -> Result<(), Failure> {
         Some(path) => Source::Local(local(path, args).bad_input()?),
         None => Source::Remote(remote(args, env).bad_input()?),
     };
+    // Before signals are caught: nobody can catch one during this read, so Ctrl-C must keep its usual meaning.
+    let prompt = args.prompt.as_deref().map(read_prompt).transpose().bad_input()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -119,11 +121,20 @@ pub(crate) fn run(args: &Args, env: &Env) -> Result<(), Failure> {
             },
         };
         let chat = Chat { source, model, args: args.clone() };
-        match &args.prompt {
+        match &prompt {
             Some(prompt) => chat.answer_once(prompt, &mut signals).await,
             None => terminal::converse(&chat, &mut signals).await,
         }
     })
+}
+
+fn read_prompt(given: &str) -> anyhow::Result<String> {
+    match given {
+        "-" => {
+            std::io::read_to_string(std::io::stdin()).context("failed to read the prompt from standard input")
+        }
+        text => Ok(text.to_owned()),
+    }
 }
 
 fn remote(args: &Args, env: &Env) -> anyhow::Result<Client> {
@@ -175,14 +186,8 @@ enum Ending {
 
 impl Chat {
     async fn answer_once(&self, prompt: &str, signals: &mut Signals) -> Result<(), Failure> {
-        let prompt = match prompt {
-            "-" => std::io::read_to_string(std::io::stdin())
-                .context("failed to read the prompt from standard input")
-                .bad_input()?,
-            text => text.to_owned(),
-        };
         let mut messages = self.opening();
-        messages.push(message("user", &prompt));
+        messages.push(message("user", prompt));
         let json = self.args.output == Output::Json;
         let mut print = |text: &str| if json { Ok(()) } else { exit::print(text) };
         let (answer, ending) = self.answer(&messages, signals, &mut print).await?;

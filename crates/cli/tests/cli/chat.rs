@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -127,6 +128,36 @@ fn an_interrupt_ends_a_single_answer_with_130() {
     assert_eq!(&printed, b"Paris");
     interrupt(&child);
     assert_eq!(child.wait().unwrap().code(), Some(130));
+}
+
+#[test]
+fn an_interrupt_ends_waiting_for_a_prompt_on_standard_input() {
+    let fake = Fake::start(Manner::Streams);
+    let mut child = spawn(&["chat", &fake.url, "--prompt", "-"]);
+    let _held_open = child.stdin.take().unwrap();
+    // The program says nothing before it reads, so there is nothing else to wait for.
+    std::thread::sleep(Duration::from_secs(1));
+    interrupt(&child);
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while child.try_wait().unwrap().is_none() {
+        if Instant::now() > deadline {
+            child.kill().unwrap();
+            panic!("the program did not end");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(fake.requests().is_empty());
+}
+
+#[test]
+fn a_reader_that_leaves_is_no_failure() {
+    let fake = Fake::start(Manner::Streams);
+    let mut child = spawn(&["chat", &fake.url, "--prompt", "-"]);
+    drop(child.stdout.take());
+    child.stdin.take().unwrap().write_all(b"x").unwrap();
+    let ran = child.wait_with_output().unwrap();
+    let errors = String::from_utf8(ran.stderr).unwrap();
+    assert_eq!((ran.status.code(), errors.as_str()), (Some(0), ""));
 }
 
 #[test]
