@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
+use clap::builder::RangedU64ValueParser;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -35,7 +36,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME", conflicts_with = "model")]
     model_name: Option<String>,
     /// With --model: threads that compute [default: one per core]
-    #[arg(long, value_name = "N", requires = "model")]
+    #[arg(long, value_name = "N", requires = "model", value_parser = at_least_one::<usize>())]
     threads: Option<usize>,
     /// Answer this one prompt and exit; `-` reads it from standard input
     #[arg(long, value_name = "TEXT")]
@@ -44,13 +45,13 @@ pub(crate) struct Args {
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
     /// Longest answer, in tokens [default: the server's]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = at_least_one::<u32>())]
     max_tokens: Option<u32>,
     /// 0 always takes the likeliest token, higher is more varied [default: the server's]
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", value_parser = temperature)]
     temperature: Option<f32>,
     /// Choose among the likeliest tokens whose probabilities add up to this [default: the server's]
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", value_parser = probability)]
     top_p: Option<f32>,
     /// Makes a varied answer repeatable
     #[arg(long, value_name = "N")]
@@ -61,6 +62,27 @@ pub(crate) struct Args {
     /// With --prompt: print the answer as text, or with its measurements as one JSON document
     #[arg(long, value_enum, default_value = "text")]
     output: Output,
+}
+
+fn at_least_one<T: TryFrom<u64> + Clone + Send + Sync>() -> RangedU64ValueParser<T> {
+    RangedU64ValueParser::new().range(1..)
+}
+
+/// As far as our own server goes; another may stop earlier, and will say so.
+fn temperature(given: &str) -> Result<f32, String> {
+    number(given)
+        .filter(|x| (0.0..=100.0).contains(x))
+        .ok_or_else(|| "expected a number from 0 to 100".to_owned())
+}
+
+fn probability(given: &str) -> Result<f32, String> {
+    number(given)
+        .filter(|p| *p > 0.0 && *p <= 1.0)
+        .ok_or_else(|| "expected a number above 0 and at most 1".to_owned())
+}
+
+fn number(given: &str) -> Option<f32> {
+    given.parse().ok()
 }
 
 const EXAMPLES: &str = "\
@@ -143,9 +165,6 @@ fn remote(args: &Args, env: &Env) -> anyhow::Result<Client> {
 }
 
 fn local(path: &Path, args: &Args) -> anyhow::Result<LocalModel> {
-    if args.threads == Some(0) {
-        anyhow::bail!("--threads must be at least 1");
-    }
     LocalModel::load(path, args.threads)
 }
 

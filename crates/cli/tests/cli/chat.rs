@@ -100,6 +100,12 @@ fn bad_usage_exits_with_2_and_says_what_to_do() {
         (vec!["chat", "--output", "json"], "--output json needs --prompt"),
         (vec!["chat", "--prompt", "x", "--api-key-file", "/no/such/file"], "/no/such/file"),
         (vec!["chat", "--max-tokens", "-1"], "invalid value '-1' for '--max-tokens <N>'"),
+        (vec!["chat", "--max-tokens", "0"], "invalid value '0' for '--max-tokens <N>'"),
+        (vec!["chat", "--temperature", "-1"], "expected a number from 0 to 100"),
+        (vec!["chat", "--temperature", "NaN"], "expected a number from 0 to 100"),
+        (vec!["chat", "--top-p", "0"], "expected a number above 0 and at most 1"),
+        (vec!["chat", "--top-p", "1.5"], "expected a number above 0 and at most 1"),
+        (vec!["chat", "--model", "x", "--threads", "0"], "invalid value '0' for '--threads <N>'"),
     ] {
         let ran = wharf::run(&args);
         assert_eq!(ran.code, Some(2), "{args:?}: {}", ran.err);
