@@ -20,6 +20,7 @@ use self::local::{LocalModel, LocalStream};
 use crate::Env;
 use crate::args::Output;
 use crate::exit::{self, BadInput, Failure};
+use crate::model::load;
 use crate::openai::{self, ChatStream, Client, Piece};
 
 /// Talk to a model
@@ -124,7 +125,7 @@ pub(crate) fn run(args: &Args, env: &Env) -> Result<(), Failure> {
         return Err(anyhow!("--output json needs --prompt: a conversation is not one document")).bad_input();
     }
     let source = match &args.model {
-        Some(path) => Source::Local(local(path, args).bad_input()?),
+        Some(path) => Source::Local(local(path, args)?),
         None => Source::Remote(remote(args, env).bad_input()?),
     };
     // Before signals are caught: nobody can catch one during this read, so Ctrl-C must keep its usual meaning.
@@ -164,8 +165,11 @@ fn remote(args: &Args, env: &Env) -> anyhow::Result<Client> {
     Client::new(args.url.as_deref().unwrap_or("http://127.0.0.1:8080"), key, None)
 }
 
-fn local(path: &Path, args: &Args) -> anyhow::Result<LocalModel> {
-    LocalModel::load(path, args.threads)
+fn local(path: &Path, args: &Args) -> Result<LocalModel, Failure> {
+    LocalModel::load(path, args.threads).map_err(|error| match load::lacked_a_thread(&error) {
+        true => Failure::Failed(error),
+        false => Failure::BadInput(error),
+    })
 }
 
 /// Where answers come from.
