@@ -1,4 +1,5 @@
-//! Where downloads live: `blobs/sha256/<digest>`, checked before they get that name and never changed after.
+//! Where downloads live: `blobs/sha256/<digest>`, checked before they get that name and never changed after; and folders
+//! that are filled once.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -33,6 +34,15 @@ impl Cache {
         self.root.join(name)
     }
 
+    /// The blob with this digest, if it is there already.
+    pub(crate) fn find(&self, sha256: &str) -> Option<PathBuf> {
+        Some(self.blob_path(sha256)).filter(|blob| blob.is_file())
+    }
+
+    fn blob_path(&self, sha256: &str) -> PathBuf {
+        self.root.join("blobs/sha256").join(sha256)
+    }
+
     /// The blob with this digest. `obtain` is called when it is not there yet; it gets an empty folder and
     /// returns the file that it made in it. Two processes that want the same blob take turns.
     pub(crate) fn blob(
@@ -40,13 +50,12 @@ impl Cache {
         sha256: &str,
         obtain: impl FnOnce(&Path) -> anyhow::Result<PathBuf>,
     ) -> anyhow::Result<PathBuf> {
-        let blob = self.root.join("blobs/sha256").join(sha256);
-        if blob.is_file() {
+        if let Some(blob) = self.find(sha256) {
             return Ok(blob);
         }
-        let lock = blob.with_extension("lock");
-        let lock = File::create(&lock).with_context(|| format!("failed to create {}", lock.display()))?;
-        lock.lock().context("failed to lock the cache")?;
+        let blob = self.blob_path(sha256);
+        let _lock = lock(&blob)?;
+        // Another process may have made it while we waited.
         if blob.is_file() {
             return Ok(blob);
         }
@@ -65,6 +74,40 @@ impl Cache {
         remove_folder(&work)?;
         Ok(blob)
     }
+
+    /// The folder `name` of the cache. `make` fills it unless it has been filled to the end before; after a failure it
+    /// finds what it had left. Two processes that want the same folder take turns.
+    pub(crate) fn filled(
+        &self,
+        name: &Path,
+        make: impl FnOnce(&Path) -> anyhow::Result<()>,
+    ) -> anyhow::Result<PathBuf> {
+        let folder = self.root.join(name);
+        let complete = folder.join("complete");
+        if complete.is_file() {
+            return Ok(folder);
+        }
+        fs::create_dir_all(&folder).with_context(|| format!("failed to create {}", folder.display()))?;
+        let _lock = lock(&folder)?;
+        // Another process may have filled it while we waited.
+        if complete.is_file() {
+            return Ok(folder);
+        }
+        make(&folder)?;
+        fs::write(&complete, "")
+            .with_context(|| format!("failed to mark {} as complete", folder.display()))?;
+        Ok(folder)
+    }
+}
+
+/// Waits until no other process works on `path`; none does until the returned file is dropped.
+fn lock(path: &Path) -> anyhow::Result<File> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    let file =
+        File::create(&name).with_context(|| format!("failed to create {}", Path::new(&name).display()))?;
+    file.lock().with_context(|| format!("failed to lock {}", Path::new(&name).display()))?;
+    Ok(file)
 }
 
 fn remove_folder(folder: &Path) -> anyhow::Result<()> {
@@ -100,6 +143,9 @@ fn digest(file: &Path) -> anyhow::Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
     use super::*;
 
     const HELLO: &str = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
@@ -132,5 +178,44 @@ mod tests {
         assert!(made.unwrap_err().to_string().contains("expected 2cf24"));
         assert!(!folder.path().join("blobs/sha256").join(HELLO).exists());
         assert!(!folder.path().join(format!("partial-{HELLO}")).exists());
+    }
+
+    #[test]
+    fn two_who_want_the_same_folder_take_turns_and_it_is_filled_once() {
+        let root = tempfile::tempdir().unwrap();
+        let name = Path::new("python/some-py3.11");
+        let calls = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    let cache = Cache::at(root.path().to_owned()).unwrap();
+                    let folder = cache.filled(name, |folder| {
+                        calls.fetch_add(1, Ordering::SeqCst);
+                        // Long enough for the other to come by.
+                        std::thread::sleep(Duration::from_millis(300));
+                        fs::write(folder.join("x"), "hello")?;
+                        Ok(())
+                    });
+                    assert_eq!(fs::read_to_string(folder.unwrap().join("x")).unwrap(), "hello");
+                });
+            }
+        });
+        assert_eq!(calls.into_inner(), 1);
+    }
+
+    #[test]
+    fn a_folder_whose_filling_failed_is_filled_again() {
+        let root = tempfile::tempdir().unwrap();
+        let cache = Cache::at(root.path().to_owned()).unwrap();
+        let name = Path::new("x");
+        assert!(cache.filled(name, |_| bail!("no network")).is_err());
+        let mut again = false;
+        cache
+            .filled(name, |_| {
+                again = true;
+                Ok(())
+            })
+            .unwrap();
+        assert!(again);
     }
 }

@@ -32,6 +32,16 @@ pub(crate) fn obtain() -> anyhow::Result<DemoModel> {
     Ok(DemoModel { path, name: Some(NAME), pinned: true })
 }
 
+/// Whether [`obtain`] has nothing to download.
+pub(crate) fn at_hand() -> anyhow::Result<bool> {
+    Ok(environment::demo_model().is_some() || pinned()?.is_some())
+}
+
+/// The file of the pinned model, if it is in the cache.
+pub(crate) fn pinned() -> anyhow::Result<Option<PathBuf>> {
+    Ok(Cache::open()?.find(SHA256))
+}
+
 fn download(folder: &Path) -> anyhow::Result<PathBuf> {
     let python = Python::find()
         .with_context(|| format!("{}; or set WHARF_DEMO_MODEL to a model of yours", Python::MISSING))?;

@@ -25,14 +25,14 @@ pub(crate) fn demo_model() -> Option<PathBuf> {
     std::env::var_os("WHARF_DEMO_MODEL").filter(|v| !v.is_empty()).map(PathBuf::from)
 }
 
+/// `WHARF_TEST_SMOLLM2`: a copy of the pinned model for the test of the real tokenizer.
+pub(crate) fn test_model() -> Option<PathBuf> {
+    std::env::var_os("WHARF_TEST_SMOLLM2").map(PathBuf::from)
+}
+
 /// `CI=true` (or `1`): a missing tool is a failure.
 pub(crate) fn in_ci() -> bool {
     matches!(std::env::var("CI").as_deref(), Ok("true" | "1"))
-}
-
-/// `CARGO_TARGET_DIR`, else `target` in the repository.
-pub(crate) fn target() -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }
 
 /// The cargo that runs this program.

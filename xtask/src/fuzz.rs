@@ -67,7 +67,7 @@ fn build(folder: &Path) -> anyhow::Result<PathBuf> {
         .find_map(|line| line.strip_prefix("host: "))
         .context("`cargo --version --verbose` names no host")?
         .to_owned();
-    let target_dir = environment::target().join("fuzz");
+    let target_dir = shell::target()?.join("fuzz");
     let mut cargo = shell::cargo(&["build", "--release", "--bins", "--target", &host]);
     cargo.current_dir(folder).env("RUSTFLAGS", RUSTFLAGS).env("CARGO_TARGET_DIR", &target_dir);
     shell::run(&mut cargo)?;
@@ -81,7 +81,7 @@ fn fuzz(folder: &Path, program: &Path, target: &str, args: &Args) -> anyhow::Res
         command.arg(input);
     } else {
         let seeds = folder.join("seeds").join(target);
-        let corpus = environment::target().join("fuzz-corpus").join(target);
+        let corpus = shell::target()?.join("fuzz-corpus").join(target);
         let crashes = folder.join("crashes").join(target);
         for made in [&corpus, &crashes] {
             std::fs::create_dir_all(made).with_context(|| format!("failed to create {}", made.display()))?;

@@ -4,8 +4,6 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::Context;
-
 use crate::cache::Cache;
 use crate::shell;
 
@@ -60,15 +58,11 @@ impl Python {
     fn install(&self, cache: &Cache, name: &str, arguments: &[&str]) -> anyhow::Result<PathBuf> {
         let mut tag = self.command();
         let tag = shell::read(tag.args(["-c", "import sys; print('py%d.%d' % sys.version_info[:2])"]))?;
-        let folder = cache.folder("python").join(format!("{}-{}", name.replace("==", "-"), tag.trim()));
-        if folder.join("complete").is_file() {
-            return Ok(folder);
-        }
-        let mut pip = self.pip("install");
-        shell::run(pip.args(["--upgrade", "--target"]).arg(&folder).args(arguments))?;
-        std::fs::write(folder.join("complete"), "")
-            .with_context(|| format!("failed to mark {} as complete", folder.display()))?;
-        Ok(folder)
+        let folder = Path::new("python").join(format!("{}-{}", name.replace("==", "-"), tag.trim()));
+        cache.filled(&folder, |folder| {
+            let mut pip = self.pip("install");
+            shell::run(pip.args(["--upgrade", "--target"]).arg(folder).args(arguments))
+        })
     }
 
     fn pip(&self, what: &str) -> Command {

@@ -13,7 +13,6 @@ use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 
 use crate::demo_model::DemoModel;
-use crate::environment;
 use crate::shell;
 
 /// Loading takes a second or two; a slow disk may need much longer to read the model.
@@ -23,7 +22,7 @@ const STOPPED_WITHIN: Duration = Duration::from_secs(30);
 /// Builds `wharf` in release mode and returns the executable.
 pub(crate) fn build() -> anyhow::Result<PathBuf> {
     shell::run(&mut shell::cargo(&["build", "--release", "--package", "wharf", "--bin", "wharf"]))?;
-    Ok(environment::target().join("release").join("wharf"))
+    Ok(shell::target()?.join("release").join("wharf"))
 }
 
 /// A running server.
@@ -39,7 +38,7 @@ impl Server {
     pub(crate) fn start(wharf: &Path, model: &DemoModel) -> anyhow::Result<Server> {
         let port = free_port(8080)?;
         let metrics_port = free_port(8082)?;
-        let log = environment::target().join("demo-serve.log");
+        let log = shell::target()?.join("demo-serve.log");
         let open =
             || std::fs::File::create(&log).with_context(|| format!("failed to create {}", log.display()));
         let file = open()?;

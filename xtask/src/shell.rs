@@ -1,5 +1,6 @@
 //! Runs other programs: says what it runs, and names the command in every error.
 
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
@@ -11,6 +12,21 @@ pub(crate) fn cargo(args: &[&str]) -> Command {
     let mut command = Command::new(environment::cargo());
     command.args(args).current_dir(environment::root());
     command
+}
+
+/// Where cargo builds, as cargo itself says: the environment and any of its configuration files can move it.
+pub(crate) fn target() -> anyhow::Result<PathBuf> {
+    target_of(&mut cargo(&["metadata", "--format-version", "1", "--no-deps"]))
+}
+
+fn target_of(metadata: &mut Command) -> anyhow::Result<PathBuf> {
+    #[derive(serde::Deserialize)]
+    struct Metadata {
+        target_directory: PathBuf,
+    }
+    let metadata: Metadata =
+        serde_json::from_str(&read(metadata)?).context("failed to read cargo's metadata")?;
+    Ok(metadata.target_directory)
 }
 
 /// The command as one would type it.
@@ -49,4 +65,23 @@ pub(crate) fn works(command: &mut Command) -> bool {
         .stderr(Stdio::null())
         .status()
         .is_ok_and(|s| s.success())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_relative_target_folder_lies_where_cargo_builds() {
+        let mut metadata = cargo(&["metadata", "--format-version", "1", "--no-deps"]);
+        let target = target_of(metadata.env("CARGO_TARGET_DIR", "elsewhere")).unwrap();
+        assert_eq!(target, environment::root().join("elsewhere"));
+    }
+
+    #[test]
+    fn a_configured_target_folder_is_found() {
+        let mut metadata = cargo(&["metadata", "--format-version", "1", "--no-deps"]);
+        metadata.args(["--config", "build.target-dir='/elsewhere'"]).env_remove("CARGO_TARGET_DIR");
+        assert_eq!(target_of(&mut metadata).unwrap(), PathBuf::from("/elsewhere"));
+    }
 }

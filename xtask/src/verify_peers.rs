@@ -48,7 +48,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         "--example",
         "logits",
     ]))?;
-    let ours = environment::target().join("release/examples/logits");
+    let ours = shell::target()?.join("release/examples/logits");
 
     let mut command = python.command();
     command

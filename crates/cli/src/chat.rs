@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
+use clap::builder::RangedU64ValueParser;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -19,6 +20,7 @@ use self::local::{LocalModel, LocalStream};
 use crate::Env;
 use crate::args::Output;
 use crate::exit::{self, BadInput, Failure};
+use crate::model::load;
 use crate::openai::{self, ChatStream, Client, Piece};
 
 /// Talk to a model
@@ -35,7 +37,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME", conflicts_with = "model")]
     model_name: Option<String>,
     /// With --model: threads that compute [default: one per core]
-    #[arg(long, value_name = "N", requires = "model")]
+    #[arg(long, value_name = "N", requires = "model", value_parser = at_least_one::<usize>())]
     threads: Option<usize>,
     /// Answer this one prompt and exit; `-` reads it from standard input
     #[arg(long, value_name = "TEXT")]
@@ -44,13 +46,13 @@ pub(crate) struct Args {
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
     /// Longest answer, in tokens [default: the server's]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = at_least_one::<u32>())]
     max_tokens: Option<u32>,
     /// 0 always takes the likeliest token, higher is more varied [default: the server's]
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", value_parser = temperature)]
     temperature: Option<f32>,
     /// Choose among the likeliest tokens whose probabilities add up to this [default: the server's]
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", value_parser = probability)]
     top_p: Option<f32>,
     /// Makes a varied answer repeatable
     #[arg(long, value_name = "N")]
@@ -61,6 +63,27 @@ pub(crate) struct Args {
     /// With --prompt: print the answer as text, or with its measurements as one JSON document
     #[arg(long, value_enum, default_value = "text")]
     output: Output,
+}
+
+fn at_least_one<T: TryFrom<u64> + Clone + Send + Sync>() -> RangedU64ValueParser<T> {
+    RangedU64ValueParser::new().range(1..)
+}
+
+/// As far as our own server goes; another may stop earlier, and will say so.
+fn temperature(given: &str) -> Result<f32, String> {
+    number(given)
+        .filter(|x| (0.0..=100.0).contains(x))
+        .ok_or_else(|| "expected a number from 0 to 100".to_owned())
+}
+
+fn probability(given: &str) -> Result<f32, String> {
+    number(given)
+        .filter(|p| *p > 0.0 && *p <= 1.0)
+        .ok_or_else(|| "expected a number above 0 and at most 1".to_owned())
+}
+
+fn number(given: &str) -> Option<f32> {
+    given.parse().ok()
 }
 
 const EXAMPLES: &str = "\
@@ -102,9 +125,11 @@ pub(crate) fn run(args: &Args, env: &Env) -> Result<(), Failure> {
         return Err(anyhow!("--output json needs --prompt: a conversation is not one document")).bad_input();
     }
     let source = match &args.model {
-        Some(path) => Source::Local(local(path, args).bad_input()?),
+        Some(path) => Source::Local(local(path, args)?),
         None => Source::Remote(remote(args, env).bad_input()?),
     };
+    // Before signals are caught: nobody can catch one during this read, so Ctrl-C must keep its usual meaning.
+    let prompt = args.prompt.as_deref().map(read_prompt).transpose().bad_input()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -119,11 +144,20 @@ pub(crate) fn run(args: &Args, env: &Env) -> Result<(), Failure> {
             },
         };
         let chat = Chat { source, model, args: args.clone() };
-        match &args.prompt {
+        match &prompt {
             Some(prompt) => chat.answer_once(prompt, &mut signals).await,
             None => terminal::converse(&chat, &mut signals).await,
         }
     })
+}
+
+fn read_prompt(given: &str) -> anyhow::Result<String> {
+    match given {
+        "-" => {
+            std::io::read_to_string(std::io::stdin()).context("failed to read the prompt from standard input")
+        }
+        text => Ok(text.to_owned()),
+    }
 }
 
 fn remote(args: &Args, env: &Env) -> anyhow::Result<Client> {
@@ -131,11 +165,11 @@ fn remote(args: &Args, env: &Env) -> anyhow::Result<Client> {
     Client::new(args.url.as_deref().unwrap_or("http://127.0.0.1:8080"), key, None)
 }
 
-fn local(path: &Path, args: &Args) -> anyhow::Result<LocalModel> {
-    if args.threads == Some(0) {
-        anyhow::bail!("--threads must be at least 1");
-    }
-    LocalModel::load(path, args.threads)
+fn local(path: &Path, args: &Args) -> Result<LocalModel, Failure> {
+    LocalModel::load(path, args.threads).map_err(|error| match load::lacked_a_thread(&error) {
+        true => Failure::Failed(error),
+        false => Failure::BadInput(error),
+    })
 }
 
 /// Where answers come from.
@@ -175,14 +209,8 @@ enum Ending {
 
 impl Chat {
     async fn answer_once(&self, prompt: &str, signals: &mut Signals) -> Result<(), Failure> {
-        let prompt = match prompt {
-            "-" => std::io::read_to_string(std::io::stdin())
-                .context("failed to read the prompt from standard input")
-                .bad_input()?,
-            text => text.to_owned(),
-        };
         let mut messages = self.opening();
-        messages.push(message("user", &prompt));
+        messages.push(message("user", prompt));
         let json = self.args.output == Output::Json;
         let mut print = |text: &str| if json { Ok(()) } else { exit::print(text) };
         let (answer, ending) = self.answer(&messages, signals, &mut print).await?;

@@ -39,7 +39,7 @@ pub(crate) fn report(outcome: Result<(), Failure>) -> ExitCode {
         Ok(()) => return ExitCode::SUCCESS,
         Err(Failure::Interrupted) => return ExitCode::from(130),
         // The reader of our output has left (`wharf … | head`): that is its right, not an error.
-        Err(Failure::Failed(e)) if is_broken_pipe(&e) => return ExitCode::SUCCESS,
+        Err(Failure::Failed(e)) if reader_left(&e) => return ExitCode::SUCCESS,
         Err(Failure::BadInput(e)) => (e, 2),
         Err(Failure::Failed(e)) => (e, 1),
     };
@@ -62,16 +62,21 @@ fn render(error: &anyhow::Error) -> String {
     text
 }
 
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error
-        .chain()
-        .any(|e| e.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe))
+/// Standard output did not take a text. Told apart from other I/O because a broken pipe means nothing bad only here:
+/// anywhere else (a connection, a file) it is a failure like any other.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to write to standard output")]
+struct PrintError(#[source] io::Error);
+
+/// Whether standard output was closed by whoever read it.
+fn reader_left(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<PrintError>().is_some_and(|e| e.0.kind() == io::ErrorKind::BrokenPipe)
 }
 
 /// Writes `text` to standard output at once.
 pub(crate) fn print(text: &str) -> Result<(), anyhow::Error> {
     let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(anyhow::Error::from)
+    Ok(out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(PrintError)?)
 }
 
 #[cfg(test)]
@@ -88,9 +93,12 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_pipe_is_not_a_failure() {
-        let error =
-            anyhow::Error::from(io::Error::from(io::ErrorKind::BrokenPipe)).context("failed to print");
-        assert!(is_broken_pipe(&error));
+    fn only_a_closed_standard_output_is_not_a_failure() {
+        let closed = || io::Error::from(io::ErrorKind::BrokenPipe);
+        assert!(reader_left(
+            &anyhow::Error::from(PrintError(closed())).context("failed to print the answer")
+        ));
+        assert!(!reader_left(&anyhow::Error::from(closed()).context("failed to reach the server")));
+        assert!(!reader_left(&PrintError(io::ErrorKind::StorageFull.into()).into()));
     }
 }

@@ -169,20 +169,39 @@ fn open(path: &Path) -> anyhow::Result<Model> {
 /// Loads on a thread of its own: it computes for seconds and must not hold up health checks.
 async fn loading(model: Model, config: ServeConfig) -> Result<wharf_server::Loaded, BoxError> {
     let (done, loaded) = tokio::sync::oneshot::channel();
-    std::thread::Builder::new().name("load".into()).spawn(move || {
-        let mut progress = |done, total| tracing::debug!(done, total, "loading layers");
-        // Without a receiver the server has been told to stop: nobody needs the model.
-        let _ = done.send(load::load(model, &config, &mut progress));
-    })?;
-    Ok(loaded.await.map_err(|_| "the thread that loads the model panicked")??)
+    std::thread::Builder::new()
+        .name("load".into())
+        .spawn(move || {
+            let mut progress = |done, total| tracing::debug!(done, total, "loading layers");
+            // Without a receiver the server has been told to stop: nobody needs the model.
+            let _ = done.send(load::load(model, &config, &mut progress));
+        })
+        .map_err(LoadError::Thread)?;
+    Ok(loaded.await.map_err(|_| LoadError::Panicked)?.map_err(LoadError::Model)?)
 }
 
-/// Keys, certificates and models are the user's input; ports and threads are the machine's.
+/// Why there is no model to serve.
+#[derive(Debug, thiserror::Error)]
+enum LoadError {
+    #[error("failed to start the thread that loads the model")]
+    Thread(#[source] std::io::Error),
+    #[error("the thread that loads the model panicked")]
+    Panicked,
+    #[error(transparent)]
+    Model(anyhow::Error),
+}
+
+/// Keys, certificates and models are the user's input; ports and threads are the machine's, panics are ours.
 fn failure(error: ServeError) -> Failure {
-    match error {
-        ServeError::Keys(_) | ServeError::Tls(_) | ServeError::Load(_) => Failure::BadInput(error.into()),
-        ServeError::Bind { .. } | ServeError::Thread(_) => Failure::Failed(error.into()),
-    }
+    let bad_input = match &error {
+        ServeError::Keys(_) | ServeError::Tls(_) => true,
+        ServeError::Load(cause) => match cause.downcast_ref() {
+            Some(LoadError::Model(cause)) => !load::lacked_a_thread(cause),
+            Some(LoadError::Thread(_) | LoadError::Panicked) | None => false,
+        },
+        ServeError::Bind { .. } | ServeError::Thread(_) => false,
+    };
+    if bad_input { Failure::BadInput(error.into()) } else { Failure::Failed(error.into()) }
 }
 
 /// What asks a server to stop.
@@ -203,6 +222,33 @@ impl Stop {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use wharf_engine::StartError;
+
+    use super::*;
+
+    #[test]
+    fn a_model_that_does_not_load_is_bad_input_unless_the_machine_or_we_failed() {
+        let refused = || io::Error::from(io::ErrorKind::WouldBlock);
+        let small = StartError::CacheTooSmall { capacity: 16, max_model_len: 32 };
+        let model = |cause: anyhow::Error| LoadError::Model(cause.context("failed to start the engine"));
+        for (error, expected) in [
+            (model(small.into()), true),
+            (model(anyhow!("failed to read tensor x")), true),
+            (model(StartError::Thread(refused()).into()), false),
+            (LoadError::Thread(refused()), false),
+            (LoadError::Panicked, false),
+        ] {
+            let what = error.to_string();
+            let failure = failure(ServeError::Load(error.into()));
+            assert_eq!(matches!(failure, Failure::BadInput(_)), expected, "{what}: {failure:?}");
         }
     }
 }

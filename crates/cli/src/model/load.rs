@@ -3,7 +3,7 @@
 use anyhow::Context;
 use wharf_api::ServeConfig;
 use wharf_engine::cpu::{CpuBackend, CpuOptions};
-use wharf_engine::{EngineConfig, start};
+use wharf_engine::{EngineConfig, StartError, start};
 use wharf_model::Model;
 use wharf_server::Loaded;
 
@@ -50,4 +50,9 @@ pub(crate) fn load(
     let backend = CpuBackend::load(model, &options, progress).context("failed to load the weights")?;
     let engine = start(Box::new(backend), bounds).context("failed to start the engine")?;
     Ok(Loaded::new(engine, text.tokenizer, text.chat_template, generation))
+}
+
+/// Whether [`load`] failed because the operating system refused a thread: nothing is wrong with the model then.
+pub(crate) fn lacked_a_thread(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(StartError::Thread(_)))
 }

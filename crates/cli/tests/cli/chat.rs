@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -99,6 +100,12 @@ fn bad_usage_exits_with_2_and_says_what_to_do() {
         (vec!["chat", "--output", "json"], "--output json needs --prompt"),
         (vec!["chat", "--prompt", "x", "--api-key-file", "/no/such/file"], "/no/such/file"),
         (vec!["chat", "--max-tokens", "-1"], "invalid value '-1' for '--max-tokens <N>'"),
+        (vec!["chat", "--max-tokens", "0"], "invalid value '0' for '--max-tokens <N>'"),
+        (vec!["chat", "--temperature", "-1"], "expected a number from 0 to 100"),
+        (vec!["chat", "--temperature", "NaN"], "expected a number from 0 to 100"),
+        (vec!["chat", "--top-p", "0"], "expected a number above 0 and at most 1"),
+        (vec!["chat", "--top-p", "1.5"], "expected a number above 0 and at most 1"),
+        (vec!["chat", "--model", "x", "--threads", "0"], "invalid value '0' for '--threads <N>'"),
     ] {
         let ran = wharf::run(&args);
         assert_eq!(ran.code, Some(2), "{args:?}: {}", ran.err);
@@ -127,6 +134,36 @@ fn an_interrupt_ends_a_single_answer_with_130() {
     assert_eq!(&printed, b"Paris");
     interrupt(&child);
     assert_eq!(child.wait().unwrap().code(), Some(130));
+}
+
+#[test]
+fn an_interrupt_ends_waiting_for_a_prompt_on_standard_input() {
+    let fake = Fake::start(Manner::Streams);
+    let mut child = spawn(&["chat", &fake.url, "--prompt", "-"]);
+    let _held_open = child.stdin.take().unwrap();
+    // The program says nothing before it reads, so there is nothing else to wait for.
+    std::thread::sleep(Duration::from_secs(1));
+    interrupt(&child);
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while child.try_wait().unwrap().is_none() {
+        if Instant::now() > deadline {
+            child.kill().unwrap();
+            panic!("the program did not end");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(fake.requests().is_empty());
+}
+
+#[test]
+fn a_reader_that_leaves_is_no_failure() {
+    let fake = Fake::start(Manner::Streams);
+    let mut child = spawn(&["chat", &fake.url, "--prompt", "-"]);
+    drop(child.stdout.take());
+    child.stdin.take().unwrap().write_all(b"x").unwrap();
+    let ran = child.wait_with_output().unwrap();
+    let errors = String::from_utf8(ran.stderr).unwrap();
+    assert_eq!((ran.status.code(), errors.as_str()), (Some(0), ""));
 }
 
 #[test]
