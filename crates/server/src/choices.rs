@@ -73,7 +73,8 @@ struct Choice {
     id: RequestId,
     decoder: Decoder,
     stop: StopMatcher,
-    ends: StopConditions,
+    /// The request's, for all choices; `max_tokens` is the engine's business.
+    ends: Arc<StopConditions>,
     include_stop: bool,
     generated: usize,
     cached: usize,
@@ -108,17 +109,17 @@ impl Choices {
             span: tracing::Span::current(),
             _in_flight: in_flight,
         };
+        let ends = Arc::new(job.plan.stop);
         for (prompt, max_tokens) in &job.prompts {
             for choice in 0..job.n {
                 let index = all.choices.len();
                 let mut sampling = job.plan.sampling.clone();
                 sampling.seed = job.plan.first_seed.wrapping_add(choice as u64);
-                let stop = StopConditions { max_tokens: *max_tokens, ..job.plan.stop.clone() };
                 let sender = sender.clone();
                 let request = Request {
                     prompt: prompt.clone(),
                     sampling,
-                    stop: stop.clone(),
+                    stop: StopConditions { max_tokens: *max_tokens, ..(*ends).clone() },
                     logprobs: job.logprobs,
                     cache_salt: job.plan.cache_salt,
                     logits_hook: None,
@@ -134,7 +135,7 @@ impl Choices {
                     id,
                     decoder: text.decoder(job.skip_special, job.start),
                     stop: StopMatcher::new(&job.stop, job.include_stop),
-                    ends: stop,
+                    ends: Arc::clone(&ends),
                     include_stop: job.include_stop,
                     generated: 0,
                     cached: 0,

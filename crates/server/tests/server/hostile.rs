@@ -38,6 +38,8 @@ async fn wrong_requests_get_errors_that_name_the_field() {
     refused(&server, TEXT, bias, 400, none.clone(), json!("logit_bias")).await;
     let stop = completion(json!({"stop_token_ids": [999999]}));
     refused(&server, TEXT, stop, 400, none, json!("stop_token_ids")).await;
+    let many = completion(json!({"stop_token_ids": vec![0; 1 << 20], "n": 128}));
+    refused(&server, TEXT, many, 400, Value::Null, json!("stop_token_ids")).await;
     let format = chat(json!({"response_format": {"type": "json_schema"}}));
     refused(&server, CHAT, format, 400, json!("unsupported"), json!("response_format")).await;
     assert_eq!(server.engine.snapshot().running, 0);
