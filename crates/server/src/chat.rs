@@ -30,7 +30,7 @@ pub(crate) async fn handle(State(app): State<Arc<App>>, request: Request<Body>) 
     let body = body::read(request, &app.config).await?;
     let in_flight = app.enter()?;
     let model = app.serving()?;
-    let (request, prompt) = on_worker(&model.text, {
+    let (request, prompt) = on_worker(&app, &model.text, {
         let app = Arc::clone(&app);
         move |text| {
             let mut request = ChatRequest::parse(&body)?;

@@ -29,7 +29,7 @@ pub(crate) async fn handle(State(app): State<Arc<App>>, request: Request<Body>) 
     let in_flight = app.enter()?;
     let model = app.serving()?;
     let vocab_size = model.engine.vocab_size();
-    let (request, prompts, echoes) = on_worker(&model.text, {
+    let (request, prompts, echoes) = on_worker(&app, &model.text, {
         let app = Arc::clone(&app);
         move |text| {
             let mut request = CompletionRequest::parse(&body)?;

@@ -12,6 +12,7 @@ use wharf_telemetry::metrics::{Metrics, server as table};
 
 use crate::auth::Keys;
 use crate::text::Text;
+use crate::workers::Workers;
 
 /// A loaded model: what loading yields.
 pub struct Loaded {
@@ -59,6 +60,7 @@ pub(crate) struct App {
     pub(crate) model_name: String,
     pub(crate) keys: Keys,
     pub(crate) metrics: Metrics,
+    pub(crate) workers: Workers,
     /// Unix seconds at start: the `created` of the model card.
     pub(crate) created: u64,
     pub(crate) connections: AtomicUsize,
@@ -80,6 +82,7 @@ impl App {
         metrics.set(&table::HTTP_IN_FLIGHT, &[], 0.0);
         App {
             model_name: config.served_name(),
+            workers: Workers::new(&config),
             config,
             keys,
             metrics,
