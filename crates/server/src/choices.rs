@@ -16,7 +16,7 @@ use wharf_model::tokenizer::StreamStart;
 
 use crate::prepare::Plan;
 use crate::record;
-use crate::state::{App, InFlight, RETRY_AFTER_SECONDS};
+use crate::state::{App, RETRY_AFTER_SECONDS};
 use crate::stop::StopMatcher;
 use crate::text::{Decoder, Text};
 
@@ -66,7 +66,6 @@ pub(crate) struct Choices {
     arrived: Instant,
     outcome: &'static str,
     span: tracing::Span,
-    _in_flight: InFlight,
 }
 
 struct Choice {
@@ -92,7 +91,6 @@ impl Choices {
         engine: &EngineHandle,
         text: &Text,
         job: Job,
-        in_flight: InFlight,
     ) -> Result<Choices, ApiError> {
         let (sender, events) = mpsc::unbounded_channel();
         let mut all = Choices {
@@ -107,7 +105,6 @@ impl Choices {
             arrived: job.arrived,
             outcome: "cancelled",
             span: tracing::Span::current(),
-            _in_flight: in_flight,
         };
         let ends = Arc::new(job.plan.stop);
         for (prompt, max_tokens) in &job.prompts {

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use expect_test::expect;
-use futures_util::StreamExt;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
