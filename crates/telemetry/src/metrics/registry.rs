@@ -1,6 +1,7 @@
 //! Registers a table and records by table entry.
 
 use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
 
 use prometheus::{CounterVec, Encoder, GaugeVec, HistogramOpts, HistogramVec, Opts, Registry, TextEncoder};
 
@@ -16,6 +17,8 @@ enum Vector {
 pub struct Metrics {
     registry: Registry,
     by_name: HashMap<&'static str, Vector>,
+    /// Held from reading a counter to raising it.
+    raising: Mutex<()>,
 }
 
 const WRONG_KIND: &str = "a metric is recorded as the kind that its table entry names";
@@ -50,7 +53,7 @@ impl Metrics {
             };
             by_name.insert(metric.name, vector);
         }
-        Metrics { registry, by_name }
+        Metrics { registry, by_name, raising: Mutex::new(()) }
     }
 
     /// Adds to a counter.
@@ -65,6 +68,7 @@ impl Metrics {
     /// Brings a counter up to a total that is counted elsewhere. A lower total changes nothing.
     pub fn raise_to(&self, metric: &'static Metric, labels: &[&str], total: f64) {
         let counter = self.counter(metric, labels);
+        let _alone = self.raising.lock().unwrap_or_else(PoisonError::into_inner);
         let missing = total - counter.get();
         if missing > 0.0 {
             counter.inc_by(missing);
@@ -129,6 +133,24 @@ mod tests {
             assert!(text.contains(&format!("# HELP {} ", metric.name)), "{}", metric.name);
         }
         assert!(text.contains("vllm:num_requests_running{model_name=\"x\"} 2"), "{text}");
+    }
+
+    #[test]
+    fn threads_that_raise_a_counter_together_do_not_add_twice() {
+        let metrics = Metrics::new(server::ALL);
+        let start = std::sync::Barrier::new(4);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    start.wait();
+                    for total in 1..=5000 {
+                        metrics.raise_to(&server::STEPS, &["m"], f64::from(total));
+                    }
+                });
+            }
+        });
+        let text = metrics.encode().unwrap();
+        assert!(text.contains("wharf_engine_steps_total{model_name=\"m\"} 5000\n"), "{text}");
     }
 
     #[test]
