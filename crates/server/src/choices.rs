@@ -92,6 +92,11 @@ impl Choices {
         text: &Text,
         job: Job,
     ) -> Result<Choices, ApiError> {
+        let (total, most) = (job.prompts.len().saturating_mul(job.n), app.config.max_waiting);
+        if total > most {
+            let message = format!("the request has {total} choices; at most {most} may wait at a time");
+            return Err(ApiError::invalid(if job.n > 1 { "n" } else { job.param }, message));
+        }
         let (sender, events) = mpsc::unbounded_channel();
         let mut all = Choices {
             app: Arc::clone(app),
@@ -126,7 +131,10 @@ impl Choices {
                     }),
                 };
                 // An error drops `all`, which aborts the choices that were accepted before.
-                let id = engine.submit(request).map_err(|e| refused(e, job.param))?;
+                let id = engine.submit(request).map_err(|e| {
+                    all.outcome = "refused";
+                    refused(e, job.param)
+                })?;
                 all.open += 1;
                 all.choices.push(Choice {
                     id,
