@@ -17,7 +17,7 @@ use wharf_model::tokenizer::StreamStart;
 use crate::prepare::Plan;
 use crate::record;
 use crate::state::{App, RETRY_AFTER_SECONDS};
-use crate::stop::StopMatcher;
+use crate::stop::{StopMatcher, StopStrings};
 use crate::text::{Decoder, Text};
 
 /// What to generate, for [`Choices::submit`].
@@ -112,6 +112,7 @@ impl Choices {
             span: tracing::Span::current(),
         };
         let ends = Arc::new(job.plan.stop);
+        let stops = StopStrings::new(&job.stop);
         for (prompt, max_tokens) in &job.prompts {
             for choice in 0..job.n {
                 let index = all.choices.len();
@@ -139,7 +140,7 @@ impl Choices {
                 all.choices.push(Choice {
                     id,
                     decoder: text.decoder(job.skip_special, job.start),
-                    stop: StopMatcher::new(&job.stop, job.include_stop),
+                    stop: StopMatcher::new(stops.clone(), job.include_stop),
                     ends: Arc::clone(&ends),
                     include_stop: job.include_stop,
                     generated: 0,
