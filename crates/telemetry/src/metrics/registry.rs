@@ -114,6 +114,8 @@ impl Metrics {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::super::server;
     use super::*;
 
@@ -138,19 +140,29 @@ mod tests {
     #[test]
     fn threads_that_raise_a_counter_together_do_not_add_twice() {
         let metrics = Metrics::new(server::ALL);
-        let start = std::sync::Barrier::new(4);
+        // One counter per round: a later raise would hide that an earlier one went too far.
+        let names: Vec<String> = (0..5000).map(|i| i.to_string()).collect();
+        for name in &names {
+            metrics.raise_to(&server::STEPS, &[name], 0.0);
+        }
+        let arrived = AtomicUsize::new(0);
         std::thread::scope(|scope| {
-            for _ in 0..4 {
+            for _ in 0..2 {
                 scope.spawn(|| {
-                    start.wait();
-                    for total in 1..=5000 {
-                        metrics.raise_to(&server::STEPS, &["m"], f64::from(total));
+                    for (round, name) in names.iter().enumerate() {
+                        arrived.fetch_add(1, Ordering::SeqCst);
+                        // A barrier would wake one thread after the other.
+                        while arrived.load(Ordering::SeqCst) < 2 * (round + 1) {
+                            std::hint::spin_loop();
+                        }
+                        metrics.raise_to(&server::STEPS, &[name], 1.0);
                     }
                 });
             }
         });
-        let text = metrics.encode().unwrap();
-        assert!(text.contains("wharf_engine_steps_total{model_name=\"m\"} 5000\n"), "{text}");
+        for name in &names {
+            assert_eq!(metrics.counter(&server::STEPS, &[name]).get(), 1.0, "{name}");
+        }
     }
 
     #[test]
