@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
-use http::header::CONTENT_LENGTH;
+use http::header::{CONTENT_LENGTH, EXPECT};
 use http::{HeaderMap, Request};
 use http_body_util::BodyExt;
 use tokio::time::timeout;
@@ -25,9 +25,13 @@ pub(crate) async fn read(request: Request<Body>, config: &ServeConfig) -> Result
     let time = Duration::from_secs_f64(config.body_timeout_seconds);
     let too_large = ApiError::BodyTooLarge { limit };
     let announced = content_length(request.headers());
+    let asks_first = request.headers().contains_key(EXPECT);
     let mut body = request.into_body();
     if announced.is_some_and(|length| length > limit) {
-        discard(&mut body, limit).await;
+        // A client that asks first (`100-continue`) has sent nothing yet, and reading would invite it to.
+        if !asks_first {
+            discard(&mut body, limit).await;
+        }
         return Err(too_large);
     }
     match timeout(time, collect(&mut body, limit)).await {

@@ -20,7 +20,7 @@ use crate::body;
 use crate::choices::{Choices, Job, Piece};
 use crate::ids::new_id;
 use crate::prepare::{check_model, fit_max_tokens, on_worker, plan, render_chat};
-use crate::respond::{Failure, json};
+use crate::respond::{Failure, json, until_written};
 use crate::state::{App, unix_seconds};
 use crate::stream::{self, Wording};
 use crate::text::Text;
@@ -30,7 +30,7 @@ pub(crate) async fn handle(State(app): State<Arc<App>>, request: Request<Body>) 
     let body = body::read(request, &app.config).await?;
     let in_flight = app.enter()?;
     let model = app.serving()?;
-    let (request, prompt) = on_worker(&model.text, {
+    let (request, prompt) = on_worker(&app, &model.text, {
         let app = Arc::clone(&app);
         move |text| {
             let mut request = ChatRequest::parse(&body)?;
@@ -67,7 +67,7 @@ pub(crate) async fn handle(State(app): State<Arc<App>>, request: Request<Body>) 
         param: "messages",
         arrived,
     };
-    let choices = Choices::submit(&app, &model.engine, &model.text, job, in_flight)?;
+    let choices = Choices::submit(&app, &model.engine, &model.text, job)?;
     let answer = Answer {
         id: new_id("chatcmpl-"),
         created: unix_seconds(),
@@ -76,10 +76,11 @@ pub(crate) async fn handle(State(app): State<Arc<App>>, request: Request<Body>) 
         with_logprobs: request.logprobs.is_some(),
         greeted: HashSet::new(),
     };
-    match generation.stream {
-        Some(options) => Ok(stream::response(choices, answer, options)),
-        None => Ok(json(&answer.whole(choices, generation.n).await?)),
-    }
+    let response = match generation.stream {
+        Some(options) => stream::response(choices, answer, options),
+        None => json(&answer.whole(choices, generation.n).await?),
+    };
+    Ok(until_written(response, in_flight))
 }
 
 /// What all chunks of an answer have in common.

@@ -16,8 +16,8 @@ use wharf_model::tokenizer::StreamStart;
 
 use crate::prepare::Plan;
 use crate::record;
-use crate::state::{App, InFlight, RETRY_AFTER_SECONDS};
-use crate::stop::StopMatcher;
+use crate::state::{App, RETRY_AFTER_SECONDS};
+use crate::stop::{StopMatcher, StopStrings};
 use crate::text::{Decoder, Text};
 
 /// What to generate, for [`Choices::submit`].
@@ -66,14 +66,14 @@ pub(crate) struct Choices {
     arrived: Instant,
     outcome: &'static str,
     span: tracing::Span,
-    _in_flight: InFlight,
 }
 
 struct Choice {
     id: RequestId,
     decoder: Decoder,
     stop: StopMatcher,
-    ends: StopConditions,
+    /// The request's, for all choices; `max_tokens` is the engine's business.
+    ends: Arc<StopConditions>,
     include_stop: bool,
     generated: usize,
     cached: usize,
@@ -91,8 +91,12 @@ impl Choices {
         engine: &EngineHandle,
         text: &Text,
         job: Job,
-        in_flight: InFlight,
     ) -> Result<Choices, ApiError> {
+        let (total, most) = (job.prompts.len().saturating_mul(job.n), app.config.max_waiting);
+        if total > most {
+            let message = format!("the request has {total} choices; at most {most} may wait at a time");
+            return Err(ApiError::invalid(if job.n > 1 { "n" } else { job.param }, message));
+        }
         let (sender, events) = mpsc::unbounded_channel();
         let mut all = Choices {
             app: Arc::clone(app),
@@ -106,19 +110,19 @@ impl Choices {
             arrived: job.arrived,
             outcome: "cancelled",
             span: tracing::Span::current(),
-            _in_flight: in_flight,
         };
+        let ends = Arc::new(job.plan.stop);
+        let stops = StopStrings::new(&job.stop);
         for (prompt, max_tokens) in &job.prompts {
             for choice in 0..job.n {
                 let index = all.choices.len();
                 let mut sampling = job.plan.sampling.clone();
                 sampling.seed = job.plan.first_seed.wrapping_add(choice as u64);
-                let stop = StopConditions { max_tokens: *max_tokens, ..job.plan.stop.clone() };
                 let sender = sender.clone();
                 let request = Request {
                     prompt: prompt.clone(),
                     sampling,
-                    stop: stop.clone(),
+                    stop: StopConditions { max_tokens: *max_tokens, ..(*ends).clone() },
                     logprobs: job.logprobs,
                     cache_salt: job.plan.cache_salt,
                     logits_hook: None,
@@ -128,13 +132,16 @@ impl Choices {
                     }),
                 };
                 // An error drops `all`, which aborts the choices that were accepted before.
-                let id = engine.submit(request).map_err(|e| refused(e, job.param))?;
+                let id = engine.submit(request).map_err(|e| {
+                    all.outcome = "refused";
+                    refused(e, job.param)
+                })?;
                 all.open += 1;
                 all.choices.push(Choice {
                     id,
                     decoder: text.decoder(job.skip_special, job.start),
-                    stop: StopMatcher::new(&job.stop, job.include_stop),
-                    ends: stop,
+                    stop: StopMatcher::new(stops.clone(), job.include_stop),
+                    ends: Arc::clone(&ends),
                     include_stop: job.include_stop,
                     generated: 0,
                     cached: 0,

@@ -18,7 +18,7 @@ use crate::body;
 use crate::choices::{Choices, Job, Piece};
 use crate::ids::new_id;
 use crate::prepare::{check_model, fit_max_tokens, on_worker, plan, tokens_of};
-use crate::respond::{Failure, json};
+use crate::respond::{Failure, json, until_written};
 use crate::state::{App, unix_seconds};
 use crate::stream::{self, Wording};
 use crate::text::Text;
@@ -29,7 +29,7 @@ pub(crate) async fn handle(State(app): State<Arc<App>>, request: Request<Body>) 
     let in_flight = app.enter()?;
     let model = app.serving()?;
     let vocab_size = model.engine.vocab_size();
-    let (request, prompts, echoes) = on_worker(&model.text, {
+    let (request, prompts, echoes) = on_worker(&app, &model.text, {
         let app = Arc::clone(&app);
         move |text| {
             let mut request = CompletionRequest::parse(&body)?;
@@ -70,7 +70,7 @@ pub(crate) async fn handle(State(app): State<Arc<App>>, request: Request<Body>) 
         arrived,
     };
     let n_choices = job.prompts.len() * job.n;
-    let choices = Choices::submit(&app, &model.engine, &model.text, job, in_flight)?;
+    let choices = Choices::submit(&app, &model.engine, &model.text, job)?;
     let answer = Answer {
         id: new_id("cmpl-"),
         created: unix_seconds(),
@@ -81,10 +81,11 @@ pub(crate) async fn handle(State(app): State<Arc<App>>, request: Request<Body>) 
         progress: vec![Progress::default(); n_choices],
         with_logprobs: request.logprobs.is_some(),
     };
-    match generation.stream {
-        Some(options) => Ok(stream::response(choices, answer, options)),
-        None => Ok(json(&answer.whole(choices).await?)),
-    }
+    let response = match generation.stream {
+        Some(options) => stream::response(choices, answer, options),
+        None => json(&answer.whole(choices).await?),
+    };
+    Ok(until_written(response, in_flight))
 }
 
 /// What all chunks of an answer have in common.

@@ -28,6 +28,7 @@ mod system;
 mod text;
 mod tls;
 mod tokenize;
+mod workers;
 
 pub use auth::KeysError;
 pub use serve::{Addresses, BoxError, ServeError, Server, run, runtime};

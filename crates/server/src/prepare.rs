@@ -9,7 +9,7 @@ use wharf_api::{ApiError, ServeConfig};
 use wharf_engine::{SamplingParams, StopConditions};
 
 use crate::ids::random_u64;
-use crate::state::{App, Loaded};
+use crate::state::{App, Loaded, RETRY_AFTER_SECONDS};
 use crate::text::{ChatInput, Text};
 
 /// Refuses requests for other models.
@@ -24,15 +24,20 @@ pub(crate) fn check_model(app: &App, model: Option<&str>) -> Result<(), ApiError
     }
 }
 
-/// Runs text work on a worker thread, so that long texts do not keep the network waiting.
+/// Runs text work on a worker thread, unless the grace period of a drain ends before.
 pub(crate) async fn on_worker<T: Send + 'static>(
+    app: &App,
     text: &Arc<Text>,
     work: impl FnOnce(&Text) -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
     let text = Arc::clone(text);
-    match tokio::task::spawn_blocking(move || work(&text)).await {
-        Ok(result) => result,
-        Err(e) => Err(ApiError::Internal(format!("failed to process the text: {e}"))),
+    let mut aborted = app.aborted();
+    tokio::select! {
+        result = app.workers.run(move || work(&text)) => result,
+        _ = aborted.wait_for(|aborted| *aborted) => Err(ApiError::Unavailable {
+            reason: "the server is shutting down before the request was read".to_owned(),
+            retry_after_seconds: RETRY_AFTER_SECONDS,
+        }),
     }
 }
 

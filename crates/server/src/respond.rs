@@ -1,11 +1,18 @@
 //! The one place where errors and values become HTTP responses.
 
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, StatusCode};
+use hyper::body::{Frame, SizeHint};
 use serde::Serialize;
 use wharf_api::ApiError;
+
+use crate::state::InFlight;
 
 /// An [`ApiError`] on its way out.
 #[derive(Debug)]
@@ -53,4 +60,36 @@ pub(crate) fn with_type(status: StatusCode, media_type: &'static str, body: Body
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
     response
+}
+
+/// Keeps a request in flight until its response is written, or its client gone.
+pub(crate) fn until_written(response: Response, in_flight: InFlight) -> Response {
+    response.map(|body| Body::new(Counted { body, _in_flight: in_flight }))
+}
+
+struct Counted {
+    body: Body,
+    _in_flight: InFlight,
+}
+
+impl hyper::body::Body for Counted {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    /// Never true: hyper drops a body with its last frame when it knows that frame to be the last. Otherwise it first
+    /// writes until its buffer has room, and then asks for more.
+    fn is_end_stream(&self) -> bool {
+        false
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use wharf_api::ServeConfig;
@@ -157,7 +157,7 @@ impl Server {
             listen(socket, Some(TlsAcceptor::from(certificate.server_config()?)));
             background.spawn(certificate.watch(Arc::clone(&app)));
         }
-        let metrics_thread = start_metrics_thread(&app, metrics, stop.subscribe())?;
+        let metrics_ended = start_metrics_thread(&app, metrics, stop.subscribe())?;
         tracing::info!(
             http = %addresses.http,
             https = addresses.https.map(tracing::field::display),
@@ -170,8 +170,8 @@ impl Server {
 
         stop.send_replace(true);
         while listeners.join_next().await.is_some() {}
-        // The thread ends on the same signal and has nothing to report.
-        let _ = tokio::task::spawn_blocking(move || metrics_thread.join()).await;
+        // The thread ends on the same signal; it sends nothing, and drops its end even when it panics.
+        let _ = metrics_ended.await;
         result
     }
 }
@@ -233,12 +233,13 @@ fn to_tokio(
     })
 }
 
-/// Health and metrics have a thread and a runtime of their own, so that nothing that requests do delays them.
+/// Health and metrics have a thread and a runtime of their own, so that nothing that requests do delays them. The
+/// receiver fails when the thread has closed its port.
 fn start_metrics_thread(
     app: &Arc<App>,
     socket: std::net::TcpListener,
     stop: watch::Receiver<bool>,
-) -> Result<std::thread::JoinHandle<()>, ServeError> {
+) -> Result<oneshot::Receiver<()>, ServeError> {
     let app = Arc::clone(app);
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ServeError::Thread)?;
@@ -246,11 +247,14 @@ fn start_metrics_thread(
         let _inside = runtime.enter();
         TcpListener::from_std(socket).map_err(ServeError::Thread)?
     };
+    let (running, ended) = oneshot::channel();
     let work = move || {
+        let _running: oneshot::Sender<()> = running;
         let listener = Listener { socket, tls: None, router: router::metrics(&app), port: Port::Metrics };
         runtime.block_on(listener.run(app, stop));
     };
-    std::thread::Builder::new().name("metrics".to_owned()).spawn(work).map_err(ServeError::Thread)
+    std::thread::Builder::new().name("metrics".to_owned()).spawn(work).map_err(ServeError::Thread)?;
+    Ok(ended)
 }
 
 /// An error with all its causes, for one log line.

@@ -12,6 +12,7 @@ use wharf_telemetry::metrics::{Metrics, server as table};
 
 use crate::auth::Keys;
 use crate::text::Text;
+use crate::workers::Workers;
 
 /// A loaded model: what loading yields.
 pub struct Loaded {
@@ -59,6 +60,7 @@ pub(crate) struct App {
     pub(crate) model_name: String,
     pub(crate) keys: Keys,
     pub(crate) metrics: Metrics,
+    pub(crate) workers: Workers,
     /// Unix seconds at start: the `created` of the model card.
     pub(crate) created: u64,
     pub(crate) connections: AtomicUsize,
@@ -77,9 +79,9 @@ impl App {
             &[wharf_telemetry::build::VERSION, wharf_telemetry::build::COMMIT],
             1.0,
         );
-        metrics.set(&table::HTTP_IN_FLIGHT, &[], 0.0);
         App {
             model_name: config.served_name(),
+            workers: Workers::new(&config),
             config,
             keys,
             metrics,
@@ -139,7 +141,6 @@ impl App {
     /// sees the count.
     pub(crate) fn enter(self: &Arc<App>) -> Result<InFlight, ApiError> {
         self.in_flight.send_modify(|count| *count += 1);
-        self.metrics.set(&table::HTTP_IN_FLIGHT, &[], *self.in_flight.borrow() as f64);
         let guard = InFlight(Arc::clone(self));
         self.serving()?;
         Ok(guard)
@@ -167,18 +168,19 @@ impl App {
     }
 
     pub(crate) fn connection_opened(&self) -> usize {
-        let open = self.connections.fetch_add(1, Ordering::Relaxed) + 1;
-        self.metrics.set(&table::HTTP_CONNECTIONS, &[], open as f64);
-        open
+        self.connections.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     pub(crate) fn connection_closed(&self) {
-        let open = self.connections.fetch_sub(1, Ordering::Relaxed) - 1;
-        self.metrics.set(&table::HTTP_CONNECTIONS, &[], open as f64);
+        self.connections.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Everything that `/metrics` shows, the engine's state included.
     pub(crate) fn metrics_text(&self) -> Result<String, ApiError> {
+        // Set here and not where the counts change: two changes at once could set them in the wrong order.
+        let connections = self.connections.load(Ordering::Relaxed);
+        self.metrics.set(&table::HTTP_CONNECTIONS, &[], connections as f64);
+        self.metrics.set(&table::HTTP_IN_FLIGHT, &[], self.in_flight() as f64);
         if let Some(model) = self.model() {
             crate::record::engine_state(&self.metrics, &self.model_name, &model.engine.snapshot());
         }
@@ -205,7 +207,6 @@ pub(crate) struct InFlight(Arc<App>);
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.in_flight.send_modify(|count| *count -= 1);
-        self.0.metrics.set(&table::HTTP_IN_FLIGHT, &[], *self.0.in_flight.borrow() as f64);
     }
 }
 

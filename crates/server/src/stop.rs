@@ -4,9 +4,24 @@
 //! Knuth–Morris–Pratt automaton over bytes, so a piece costs time in proportion to its length, whatever the
 //! stop strings look like.
 
+use std::sync::Arc;
+
+/// The stop strings of a request, for all of its choices.
+#[derive(Clone)]
+pub(crate) struct StopStrings(Arc<[Pattern]>);
+
+impl StopStrings {
+    /// `stops` are not empty strings.
+    pub(crate) fn new(stops: &[String]) -> StopStrings {
+        StopStrings(stops.iter().map(|stop| Pattern::new(stop.as_bytes())).collect())
+    }
+}
+
 /// Watches one choice's text.
 pub(crate) struct StopMatcher {
-    patterns: Vec<Pattern>,
+    stops: StopStrings,
+    /// Bytes of each stop string that the text ends with.
+    matched: Vec<usize>,
     /// Text that has not been let through yet.
     held: String,
     include: bool,
@@ -16,8 +31,6 @@ struct Pattern {
     bytes: Vec<u8>,
     /// `failure[i]`: length of the longest proper prefix of the pattern that ends its first `i` bytes.
     failure: Vec<usize>,
-    /// Bytes of the pattern that the text ends with.
-    matched: usize,
 }
 
 /// What became of a piece of text.
@@ -30,10 +43,9 @@ pub(crate) struct Passed {
 }
 
 impl StopMatcher {
-    /// `stops` are not empty strings; `include` keeps a found one in the text.
-    pub(crate) fn new(stops: &[String], include: bool) -> StopMatcher {
-        let patterns = stops.iter().map(|stop| Pattern::new(stop.as_bytes())).collect();
-        StopMatcher { patterns, held: String::new(), include }
+    /// `include` keeps a found stop string in the text.
+    pub(crate) fn new(stops: StopStrings, include: bool) -> StopMatcher {
+        StopMatcher { matched: vec![0; stops.0.len()], stops, held: String::new(), include }
     }
 
     /// Adds text and lets through what cannot belong to a stop string any more.
@@ -43,8 +55,8 @@ impl StopMatcher {
         for (i, byte) in text.bytes().enumerate() {
             let end = offset + i + 1;
             let mut start = None;
-            for pattern in &mut self.patterns {
-                if pattern.advance(byte) {
+            for (pattern, matched) in self.stops.0.iter().zip(&mut self.matched) {
+                if pattern.advance(matched, byte) {
                     // Of stop strings that end here, the longest leaves the least behind.
                     let begin = end - pattern.bytes.len();
                     start = Some(start.map_or(begin, |other: usize| other.min(begin)));
@@ -58,14 +70,14 @@ impl StopMatcher {
         }
         // Both ends of a partial match are character boundaries: its beginning is a stop string's, its end the
         // text's.
-        let hold = self.patterns.iter().map(|pattern| pattern.matched).max().unwrap_or(0);
+        let hold = self.matched.iter().copied().max().unwrap_or(0);
         let rest = self.held.split_off(self.held.len() - hold);
         Passed { text: std::mem::replace(&mut self.held, rest), stopped: false }
     }
 
     /// Lets through text that is exempt from stopping (before `min_tokens`).
     pub(crate) fn pass(&mut self, text: &str) -> Passed {
-        self.patterns.iter_mut().for_each(|pattern| pattern.matched = 0);
+        self.matched.fill(0);
         let mut all = std::mem::take(&mut self.held);
         all.push_str(text);
         Passed { text: all, stopped: false }
@@ -88,19 +100,19 @@ impl Pattern {
             k += usize::from(bytes[k] == bytes[i]);
             failure[i + 1] = k;
         }
-        Pattern { bytes: bytes.to_vec(), failure, matched: 0 }
+        Pattern { bytes: bytes.to_vec(), failure }
     }
 
-    /// Takes one byte; true when the pattern is complete.
-    fn advance(&mut self, byte: u8) -> bool {
-        while self.matched > 0 && self.bytes[self.matched] != byte {
-            self.matched = self.failure[self.matched];
+    /// Takes one byte after `matched` bytes of the pattern; true when the pattern is complete.
+    fn advance(&self, matched: &mut usize, byte: u8) -> bool {
+        while *matched > 0 && self.bytes[*matched] != byte {
+            *matched = self.failure[*matched];
         }
-        self.matched += usize::from(self.bytes[self.matched] == byte);
-        if self.matched < self.bytes.len() {
+        *matched += usize::from(self.bytes[*matched] == byte);
+        if *matched < self.bytes.len() {
             return false;
         }
-        self.matched = self.failure[self.matched];
+        *matched = self.failure[*matched];
         true
     }
 }
@@ -112,7 +124,7 @@ mod tests {
     /// Pieces in, pieces out, and whether it stopped.
     fn run(stops: &[&str], include: bool, pieces: &[&str]) -> (Vec<String>, bool) {
         let stops: Vec<String> = stops.iter().map(|stop| (*stop).to_owned()).collect();
-        let mut matcher = StopMatcher::new(&stops, include);
+        let mut matcher = StopMatcher::new(StopStrings::new(&stops), include);
         let mut out = Vec::new();
         for piece in pieces {
             let passed = matcher.push(piece);
@@ -135,6 +147,16 @@ mod tests {
     fn a_stop_string_over_several_pieces_never_shows() {
         let (out, stopped) = run(&["<end>"], false, &["a<", "en", "d", ">b"]);
         assert_eq!((out.concat().as_str(), stopped), ("a", true));
+    }
+
+    #[test]
+    fn choices_share_stop_strings_and_not_what_they_have_seen_of_them() {
+        let stops = StopStrings::new(&["END".to_owned()]);
+        let [mut one, mut other] = [0, 1].map(|_| StopMatcher::new(stops.clone(), false));
+        assert_eq!(Arc::strong_count(&stops.0), 3);
+        assert_eq!(one.push("EN").text, "");
+        assert_eq!(other.push("D").text, "D");
+        assert!(one.push("D").stopped);
     }
 
     #[test]

@@ -22,7 +22,7 @@ pub(crate) async fn tokenize(
     let body = body::read(request, &app.config).await?;
     let model = app.serving()?;
     let max_model_len = model.engine.max_model_len();
-    let response = on_worker(&model.text, {
+    let response = on_worker(&app, &model.text, {
         let app = Arc::clone(&app);
         move |text| {
             let request = TokenizeRequest::parse(&body)?;
@@ -53,7 +53,7 @@ pub(crate) async fn detokenize(
     let body = body::read(request, &app.config).await?;
     let model = app.serving()?;
     let vocab_size = model.engine.vocab_size();
-    let response = on_worker(&model.text, {
+    let response = on_worker(&app, &model.text, {
         let app = Arc::clone(&app);
         move |text| {
             let request = DetokenizeRequest::parse(&body)?;

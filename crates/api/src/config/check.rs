@@ -56,6 +56,16 @@ pub(super) fn check(config: &ServeConfig) -> Vec<(&'static str, String)> {
     if let Some(key) = &c.api_key {
         require(!key.reveal().trim().is_empty(), "api_key", &|| "must not be empty".to_owned());
     }
+    // A filter takes a lone word for a target, and would then show nothing else.
+    let directives = c.log_level.split(',').map(str::trim);
+    for word in directives.filter(|directive| !directive.contains('=') && !is_level(directive)) {
+        require(false, "log_level", &|| {
+            format!(
+                "{word:?} is not a level; write error, warn, info, debug, trace or off, and other targets as \
+                 wharf_engine=debug"
+            )
+        });
+    }
     let mut ports = vec![("port", c.port), ("metrics_port", c.metrics_port)];
     if c.tls_cert.is_some() {
         ports.push(("https_port", c.https_port));
@@ -67,4 +77,8 @@ pub(super) fn check(config: &ServeConfig) -> Vec<(&'static str, String)> {
         }
     }
     wrong
+}
+
+fn is_level(word: &str) -> bool {
+    ["error", "warn", "info", "debug", "trace", "off"].iter().any(|level| word.eq_ignore_ascii_case(level))
 }

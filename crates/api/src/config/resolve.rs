@@ -253,8 +253,9 @@ fn read_env(env: &BTreeMap<String, String>, layers: &mut Layers, problems: &mut 
         // The field's own variable wins over the alias, so it is read last.
         for name in field.env_alias.map(str::to_owned).into_iter().chain([field.env()]) {
             let Some(text) = env.get(&name).filter(|text| !text.trim().is_empty()) else { continue };
-            // Kubernetes sets WHARF_PORT=tcp://10.0.0.1:80 in pods when some Service is called "wharf".
-            if field.name == "port" && text.starts_with("tcp://") {
+            // Kubernetes sets WHARF_PORT=tcp://10.0.0.1:80 in pods when some Service is called "wharf", and
+            // WHARF_METRICS_PORT when one is called "wharf-metrics".
+            if field.name.ends_with("port") && text.starts_with("tcp://") {
                 continue;
             }
             let source = Source::Env(name.clone());

@@ -59,8 +59,10 @@ fn the_guides_environment_is_read_and_the_long_name_wins() {
 
 #[test]
 fn a_kubernetes_service_link_is_not_a_port() {
-    let pairs = [("WHARF_PORT", "tcp://10.0.0.1:80")];
-    assert_eq!(resolve(&ConfigFiles::default(), &env(&pairs), &PartialConfig::default()).unwrap().port, 8080);
+    let link = "tcp://10.0.0.1:80";
+    let pairs = [("WHARF_PORT", link), ("WHARF_METRICS_PORT", link), ("WHARF_HTTPS_PORT", link)];
+    let config = resolve(&ConfigFiles::default(), &env(&pairs), &PartialConfig::default()).unwrap();
+    assert_eq!((config.port, config.https_port, config.metrics_port), (8080, 8081, 8082));
 }
 
 #[test]
@@ -119,6 +121,23 @@ fn colliding_ports_are_refused_unless_any_port_will_do() {
     );
     let free = files("server: {port: 0, metrics_port: 0}", "{}");
     assert!(resolve(&free, &BTreeMap::new(), &PartialConfig::default()).is_ok());
+}
+
+#[test]
+fn a_lone_word_that_is_no_level_is_refused_and_filters_are_not() {
+    problems(
+        "server: {log_level: verbose}",
+        "{}",
+        &[],
+        expect![[
+            r#"server_config.yaml: server.log_level: "verbose" is not a level; write error, warn, info, debug, trace or off, and other targets as wharf_engine=debug"#
+        ]],
+    );
+    for level in ["INFO", "off", "info,wharf_engine=debug", "warn, [request{request_id=7}]=trace"] {
+        let files = files(&format!("server: {{log_level: '{level}'}}"), "{}");
+        let config = resolve(&files, &BTreeMap::new(), &PartialConfig::default());
+        assert_eq!(config.map(|config| config.log_level).as_deref(), Ok(level));
+    }
 }
 
 #[test]

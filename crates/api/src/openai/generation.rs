@@ -12,6 +12,8 @@ const MAX_N: i64 = 128;
 /// Most stop strings of one request, and most bytes of one: both bound work per generated character.
 const MAX_STOPS: usize = 64;
 const MAX_STOP_BYTES: usize = 4096;
+/// Most entries of `stop_token_ids`: each choice has a copy, and each token is compared with all.
+const MAX_STOP_TOKENS: usize = 1024;
 /// Most entries of `logit_bias`.
 const MAX_BIASES: usize = 4096;
 /// Most `top_logprobs`, as vLLM and OpenAI allow.
@@ -181,7 +183,7 @@ impl GenerationFields {
             logit_bias: logit_bias(self.logit_bias)?,
             seed: self.seed.map(i64::cast_unsigned),
             stop: stop_strings(self.stop)?,
-            stop_token_ids: self.stop_token_ids.unwrap_or_default(),
+            stop_token_ids: stop_tokens(self.stop_token_ids)?,
             include_stop_str_in_output: self.include_stop_str_in_output.unwrap_or(false),
             ignore_eos: self.ignore_eos.unwrap_or(false),
             min_tokens,
@@ -291,6 +293,15 @@ fn stop_strings(stop: Option<Stop>) -> Result<Vec<String>, ApiError> {
         ));
     }
     Ok(stops)
+}
+
+fn stop_tokens(tokens: Option<Vec<u32>>) -> Result<Vec<u32>, ApiError> {
+    let tokens = tokens.unwrap_or_default();
+    if tokens.len() > MAX_STOP_TOKENS {
+        let message = format!("stop_token_ids must have at most {MAX_STOP_TOKENS} tokens");
+        return Err(ApiError::invalid("stop_token_ids", message));
+    }
+    Ok(tokens)
 }
 
 /// A count of log-probabilities, `0..=20`.

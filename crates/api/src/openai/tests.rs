@@ -95,6 +95,7 @@ fn values_out_of_range_are_named_with_their_range() {
         ("logit_bias", json!({"-1": 1})),
         ("stop", json!("")),
         ("stop", json!(["a", ""])),
+        ("stop_token_ids", json!(vec![0; 1025])),
         ("min_tokens", json!(-1)),
         ("n", json!(0)),
         ("n", json!(129)),

@@ -38,6 +38,8 @@ async fn wrong_requests_get_errors_that_name_the_field() {
     refused(&server, TEXT, bias, 400, none.clone(), json!("logit_bias")).await;
     let stop = completion(json!({"stop_token_ids": [999999]}));
     refused(&server, TEXT, stop, 400, none, json!("stop_token_ids")).await;
+    let many = completion(json!({"stop_token_ids": vec![0; 1 << 20], "n": 128}));
+    refused(&server, TEXT, many, 400, Value::Null, json!("stop_token_ids")).await;
     let format = chat(json!({"response_format": {"type": "json_schema"}}));
     refused(&server, CHAT, format, 400, json!("unsupported"), json!("response_format")).await;
     assert_eq!(server.engine.snapshot().running, 0);
@@ -94,6 +96,16 @@ async fn a_body_of_100_mb_is_refused_by_announced_and_by_real_size() {
         server.client.post(server.url(CHAT)).body(reqwest::Body::wrap_stream(chunks)).send().await.unwrap();
     assert_eq!(chunked.status(), 413);
     server.ok(CHAT, chat(json!({}))).await;
+}
+
+#[tokio::test]
+async fn a_client_that_asks_before_it_sends_too_much_is_told_at_once() {
+    let server = start().await;
+    let head = format!(
+        "POST {CHAT} HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 100000000\r\n\r\n"
+    );
+    let answer = raw(server.at.http, head.as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 413 ") && answer.contains("request_too_large"), "{answer}");
 }
 
 #[tokio::test]
@@ -162,10 +174,25 @@ async fn a_full_queue_answers_429_with_retry_after() {
     assert!(refused.headers().contains_key("retry-after"));
     assert_eq!(refused.json::<Value>().await.unwrap()["error"]["code"], "queue_full");
     assert!((2..=4).contains(&asked.len()), "{}", asked.len());
+    // What was refused has not been aborted.
+    let metrics = server.get("/metrics").await.text().await.unwrap();
+    assert!(!metrics.contains("finished_reason=\"abort\""), "{metrics}");
     server.gate.release();
     for answer in asked {
         assert_eq!(answer.await.unwrap().unwrap().status(), 200);
     }
+}
+
+#[tokio::test]
+async fn a_request_that_can_never_fit_the_queue_is_told_so_and_not_to_try_again() {
+    let mut config = config();
+    config.max_waiting = 7;
+    let server = start_with(config, engine_config()).await;
+    let prompts = json!(["a", "b"]);
+    let eight = completion(json!({"prompt": prompts, "n": 4}));
+    refused(&server, TEXT, eight, 400, Value::Null, json!("n")).await;
+    refused(&server, CHAT, chat(json!({"n": 8})), 400, Value::Null, json!("n")).await;
+    server.ok(TEXT, completion(json!({"prompt": prompts, "n": 3}))).await;
 }
 
 #[tokio::test]

@@ -1,13 +1,17 @@
 //! Loading, draining, ending.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpSocket;
 use tokio::sync::oneshot;
 use wharf_server::{ServeError, Server};
 
 use super::support::*;
 
+const CHAT: &str = "/v1/chat/completions";
 const TEXT: &str = "/v1/completions";
 
 #[tokio::test]
@@ -114,6 +118,29 @@ async fn after_the_grace_period_streams_end_with_an_error_event() {
     assert_eq!(last["error"]["code"], "unavailable", "{events:?}");
     assert_eq!(whole.await.unwrap().unwrap().status(), 503);
     server.gate.release();
+    tokio::time::timeout(PATIENCE, server.done).await.unwrap().unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_drain_waits_for_an_answer_that_is_not_yet_written() {
+    let mut server = start().await;
+    let more = json!({"n": 60, "max_tokens": 80, "ignore_eos": true, "logprobs": true, "top_logprobs": 20});
+    let body = chat(more).to_string();
+    // Little fits on the way, so most of the answer stays in the server while the client does not read.
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut client = socket.connect(server.at.http).await.unwrap();
+    let head = format!("POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", body.len());
+    client.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
+    client.readable().await.unwrap();
+    server.shut_down();
+    // Longer than connections get to end once the drain is over.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!(!server.done.is_finished());
+    let answer = read_all(&mut client).await;
+    let (_, json) = answer.split_once("\r\n\r\n").unwrap();
+    let json: Value = serde_json::from_str(json).unwrap();
+    assert_eq!(json["choices"][59]["finish_reason"], "length");
     tokio::time::timeout(PATIENCE, server.done).await.unwrap().unwrap().unwrap();
 }
 

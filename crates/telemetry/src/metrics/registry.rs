@@ -1,6 +1,7 @@
 //! Registers a table and records by table entry.
 
 use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
 
 use prometheus::{CounterVec, Encoder, GaugeVec, HistogramOpts, HistogramVec, Opts, Registry, TextEncoder};
 
@@ -16,6 +17,8 @@ enum Vector {
 pub struct Metrics {
     registry: Registry,
     by_name: HashMap<&'static str, Vector>,
+    /// Held from reading a counter to raising it.
+    raising: Mutex<()>,
 }
 
 const WRONG_KIND: &str = "a metric is recorded as the kind that its table entry names";
@@ -50,7 +53,7 @@ impl Metrics {
             };
             by_name.insert(metric.name, vector);
         }
-        Metrics { registry, by_name }
+        Metrics { registry, by_name, raising: Mutex::new(()) }
     }
 
     /// Adds to a counter.
@@ -65,6 +68,7 @@ impl Metrics {
     /// Brings a counter up to a total that is counted elsewhere. A lower total changes nothing.
     pub fn raise_to(&self, metric: &'static Metric, labels: &[&str], total: f64) {
         let counter = self.counter(metric, labels);
+        let _alone = self.raising.lock().unwrap_or_else(PoisonError::into_inner);
         let missing = total - counter.get();
         if missing > 0.0 {
             counter.inc_by(missing);
@@ -110,6 +114,8 @@ impl Metrics {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::super::server;
     use super::*;
 
@@ -129,6 +135,34 @@ mod tests {
             assert!(text.contains(&format!("# HELP {} ", metric.name)), "{}", metric.name);
         }
         assert!(text.contains("vllm:num_requests_running{model_name=\"x\"} 2"), "{text}");
+    }
+
+    #[test]
+    fn threads_that_raise_a_counter_together_do_not_add_twice() {
+        let metrics = Metrics::new(server::ALL);
+        // One counter per round: a later raise would hide that an earlier one went too far.
+        let names: Vec<String> = (0..1000).map(|i| i.to_string()).collect();
+        for name in &names {
+            metrics.raise_to(&server::STEPS, &[name], 0.0);
+        }
+        let arrived = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    for (round, name) in names.iter().enumerate() {
+                        arrived.fetch_add(1, Ordering::SeqCst);
+                        // A barrier would wake one thread after the other.
+                        while arrived.load(Ordering::SeqCst) < 2 * (round + 1) {
+                            std::hint::spin_loop();
+                        }
+                        metrics.raise_to(&server::STEPS, &[name], 1.0);
+                    }
+                });
+            }
+        });
+        for name in &names {
+            assert_eq!(metrics.counter(&server::STEPS, &[name]).get(), 1.0, "{name}");
+        }
     }
 
     #[test]
