@@ -199,28 +199,33 @@ impl Engine {
         let plan = self.scheduler.plan();
         self.note_admissions(&plan);
         if !plan.work.is_empty() {
-            let began = Instant::now();
-            let chunks: Vec<_> = plan.work.iter().map(|work| self.scheduler.chunk(work)).collect();
-            match self.backend.forward(&chunks, &mut self.logits) {
-                Ok(()) => self.take_results(&plan),
-                Err(error) => {
-                    tracing::error!(error = &error as &dyn std::error::Error, "a step failed");
-                    let message = format!("the forward pass failed: {error}");
-                    for work in &plan.work {
-                        self.fail(work.id, message.clone());
-                    }
-                }
-            }
-            let tokens: usize = plan.work.iter().map(|work| work.tokens).sum();
-            self.totals.steps += 1;
-            self.totals.step_tokens += tokens as u64;
-            self.shared.stepped(tokens);
-            self.prefill_limit =
-                prefill_limit(self.prefill_limit, self.most_prefill, tokens, began.elapsed());
-            self.scheduler.limit_prefill(self.prefill_limit);
+            self.compute(&plan);
         }
         let pool = self.scheduler.pool();
         self.shared.publish(self.scheduler.running(), self.scheduler.waiting(), pool.used(), self.totals);
+    }
+
+    fn compute(&mut self, plan: &Plan) {
+        let began = Instant::now();
+        let chunks: Vec<_> = plan.work.iter().map(|work| self.scheduler.chunk(work)).collect();
+        let computed = self.backend.forward(&chunks, &mut self.logits);
+        let tokens: usize = plan.work.iter().map(|work| work.tokens).sum();
+        self.prefill_limit = prefill_limit(self.prefill_limit, self.most_prefill, tokens, began.elapsed());
+        self.scheduler.limit_prefill(self.prefill_limit);
+        // Counted before anybody hears of a token: who has the answer finds its steps in the metrics.
+        self.totals.steps += 1;
+        self.totals.step_tokens += tokens as u64;
+        self.shared.stepped(tokens);
+        match computed {
+            Ok(()) => self.take_results(plan),
+            Err(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "a step failed");
+                let message = format!("the forward pass failed: {error}");
+                for work in &plan.work {
+                    self.fail(work.id, message.clone());
+                }
+            }
+        }
     }
 
     fn note_admissions(&mut self, plan: &Plan) {

@@ -34,6 +34,11 @@ pub(crate) fn finished(app: &App, reason: &str, usage: &Usage, arrived: Instant)
     m.observe(&table::REQUEST_GENERATION_TOKENS, &labels, usage.generated_tokens as f64);
 }
 
+/// A step of the forward pass has computed this many tokens.
+pub(crate) fn step(app: &App, tokens: usize) {
+    app.metrics.observe(&table::ITERATION_TOKENS, &[&app.model_name], tokens as f64);
+}
+
 /// The engine could not go on with a choice.
 pub(crate) fn failed(app: &App) {
     app.metrics.add(&table::REQUEST_SUCCESS, &[&app.model_name, "error"], 1.0);
@@ -60,8 +65,6 @@ pub(crate) fn engine_state(m: &Metrics, model_name: &str, snapshot: &Snapshot) {
         (&table::PREEMPTIONS, totals.preemptions),
         (&table::PREFIX_QUERIES, totals.prefix_cache_queries),
         (&table::PREFIX_HITS, totals.prefix_cache_hits),
-        (&table::STEPS, totals.steps),
-        (&table::STEP_TOKENS, totals.step_tokens),
     ] {
         m.raise_to(metric, &labels, total as f64);
     }

@@ -99,7 +99,14 @@ impl App {
     }
 
     /// Begins to answer requests.
-    pub(crate) fn set_loaded(&self, loaded: Loaded, took: Duration) {
+    pub(crate) fn set_loaded(self: &Arc<App>, loaded: Loaded, took: Duration) {
+        let app = Arc::downgrade(self);
+        // The engine must not keep the server alive that keeps the engine alive.
+        loaded.engine.observe_steps(Box::new(move |tokens| {
+            if let Some(app) = app.upgrade() {
+                crate::record::step(&app, tokens);
+            }
+        }));
         self.metrics.set(&table::LOAD_SECONDS, &[&self.model_name], took.as_secs_f64());
         if self.model.set(loaded).is_ok() {
             self.advance(Phase::Ready);

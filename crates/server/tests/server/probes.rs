@@ -23,6 +23,7 @@ async fn metrics_have_vllms_names_on_both_ports() {
         "vllm:request_success_total{finished_reason=\"length\",model_name=\"tiny\"} 1",
         "vllm:time_to_first_token_seconds_count{model_name=\"tiny\"} 1",
         "vllm:inter_token_latency_seconds_count{model_name=\"tiny\"} 11",
+        "vllm:iteration_tokens_total_count{model_name=\"tiny\"} 12",
         "vllm:cache_config_info{block_size=\"16\",model_name=\"tiny\",num_gpu_blocks=\"512\"} 1",
         "wharf_http_requests_total{endpoint=\"/v1/completions\",status=\"200\"} 1",
         "wharf_http_requests_in_flight 0",

@@ -143,7 +143,7 @@ mod tests {
         // One counter per round: a later raise would hide that an earlier one went too far.
         let names: Vec<String> = (0..1000).map(|i| i.to_string()).collect();
         for name in &names {
-            metrics.raise_to(&server::STEPS, &[name], 0.0);
+            metrics.raise_to(&server::PREEMPTIONS, &[name], 0.0);
         }
         let arrived = AtomicUsize::new(0);
         std::thread::scope(|scope| {
@@ -155,13 +155,13 @@ mod tests {
                         while arrived.load(Ordering::SeqCst) < 2 * (round + 1) {
                             std::hint::spin_loop();
                         }
-                        metrics.raise_to(&server::STEPS, &[name], 1.0);
+                        metrics.raise_to(&server::PREEMPTIONS, &[name], 1.0);
                     }
                 });
             }
         });
         for name in &names {
-            assert_eq!(metrics.counter(&server::STEPS, &[name]).get(), 1.0, "{name}");
+            assert_eq!(metrics.counter(&server::PREEMPTIONS, &[name]).get(), 1.0, "{name}");
         }
     }
 
@@ -169,8 +169,8 @@ mod tests {
     fn counters_follow_totals_and_never_fall() {
         let metrics = Metrics::new(server::ALL);
         for total in [3.0, 5.0, 4.0] {
-            metrics.raise_to(&server::STEPS, &["m"], total);
+            metrics.raise_to(&server::PREEMPTIONS, &["m"], total);
         }
-        assert!(metrics.encode().unwrap().contains("wharf_engine_steps_total{model_name=\"m\"} 5"));
+        assert!(metrics.encode().unwrap().contains("vllm:num_preemptions_total{model_name=\"m\"} 5"));
     }
 }

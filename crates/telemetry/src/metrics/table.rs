@@ -49,6 +49,10 @@ pub mod server {
         50000.0, 100000.0,
     ];
 
+    /// vLLM's buckets of the tokens of a step.
+    const ITERATION: &[f64] =
+        &[1.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0, 16384.0];
+
     macro_rules! metrics {
         ($($constant:ident $name:literal $kind:expr, $labels:expr, $help:literal;)+) => {
             $(#[doc = $help] pub static $constant: Metric =
@@ -99,10 +103,8 @@ pub mod server {
             "Prompt tokens of a finished choice.";
         REQUEST_GENERATION_TOKENS "vllm:request_generation_tokens" Kind::Histogram(TOKENS), MODEL,
             "Generated tokens of a finished choice.";
-        STEPS "wharf_engine_steps_total" Kind::Counter, MODEL,
-            "Steps of the forward pass.";
-        STEP_TOKENS "wharf_engine_step_tokens_total" Kind::Counter, MODEL,
-            "Tokens computed over all steps.";
+        ITERATION_TOKENS "vllm:iteration_tokens_total" Kind::Histogram(ITERATION), MODEL,
+            "Tokens computed in a step of the forward pass.";
         HTTP_REQUESTS "wharf_http_requests_total" Kind::Counter, &["endpoint", "status"],
             "HTTP responses by endpoint and status code.";
         HTTP_IN_FLIGHT "wharf_http_requests_in_flight" Kind::Gauge, &[],
