@@ -1,6 +1,6 @@
 //! The one configuration of a model server: fields, defaults, sources and their precedence.
 //!
-//! A field's doc comment, type and default are written once, in [`fields`]; the struct, the check of user files, the
+//! A field's doc comment, type and default are written once, in `fields`; the struct, the check of user files, the
 //! environment's names and the reference page follow from there. Precedence: flags, then environment, then
 //! files, then defaults.
 

@@ -1,4 +1,5 @@
 //! Tests of whole models: logits against Transformers, and the promise of identical bits.
+#![expect(clippy::unwrap_used, reason = "whatever fails in a test's own machinery ends the test")]
 
 #[path = "engine/golden.rs"]
 mod golden;

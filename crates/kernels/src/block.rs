@@ -1,4 +1,4 @@
-//! Decides what the bytes of a block mean: every quantised type is read into one shape, [`Codes`], from
+//! Decides what the bytes of a block mean: every quantised type is read into one shape, `Codes`, from
 //! which rows are dequantised and panels are packed.
 //!
 //! Formats follow ggml's `ggml-common.h`; `dequantize` gives the numbers of ggml's reference code and of

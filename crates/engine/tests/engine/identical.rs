@@ -134,11 +134,13 @@ struct Seen {
     logits: Vec<u64>,
 }
 
-fn request(
-    prompt: Vec<u32>,
-    max_tokens: usize,
-    seed: u64,
-) -> (Request, Receiver<Option<u32>>, Arc<Mutex<Vec<u64>>>) {
+/// A submitted request's ear: tokens until `None`, and a hash of the logits of each.
+struct Stream {
+    tokens: Receiver<Option<u32>>,
+    logits: Arc<Mutex<Vec<u64>>>,
+}
+
+fn request(prompt: Vec<u32>, max_tokens: usize, seed: u64) -> (Request, Stream) {
     let (sender, receiver) = channel();
     let hashes = Arc::new(Mutex::new(Vec::new()));
     let seen = Arc::clone(&hashes);
@@ -175,12 +177,12 @@ fn request(
             if sender.send(message).is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         }),
     };
-    (request, receiver, hashes)
+    (request, Stream { tokens: receiver, logits: hashes })
 }
 
-fn collect(events: &Receiver<Option<u32>>, hashes: &Mutex<Vec<u64>>) -> Seen {
-    let tokens = std::iter::from_fn(|| events.recv().expect("the engine reports every end")).collect();
-    Seen { tokens, logits: hashes.lock().unwrap().clone() }
+fn collect(stream: &Stream) -> Seen {
+    let tokens = std::iter::from_fn(|| stream.tokens.recv().expect("the engine reports every end")).collect();
+    Seen { tokens, logits: stream.logits.lock().unwrap().clone() }
 }
 
 #[test]
@@ -203,15 +205,15 @@ fn sixty_four_streams_on_too_little_memory_see_the_logits_they_see_alone() {
         let mut seen = Vec::new();
         let mut streams = Vec::new();
         for (index, (prompt, max_tokens)) in prompts.iter().enumerate() {
-            let (request, events, hashes) = request(prompt.clone(), *max_tokens, index as u64);
+            let (request, stream) = request(prompt.clone(), *max_tokens, index as u64);
             engine.submit(request).unwrap();
             if together {
-                streams.push((events, hashes));
+                streams.push(stream);
             } else {
-                seen.push(collect(&events, &hashes));
+                seen.push(collect(&stream));
             }
         }
-        seen.extend(streams.iter().map(|(events, hashes)| collect(events, hashes)));
+        seen.extend(streams.iter().map(collect));
         assert_eq!(engine.snapshot().kv_blocks_used, 0);
         (seen, engine.snapshot().totals.preemptions)
     };
