@@ -1,5 +1,8 @@
 //! Decides which instruction set a kernel runs on: detected once, carried as a value that proves it.
-#![expect(unsafe_code, reason = "calls functions compiled for instructions that the value proves present")]
+#![cfg_attr(
+    target_arch = "x86_64",
+    expect(unsafe_code, reason = "calls functions compiled for instructions that the value proves present")
+)]
 
 use std::fmt;
 
