@@ -1,6 +1,6 @@
 //! Prints how fast products and attention run on this machine, next to what its registers and memory
 //! could do: `cargo run --release -p wharf-kernels --example bench [threads]`.
-#![expect(unsafe_code, reason = "the peak loops are intrinsics")]
+#![cfg_attr(target_arch = "x86_64", expect(unsafe_code, reason = "the peak loops are intrinsics"))]
 #![expect(clippy::print_stdout, reason = "it is what a bench is for")]
 
 use std::{hint::black_box, time::Instant};
