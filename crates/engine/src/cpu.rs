@@ -13,7 +13,7 @@ mod weights;
 
 use half::f16;
 use half::vec::HalfBitsVecExt as _;
-use wharf_kernels::{Input, Isa, Team, matmul, ops};
+use wharf_kernels::{Isa, Team, matmul, ops};
 use wharf_model::{Model, ModelConfig};
 
 use crate::backend::{BLOCK_TOKENS, Backend, BackendError, Chunk, Logits};
@@ -199,7 +199,7 @@ impl Backend for CpuBackend {
         let CpuBackend { config, weights, kv, team, isa, buffers, rotations, .. } = self;
         let (isa, hidden) = (*isa, config.hidden_size);
 
-        let plan = attend::Plan::new(config, chunks, team.threads());
+        let plan = attend::Plan::new(chunks, team.threads());
         if let Some(twice) = plan.writes().windows(2).find(|pair| pair[0].block == pair[1].block) {
             let block = twice[0].block.0;
             return Err(BackendError::InvalidBatch(format!("two chunks write KV block {block}")));
@@ -240,9 +240,9 @@ impl Backend for CpuBackend {
                 out,
             );
         }
-        let mut input = Input::new();
+        let input = &mut buffers.input;
         input.fill(isa, team, &last, rows.len(), hidden, weights.output.input());
-        matmul(isa, team, &input, &weights.output, &mut logits.data, config.vocab_size);
+        matmul(isa, team, input, &weights.output, &mut logits.data, config.vocab_size);
         team.for_each_chunk(&mut logits.data, config.vocab_size, 1, &|_, row| {
             if config.logit_scale != 1.0 {
                 ops::scale(isa, row, config.logit_scale);

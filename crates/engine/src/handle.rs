@@ -80,10 +80,6 @@ pub struct Totals {
     pub prefix_cache_queries: u64,
     /// Prompt tokens found there.
     pub prefix_cache_hits: u64,
-    /// Steps of the forward pass.
-    pub steps: u64,
-    /// Tokens computed over all steps.
-    pub step_tokens: u64,
 }
 
 impl EngineHandle {

@@ -213,8 +213,6 @@ impl Engine {
         self.prefill_limit = prefill_limit(self.prefill_limit, self.most_prefill, tokens, began.elapsed());
         self.scheduler.limit_prefill(self.prefill_limit);
         // Counted before anybody hears of a token: who has the answer finds its steps in the metrics.
-        self.totals.steps += 1;
-        self.totals.step_tokens += tokens as u64;
         self.shared.stepped(tokens);
         match computed {
             Ok(()) => self.take_results(plan),

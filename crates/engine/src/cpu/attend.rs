@@ -17,19 +17,13 @@ const TILE: usize = 8;
 /// The rows of a pass: which sequence and position each is, and how attention over them is cut.
 pub(super) struct Plan {
     tables: Vec<Vec<u32>>,
-    /// One per row of the batch.
-    rows: Vec<Row>,
+    /// Position of each row of the batch.
+    positions: Vec<usize>,
     tiles: Vec<Tile>,
     logit_rows: Vec<usize>,
     /// Blocks that are written, each with its rows, ascending by block.
     writes: Vec<Write>,
     few: bool,
-}
-
-/// One token of the batch.
-#[derive(Clone, Copy, Debug)]
-struct Row {
-    position: usize,
 }
 
 /// Consecutive rows of one sequence.
@@ -50,10 +44,10 @@ pub(super) struct Write {
 }
 
 impl Plan {
-    pub(super) fn new(config: &ModelConfig, chunks: &[Chunk<'_>], threads: usize) -> Plan {
+    pub(super) fn new(chunks: &[Chunk<'_>], threads: usize) -> Plan {
         let mut plan = Plan {
             tables: Vec::with_capacity(chunks.len()),
-            rows: Vec::new(),
+            positions: Vec::new(),
             tiles: Vec::new(),
             logit_rows: Vec::new(),
             writes: Vec::new(),
@@ -61,7 +55,7 @@ impl Plan {
         };
         for (table, chunk) in chunks.iter().enumerate() {
             plan.tables.push(chunk.blocks.iter().map(|block| block.0).collect());
-            let (first, first_write) = (plan.rows.len(), plan.writes.len());
+            let (first, first_write) = (plan.positions.len(), plan.writes.len());
             let count = chunk.tokens.len();
             for offset in 0..count {
                 let position = chunk.start + offset;
@@ -70,7 +64,7 @@ impl Plan {
                     Some(write) if write.block == block => write.rows.push((first + offset, slot)),
                     _ => plan.writes.push(Write { block, rows: vec![(first + offset, slot)] }),
                 }
-                plan.rows.push(Row { position });
+                plan.positions.push(position);
             }
             for offset in (0..count).step_by(TILE) {
                 plan.tiles.push(Tile {
@@ -83,16 +77,16 @@ impl Plan {
             plan.logit_rows.extend(first + count - chunk.logits.rows(count)..first + count);
         }
         plan.writes.sort_by_key(|write| write.block);
-        plan.few = threads > 1 && plan.rows.len() < 2 * threads && config.n_kv_heads > 0;
+        plan.few = threads > 1 && plan.positions.len() < 2 * threads;
         plan
     }
 
     pub(super) fn rows(&self) -> usize {
-        self.rows.len()
+        self.positions.len()
     }
 
     pub(super) fn positions(&self) -> impl Iterator<Item = usize> + '_ {
-        self.rows.iter().map(|row| row.position)
+        self.positions.iter().copied()
     }
 
     /// Rows whose logits are wanted, ascending.

@@ -25,7 +25,8 @@ pub(super) struct Buffers {
     gate_up: Vec<f32>,
     /// `(rows, ffn)`.
     gated: Vec<f32>,
-    input: Input,
+    /// What the matrix product at hand reads.
+    pub(super) input: Input,
     lanes: Vec<Lane>,
     partials: Vec<f32>,
     widths: Widths,
