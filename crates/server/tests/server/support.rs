@@ -113,7 +113,7 @@ pub(crate) fn engine_config() -> EngineConfig {
         prefill_tokens_while_decoding: 64,
         max_waiting: 64,
         prefix_caching: true,
-        speculation: Speculation::Auto,
+        speculation: Speculation::Off,
     }
 }
 

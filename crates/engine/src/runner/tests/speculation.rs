@@ -204,3 +204,22 @@ fn a_crowd_is_computed_without_guesses() {
     // Requests arrive one by one, so the first may have decoded alone for a few steps.
     assert!(totals.draft_tokens < totals.generation_tokens / 4, "{totals:?}");
 }
+
+#[test]
+fn nothing_is_guessed_beyond_the_end_of_an_answer_or_of_the_context() {
+    for (max_tokens, last) in [(20, 15 + 20), (1000, CONFIG.max_model_len)] {
+        let trap: Trap = Box::new(move |chunks| {
+            for chunk in chunks {
+                // The last token of all is never computed.
+                assert!(chunk.start + chunk.tokens.len() < last, "{chunk:?}");
+            }
+            Ok(())
+        });
+        let config = EngineConfig { speculation: Speculation::UpTo(16), ..CONFIG };
+        let engine = engine_that_says(a_loop, 20, config, trap);
+        let (request, events) = request(&[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 1, 2, 3], max_tokens);
+        engine.submit(request).unwrap();
+        let (tokens, end) = outcome(&events);
+        assert_eq!((tokens.len(), finish_reason(&end)), (last - 15, FinishReason::Length));
+    }
+}
