@@ -16,7 +16,7 @@ use crate::kv::{BlockPool, PrefixHasher};
 use crate::request::{Event, EventSink, FinishReason, LogitsHook, SamplingParams, StopConditions, Usage};
 use crate::sampler::{self, History};
 use crate::scheduler::{Plan, Scheduler, SchedulerConfig, Sequence, Work};
-use crate::speculation::{Drafter, Speculation};
+use crate::speculation::{Drafter, Prices, Speculation};
 
 /// How an engine bounds its work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +99,7 @@ pub fn start(backend: Box<dyn Backend>, config: EngineConfig) -> Result<EngineHa
         logits: Logits::default(),
         max_model_len: config.max_model_len,
         speculation: config.speculation,
+        prices: Prices::new(),
         prefill_limit: max_batch_tokens,
         most_prefill: max_batch_tokens,
         totals: Totals::default(),
@@ -139,6 +140,7 @@ struct Engine {
     logits: Logits,
     max_model_len: usize,
     speculation: Speculation,
+    prices: Prices,
     /// Prompt tokens that a step may have at the moment, and at most.
     prefill_limit: usize,
     most_prefill: usize,
@@ -221,7 +223,8 @@ impl Engine {
             let stream = self.streams.get_mut(&id).expect("planned requests have a stream");
             // The step yields one token more than is guessed, and none is wanted after the end.
             let left = stream.tokens_left(self.max_model_len);
-            stream.drafter.guess(tokens, decoding, room.min(left.saturating_sub(1)))
+            let room = room.min(left.saturating_sub(1));
+            stream.drafter.guess(tokens, decoding, &self.prices, room)
         });
     }
 
@@ -229,9 +232,13 @@ impl Engine {
         let began = Instant::now();
         let chunks: Vec<_> = plan.work.iter().map(|work| self.scheduler.chunk(work)).collect();
         let computed = self.backend.forward(&chunks, &mut self.logits);
-        let tokens = plan.tokens();
-        self.prefill_limit = prefill_limit(self.prefill_limit, self.most_prefill, tokens, began.elapsed());
+        let (tokens, took) = (plan.tokens(), began.elapsed());
+        self.prefill_limit = prefill_limit(self.prefill_limit, self.most_prefill, tokens, took);
         self.scheduler.limit_prefill(self.prefill_limit);
+        let guessed: usize = plan.work.iter().map(|work| work.guessed).sum();
+        if tokens == plan.work.len() + guessed {
+            self.prices.observe(plan.work.len(), guessed, took.as_secs_f64());
+        }
         // Counted before anybody hears of a token: who has the answer finds its steps in the metrics.
         self.shared.stepped(tokens);
         match computed {

@@ -6,9 +6,11 @@
 
 mod ngram;
 mod pace;
+mod price;
 
-use ngram::NgramIndex;
+use ngram::{LENGTHS, NgramIndex};
 use pace::Pace;
+pub(crate) use price::Prices;
 
 /// Most tokens that may be guessed for a sequence in a step.
 pub const MOST_GUESSED: usize = 16;
@@ -30,31 +32,48 @@ pub enum Speculation {
 pub(crate) struct Drafter {
     mode: Speculation,
     index: NgramIndex,
-    pace: Pace,
-    /// Of the latest guess.
-    streams: usize,
+    /// By kind of match: a longer one foretells more.
+    paces: [Pace; LENGTHS],
+    /// Kind and price of the guess that is being computed.
+    latest: Option<(usize, f64)>,
 }
 
 impl Drafter {
     pub(crate) fn new(mode: Speculation) -> Self {
-        Drafter { mode, index: NgramIndex::new(), pace: Pace::new(), streams: 1 }
+        Drafter { mode, index: NgramIndex::new(), paces: [Pace::new(); LENGTHS], latest: None }
     }
 
     /// Guesses at most `room` tokens to follow `tokens`, prompt and answer so far, in a step that decodes `streams`
     /// sequences. Asked once per step that decodes this one.
-    pub(crate) fn guess(&mut self, tokens: &[u32], streams: usize, room: usize) -> Vec<u32> {
-        let most = match self.mode {
-            Speculation::Off => 0,
-            Speculation::Auto => self.pace.allow(streams),
-            Speculation::UpTo(most) => most.min(MOST_GUESSED),
+    pub(crate) fn guess(&mut self, tokens: &[u32], streams: usize, prices: &Prices, room: usize) -> Vec<u32> {
+        match self.mode {
+            Speculation::Off => Vec::new(),
+            Speculation::UpTo(most) => match self.index.find(tokens) {
+                Some(found) => found.guess(tokens, most.min(MOST_GUESSED).min(room)),
+                None => Vec::new(),
+            },
+            Speculation::Auto => self.guess_if_worth(tokens, streams, prices, room).unwrap_or_default(),
         }
-        .min(room);
-        self.streams = streams;
-        if most == 0 { Vec::new() } else { self.index.guess(tokens, most) }
     }
 
-    /// Of the `guessed` tokens that were computed, at least one, the first `right` were right.
+    fn guess_if_worth(
+        &mut self,
+        tokens: &[u32],
+        streams: usize,
+        prices: &Prices,
+        room: usize,
+    ) -> Option<Vec<u32>> {
+        let price = prices.of(streams)?;
+        let found = self.index.find(tokens)?;
+        let most = self.paces[found.kind()].allow(streams, price);
+        self.latest = Some((found.kind(), price));
+        Some(found.guess(tokens, most.min(room)))
+    }
+
+    /// Of the `guessed` tokens of the latest guess that were computed, at least one, the first `right` were right.
     pub(crate) fn judge(&mut self, guessed: usize, right: usize) {
-        self.pace.judge(guessed, right, self.streams);
+        if let Some((kind, price)) = self.latest {
+            self.paces[kind].judge(guessed, right, price);
+        }
     }
 }

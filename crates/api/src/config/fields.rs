@@ -122,7 +122,8 @@ serve_config! {
     /// Compute threads; one per available core if absent.
     Server threads: Option<usize> = None;
     /// Guess tokens from what followed the same words earlier, to compute several in one step. It changes no answer.
-    /// `auto` guesses as much as was worth it lately, and nothing among many streams; a number is always guessed.
+    /// `auto` guesses as much as was worth it lately, and nothing among many streams; a number guesses up to that many
+    /// in every step.
     Server speculation: Speculation = Speculation::Auto;
     /// Seconds that running requests get to finish after SIGTERM.
     Server drain_grace_seconds: f64 = 25.0;

@@ -185,8 +185,20 @@ fn speculation_is_auto_off_or_a_number() {
     let from_env =
         resolve(&ConfigFiles::default(), &env(&[("WHARF_SPECULATION", "4")]), &PartialConfig::default());
     assert_eq!(from_env.unwrap().speculation, Speculation::UpTo(4));
-    problems("server: {speculation: 17}", "{}", &[("WHARF_SPECULATION", "on")], expect![[r#"
+    problems(
+        "server: {speculation: 17}",
+        "{}",
+        &[("WHARF_SPECULATION", "on")],
+        expect![[r#"
         server_config.yaml: server.speculation: invalid value: integer `17`, expected auto, off, or a number of tokens up to 16
-        environment variable WHARF_SPECULATION: invalid value: string "on", expected auto, off, or a number of tokens up to 16"#]]);
-    problems("server: {speculation: -1}", "{}", &[], expect!["server_config.yaml: server.speculation: invalid value: integer `-1`, expected auto, off, or a number of tokens up to 16"]);
+        environment variable WHARF_SPECULATION: invalid value: string "on", expected auto, off, or a number of tokens up to 16"#]],
+    );
+    problems(
+        "server: {speculation: -1}",
+        "{}",
+        &[],
+        expect![
+            "server_config.yaml: server.speculation: invalid value: integer `-1`, expected auto, off, or a number of tokens up to 16"
+        ],
+    );
 }

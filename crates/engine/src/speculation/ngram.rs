@@ -8,6 +8,8 @@
 const SHORTEST: usize = 2;
 /// Longest run; what longer ones would tell apart is rarely worth another table.
 const LONGEST: usize = 4;
+/// Kinds of matches, by length.
+pub(crate) const LENGTHS: usize = LONGEST - SHORTEST + 1;
 /// Slots that a look-up may touch, so that a prompt made of colliding n-grams costs no more than any other.
 const PROBES: usize = 32;
 
@@ -15,7 +17,7 @@ const PROBES: usize = 32;
 #[derive(Clone, Debug)]
 pub(crate) struct NgramIndex {
     /// One for each length from `SHORTEST` to `LONGEST`.
-    tables: [Table; LONGEST - SHORTEST + 1],
+    tables: [Table; LENGTHS],
     /// N-grams that end before this position are known.
     known: usize,
 }
@@ -23,27 +25,18 @@ pub(crate) struct NgramIndex {
 impl NgramIndex {
     /// An index of nothing.
     pub(crate) fn new() -> Self {
-        NgramIndex { tables: [2, 3, 4].map(Table::new), known: 0 }
+        NgramIndex { tables: std::array::from_fn(|kind| Table::new(SHORTEST + kind)), known: 0 }
     }
 
-    /// Guesses up to `most` tokens to follow `tokens`, which begin with all tokens of earlier calls: those that followed
-    /// the latest earlier occurrence of the longest known end of `tokens`. What follows may overlap the end itself: a
-    /// loop is guessed for as long as asked.
-    pub(crate) fn guess(&mut self, tokens: &[u32], most: usize) -> Vec<u32> {
+    /// Finds the latest earlier occurrence of the longest known end of `tokens`, which begin with all tokens of earlier
+    /// calls.
+    pub(crate) fn find(&mut self, tokens: &[u32]) -> Option<Match> {
         self.learn(tokens);
-        let place = self.tables.iter().rev().find_map(|table| {
+        self.tables.iter().rev().find_map(|table| {
             let start = tokens.len().checked_sub(table.length)?;
-            table.find(tokens, &tokens[start..])
-        });
-        let Some(place) = place else { return Vec::new() };
-        let mut guess = Vec::with_capacity(most);
-        for position in place..place + most {
-            guess.push(match tokens.get(position) {
-                Some(token) => *token,
-                None => guess[position - tokens.len()],
-            });
-        }
-        guess
+            let next = table.find(tokens, &tokens[start..])?;
+            Some(Match { next, length: table.length })
+        })
     }
 
     /// Enters the n-grams that something follows by now.
@@ -56,6 +49,29 @@ impl NgramIndex {
             }
         }
         self.known = self.known.max(tokens.len().saturating_sub(1));
+    }
+}
+
+/// Tokens that occurred before.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Match {
+    /// Position of what followed them.
+    next: usize,
+    /// How many.
+    length: usize,
+}
+
+impl Match {
+    /// Below [`LENGTHS`]; higher for longer matches.
+    pub(crate) fn kind(self) -> usize {
+        self.length - SHORTEST
+    }
+
+    /// The `count` tokens that followed. Where they reach the end of `tokens` they go on with themselves: a loop is
+    /// guessed for as long as asked.
+    pub(crate) fn guess(self, tokens: &[u32], count: usize) -> Vec<u32> {
+        let period = tokens.len() - self.next;
+        (0..count).map(|i| tokens[self.next + i % period]).collect()
     }
 }
 
@@ -135,7 +151,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn guess(tokens: &[u32], most: usize) -> Vec<u32> {
-        NgramIndex::new().guess(tokens, most)
+        NgramIndex::new().find(tokens).map_or(Vec::new(), |found| found.guess(tokens, most))
     }
 
     #[test]
@@ -165,7 +181,7 @@ mod tests {
     fn a_long_context_keeps_its_tables_small() {
         let tokens: Vec<u32> = (0..100_000).map(|i: u32| i.wrapping_mul(2_654_435_761) >> 12).collect();
         let mut index = NgramIndex::new();
-        index.guess(&tokens, 1);
+        index.find(&tokens);
         let bytes: usize = index.tables.iter().map(|table| table.slots.len() * size_of::<u32>()).sum();
         assert!(bytes <= 48 * tokens.len(), "{bytes} bytes");
     }
@@ -190,7 +206,9 @@ mod tests {
             for end in 0..=tokens.len() {
                 // Steps are skipped as by a sequence that waits.
                 if end % 3 != 1 {
-                    prop_assert_eq!(index.guess(&tokens[..end], most), by_search(&tokens[..end], most));
+                    let tokens = &tokens[..end];
+                    let guess = index.find(tokens).map_or(Vec::new(), |found| found.guess(tokens, most));
+                    prop_assert_eq!(guess, by_search(tokens, most));
                 }
             }
         }

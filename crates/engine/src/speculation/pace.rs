@@ -1,38 +1,33 @@
-//! Decides how many tokens of a sequence are worth guessing, from what became of its earlier guesses and from what a row
-//! costs at the current number of streams.
+//! Decides how many tokens of a sequence are worth guessing, from what became of its earlier guesses and from the price of
+//! a guessed token.
 //!
-//! All costs are in tokens: what a step yields for one stream in its time. A guess of `k` tokens, each right with
-//! probability `p` if those before it are, yields `p + p^2 + … + p^k` tokens and costs `k` times the price of a row, so the
-//! `k`-th is worth having while `p^k` exceeds the price. Where not even the first is, one token is tried now and then, at
-//! intervals that double until trials that all fail cost [`LOSS`] of the time.
+//! A guess of `k` tokens, each right with probability `p` if those before it are, yields `p + p^2 + … + p^k` tokens, so the
+//! `k`-th is worth having while `p^k` exceeds its price. Where not even the first is, one token is tried now and then, after
+//! pauses that double until trials that all fail lose no more than [`LOSS`] of the time.
 
-/// What one more row adds to a step of one row, as a share of the time of a step of two; the rest reads the weights and
-/// costs the same for few rows and many. Measured on two Zen 3 cores with SmolLM2-135M in Q4_1: 8.5 ms with one row, 10.1
-/// with two, 14.7 with four, 25.8 with eight. Where memory is slower beside the cores it is less, and more could be guessed.
-const ROW: f64 = 0.29;
-/// With this many decoding streams weights are read for many rows anyway, and nothing is guessed.
-const CROWD: usize = 8;
-/// Most tokens of a guess, over all streams.
+/// Most tokens of a guess.
 const MOST: usize = 8;
-/// Belief before the first guess: one token is tried.
+/// Most guessed tokens of a step, over all streams, while each may guess one.
+const MOST_IN_STEP: usize = 16;
+/// Belief before the first guess: for one stream it is worth a token.
 const PRIOR: f64 = 0.5;
 /// How far one verdict moves the belief.
 const WEIGHT: f64 = 0.2;
-/// Where failures stop to move it, so that the trial that succeeds counts.
+/// Where failures stop to move it, so that a trial that succeeds counts; or at nine tenths of the price.
 const DOUBT: f64 = 0.25;
 /// Share of the time that trials may lose.
 const LOSS: f64 = 0.01;
-/// Steps between the first two trials.
-const FIRST_PAUSE: u32 = 4;
+/// Share of the time until the second trial that the first one may lose.
+const FIRST_LOSS: f64 = 0.1;
 
-/// What one sequence's guesses have been worth.
+/// What guesses of one kind have been worth to one sequence.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Pace {
     /// Believed probability that a guessed token is right if those before it are.
     belief: f64,
     /// Trials that failed in a row.
     failures: u32,
-    /// Steps until the next trial.
+    /// Chances to let go by until the next trial.
     pause: u32,
 }
 
@@ -42,51 +37,98 @@ impl Pace {
         Pace { belief: PRIOR, failures: 0, pause: 0 }
     }
 
-    /// Most tokens to guess in this step, in which `streams` sequences decode. Asked once per step.
-    pub(crate) fn allow(&mut self, streams: usize) -> usize {
-        if streams >= CROWD {
-            return 0;
-        }
+    /// Most tokens to guess, in a step that decodes `streams` sequences and where a token has this price. Asked once for each
+    /// chance to guess.
+    pub(crate) fn allow(&mut self, streams: usize, price: f64) -> usize {
         if self.pause > 0 {
             self.pause -= 1;
             return 0;
         }
-        self.worth(streams).max(1)
+        self.worth(price).min(MOST_IN_STEP / streams).max(1)
     }
 
     /// Of `guessed` tokens, at least one, the first `right` were right.
-    pub(crate) fn judge(&mut self, guessed: usize, right: usize, streams: usize) {
+    pub(crate) fn judge(&mut self, guessed: usize, right: usize, price: f64) {
         for _ in 0..right {
             self.belief += WEIGHT * (1.0 - self.belief);
         }
         if right < guessed {
-            self.belief = (self.belief - WEIGHT * self.belief).max(DOUBT);
+            self.belief = (self.belief - WEIGHT * self.belief).max(DOUBT.min(0.9 * price));
         }
         if right > 0 {
             self.failures = 0;
         }
-        if self.worth(streams) == 0 {
-            let longest = (price(streams) / LOSS) as u32;
-            self.pause = FIRST_PAUSE.saturating_mul(1 << self.failures.min(16)).min(longest);
+        if self.worth(price) == 0 {
+            let (first, longest) = ((price / FIRST_LOSS).ceil(), (price / LOSS).ceil());
+            self.pause = (first * f64::from(self.failures).exp2()).min(longest) as u32;
             self.failures += 1;
         }
     }
 
-    /// The largest `k` with `belief^k` above the price of a row.
-    fn worth(&self, streams: usize) -> usize {
-        let most = MOST / streams.max(1);
-        let price = price(streams);
-        let mut chance = self.belief;
-        let mut worth = 0;
-        while worth < most && chance > price {
-            worth += 1;
-            chance *= self.belief;
-        }
-        worth
+    /// The largest `k` up to [`MOST`] with `belief^k` above the price.
+    fn worth(&self, price: f64) -> usize {
+        (1..=MOST as i32).take_while(|k| self.belief.powi(*k) > price).count()
     }
 }
 
-/// What a row costs beside `streams` others, in tokens.
-fn price(streams: usize) -> f64 {
-    ROW / (ROW + (1.0 - ROW) / streams.max(1) as f64)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Guessed and right tokens over `chances`, where chance `i` has `truth(i)` right tokens in a row ahead.
+    fn play(price: f64, streams: usize, chances: usize, truth: impl Fn(usize) -> usize) -> (usize, usize) {
+        let mut pace = Pace::new();
+        let mut total = (0, 0);
+        for chance in 0..chances {
+            let guessed = pace.allow(streams, price);
+            if guessed > 0 {
+                let right = truth(chance).min(guessed);
+                pace.judge(guessed, right, price);
+                total = (total.0 + guessed, total.1 + right);
+            }
+        }
+        total
+    }
+
+    #[test]
+    fn guesses_grow_while_they_are_right_up_to_a_share_of_the_most() {
+        let mut pace = Pace::new();
+        let mut lengths = Vec::new();
+        for _ in 0..6 {
+            lengths.push(pace.allow(1, 0.3));
+            pace.judge(lengths[lengths.len() - 1], lengths[lengths.len() - 1], 0.3);
+        }
+        assert_eq!(lengths, [1, 2, 4, 8, 8, 8]);
+        assert_eq!([1, 2, 3, 4, 7, 99].map(|streams| pace.allow(streams, 0.3)), [8, 8, 5, 4, 2, 1]);
+    }
+
+    #[test]
+    fn wrong_guesses_are_repeated_after_ever_longer_pauses() {
+        let mut pace = Pace::new();
+        let mut tried = Vec::new();
+        for chance in 0..120 {
+            if pace.allow(1, 0.3) > 0 {
+                tried.push(chance);
+                pace.judge(1, 0, 0.3);
+            }
+        }
+        assert_eq!(tried, [0, 1, 2, 6, 13, 26, 51, 82, 113]);
+    }
+
+    #[test]
+    fn text_without_repetition_loses_less_than_two_percent() {
+        for price in [0.02, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0] {
+            // At every single token something was found to guess, and it was wrong.
+            let (guessed, right) = play(price, 1, 400, |_| 0);
+            assert!(guessed > 0 && right == 0);
+            let lost = guessed as f64 * price / 400.0;
+            assert!(lost < 0.02, "{lost} at {price}");
+        }
+    }
+
+    #[test]
+    fn repetition_is_found_again_after_long_text_without() {
+        let (guessed, right) = play(0.3, 1, 1100, |chance| if chance < 1000 { 0 } else { 8 });
+        assert!(right > 8 * 50, "{right} of {guessed}");
+    }
 }
