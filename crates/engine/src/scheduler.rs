@@ -3,7 +3,7 @@
 //! Continuous batching with one token budget per step (Orca, OSDI 2022; Sarathi-Serve, arXiv 2403.02310; vLLM v1): running
 //! requests go first, each with its next token or its next chunk of prompt; waiting ones follow while budget and KV
 //! blocks last. When blocks run out the latest arrival gives its blocks back and is computed again later, so the
-//! oldest request always makes progress. No clock and no device in here: a scenario is a table.
+//! oldest request always makes progress. Guessed tokens go last, into what budget and free blocks are left. No clock and no device in here: a scenario is a table.
 
 use std::collections::VecDeque;
 
