@@ -312,6 +312,10 @@ fn an_abort_reaches_a_request_wherever_it_is() {
 fn the_waiting_queue_is_bounded() {
     let (open, trap) = gate();
     let engine = engine_with(20, EngineConfig { max_running: 1, max_waiting: 3, ..CONFIG }, trap);
+    let (running, running_events) = request(&[1, 2], 2);
+    engine.submit(running).unwrap();
+    open.send(()).unwrap();
+    running_events.recv().unwrap();
     let streams: Vec<_> = (0..3)
         .map(|_| {
             let (request, events) = request(&[1, 2], 2);
