@@ -11,8 +11,8 @@ use wharf_model::ModelConfig;
 use super::kv::KvArena;
 use crate::backend::{BLOCK_TOKENS, BlockId, Chunk};
 
-/// Query positions of a piece of work.
-const TILE: usize = 8;
+/// Query positions of a piece of work: they share the conversion of keys and values.
+const TILE: usize = 16;
 
 /// The rows of a pass: which sequence and position each is, and how attention over them is cut.
 pub(super) struct Plan {

@@ -1,6 +1,9 @@
 //! Decides where a position's keys and values are, and how they are rounded when written.
 
+use std::ops::Range;
+
 use half::f16;
+use half::slice::HalfFloatSliceExt as _;
 
 use super::PAGE_TOKENS;
 use crate::{
@@ -21,14 +24,18 @@ pub(super) mod lanes {
     use super::*;
 
     pub trait Lanes: Sized {
+        /// Whether lanes have to be converted when loaded.
+        const NARROW: bool;
         fn load<S: Simd>(s: S, from: &[Self; LANES]) -> S::F;
         fn store<S: Simd>(s: S, to: &mut [Self; LANES], x: S::F);
     }
 
     impl Lanes for f16 {
+        const NARROW: bool = true;
+
         #[inline(always)]
         fn load<S: Simd>(s: S, from: &[f16; LANES]) -> S::F {
-            s.load_f16(&from.map(f16::to_bits))
+            s.load_f16(from.reinterpret_cast().first_chunk().expect("as many halves"))
         }
 
         #[inline(always)]
@@ -40,6 +47,8 @@ pub(super) mod lanes {
     }
 
     impl Lanes for f32 {
+        const NARROW: bool = false;
+
         #[inline(always)]
         fn load<S: Simd>(s: S, from: &[f32; LANES]) -> S::F {
             s.load(from)
@@ -84,6 +93,56 @@ impl<'a, T> KvPages<'a, T> {
     fn slice(&self, page: usize, offset: usize) -> &'a [T] {
         let first = self.table[page] as usize * self.page_stride + offset;
         &self.data[first..first + self.head_dim * PAGE_TOKENS]
+    }
+}
+
+/// Copies pages `pages` of the chunk that begins with page `first` into `wide`, in single precision: page `i` of the result
+/// is page `first + i`. `in_order` counts up from zero.
+pub(super) fn widen<'w, T: KvElement>(
+    isa: Isa,
+    kv: &KvPages<'_, T>,
+    first: usize,
+    pages: Range<usize>,
+    wide: &'w mut Vec<f32>,
+    in_order: &'w [u32],
+) -> KvPages<'w, f32> {
+    let len = kv.head_dim * PAGE_TOKENS;
+    wide.resize(in_order.len() * 2 * len, 0.0);
+    isa.run(Widen { kv, first, pages, wide });
+    KvPages {
+        data: wide,
+        table: in_order,
+        page_stride: 2 * len,
+        k_offset: 0,
+        v_offset: len,
+        head_dim: kv.head_dim,
+    }
+}
+
+struct Widen<'a, T> {
+    kv: &'a KvPages<'a, T>,
+    first: usize,
+    pages: Range<usize>,
+    wide: &'a mut [f32],
+}
+
+impl<T: KvElement> Kernel for Widen<'_, T> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let len = self.kv.head_dim * PAGE_TOKENS;
+        for page in self.pages {
+            let (keys, values) = self.wide[page * 2 * len..][..2 * len].split_at_mut(len);
+            for (from, to) in [
+                (self.kv.keys(self.first + page), keys),
+                (self.kv.values(self.first + page), values),
+            ] {
+                for (from, to) in from.as_chunks().0.iter().zip(to.as_chunks_mut().0) {
+                    s.store(to, T::load(s, from));
+                }
+            }
+        }
     }
 }
 
