@@ -83,6 +83,7 @@ fn soname(file: &str) -> Option<String> {
 pub(crate) struct Files {
     folder: PathBuf,
     shipped: PathBuf,
+    pinned: bool,
     pub(crate) name: String,
 }
 
@@ -99,10 +100,10 @@ impl Files {
         };
         let folder = cache.folder("bench-peers").join("files").join(identity(&shipped)?);
         std::fs::create_dir_all(&folder).with_context(|| format!("failed to create {}", folder.display()))?;
-        let files = Files { folder, shipped, name };
+        let files = Files { folder, shipped, pinned, name };
         let mut wanted: Vec<&str> = types.to_vec();
         if wanted.contains(&"Q4_K") {
-            // K-quants are made by llama.cpp, from F16: it is first in `order`.
+            // K-quants are made by llama.cpp, from F16, which is therefore made first.
             wanted.push("F16");
         }
         for kind in ["F16", "Q8_0", "Q4_0", "Q4_1", "Q4_K"] {
@@ -117,18 +118,15 @@ impl Files {
 
     /// The file of this type.
     pub(crate) fn path(&self, kind: &str) -> PathBuf {
-        // The demo model ships as Q4_1; a model of the user's own is whatever it is.
-        if kind == "Q4_1" && self.shipped_is_q4_1() {
-            return self.shipped.clone();
-        }
         self.folder.join(format!("{kind}.gguf"))
     }
 
-    fn shipped_is_q4_1(&self) -> bool {
-        self.name == "SmolLM2-135M-Instruct"
-    }
-
     fn make(&self, cache: &Cache, peers: &Peers, kind: &str, path: &Path) -> anyhow::Result<()> {
+        if kind == "Q4_1" && self.pinned {
+            // As it ships. The link gives it the extension by which OpenVINO knows the format.
+            return std::os::unix::fs::symlink(&self.shipped, path)
+                .with_context(|| format!("failed to make the link {}", path.display()));
+        }
         if kind == "Q4_K" {
             let partial = path.with_extension("partial");
             let mut quantize = peers.llama("llama-quantize");
