@@ -90,3 +90,21 @@ pub(crate) fn draw(report: &Report) -> String {
 fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::report::tests::{finished, report};
+    use super::*;
+
+    #[test]
+    fn each_comparison_with_a_peer_is_a_bar_with_its_figure() {
+        let svg = draw(&report(vec![
+            finished("start/Q4_0", 100.0, 400.0),
+            finished("interference/Q4_0", 0.5, 0.25),
+        ]));
+        assert_eq!(svg.matches("height=\"14\"").count(), 2);
+        assert!(svg.contains(">4.00</text>") && svg.contains(">2.00</text>"), "{svg}");
+        assert_eq!(svg.matches("#c00").count(), 1, "only the start has a bar against llama.cpp");
+        assert!(!svg.contains("NaN") && !svg.contains("inf"));
+    }
+}

@@ -237,14 +237,14 @@ pub(crate) fn put_between_markers(page: &str, generated: &str) -> Option<String>
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::rows::selected;
     use super::super::stats::Work;
     use super::*;
 
     const PROBE: Probe = Probe { int8_gmacs: 100.0, f32_gmacs: 50.0, bf16_gmacs: None, dram_gbs: 20.0 };
 
-    fn finished(id: &str, ours: f64, theirs: f64) -> Finished {
+    pub(in super::super) fn finished(id: &str, ours: f64, theirs: f64) -> Finished {
         let row = &selected(&[id.into()]).unwrap()[0];
         let measured = Measured {
             row: id.into(),
@@ -256,7 +256,7 @@ mod tests {
         Finished::of(row, &measured, &PROBE).unwrap()
     }
 
-    fn report(rows: Vec<Finished>) -> Report {
+    pub(in super::super) fn report(rows: Vec<Finished>) -> Report {
         let circumstances =
             Circumstances { commit: "abc".into(), changes: String::new(), machine: "m".into(), threads: 2 };
         Report {
