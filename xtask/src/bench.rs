@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 
 use crate::cache::Cache;
 use crate::{environment, server, shell};
@@ -109,6 +109,7 @@ fn compare(args: &PeersArgs) -> anyhow::Result<ExitCode> {
             }
         }
     }
+    let mut failed = Vec::new();
     let started = Instant::now();
     for (index, row) in rows.iter().enumerate() {
         let elapsed = started.elapsed().as_secs();
@@ -118,13 +119,20 @@ fn compare(args: &PeersArgs) -> anyhow::Result<ExitCode> {
         }
         eprintln!("[{}/{}] {} ({elapsed} s)", index + 1, rows.len(), row.id);
         let best = Probe::best(measured.values().map(|m: &Measured| &m.probe));
-        let found = measure(&tools, row, &files.path(row.file), args.pairs, best.as_ref())
-            .with_context(|| format!("failed to measure {}", row.id))?;
-        checkpoints.save(&key(row), &found)?;
-        measured.insert(row.id.clone(), found);
+        match measure(&tools, row, &files.path(row.file), args.pairs, best.as_ref()) {
+            Ok(found) => {
+                checkpoints.save(&key(row), &found)?;
+                measured.insert(row.id.clone(), found);
+            }
+            // The other rows are worth having all the same.
+            Err(error) => {
+                eprintln!("error: failed to measure {}: {error:#}", row.id);
+                failed.push(row.id.as_str());
+            }
+        }
     }
 
-    let best_probe = Probe::best(measured.values().map(|m| &m.probe)).context("there are no rows")?;
+    let best_probe = Probe::best(measured.values().map(|m| &m.probe)).context("no row could be measured")?;
     let finished =
         rows.iter().filter_map(|row| Finished::of(row, measured.get(&row.id)?, &best_probe)).collect();
     let report = Report {
@@ -142,6 +150,9 @@ fn compare(args: &PeersArgs) -> anyhow::Result<ExitCode> {
     }
     if args.write_docs {
         write_docs(&report)?;
+    }
+    if !failed.is_empty() {
+        bail!("failed to measure {}", failed.join(" "));
     }
     Ok(ExitCode::from(report.exit_code()))
 }
