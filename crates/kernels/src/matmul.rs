@@ -251,13 +251,16 @@ impl<const T: usize> Tile for Quant<T> {
     fn compute<S: Simd, const R: usize>(s: S, x: &Input, row: usize, panel: &[u8]) -> [S::F; R] {
         let (format, layout) = (Self::FORMAT, Self::LAYOUT);
         let wide = S::WIDE && format.range == CodeRange::Bits8;
-        let (codes, scales) = panel.split_at(x.k() / 32 * layout.codes);
         let rows: [&[XBlock]; R] = std::array::from_fn(|r| x.block_row(row + r));
         let wide_rows: [&[WideBlock]; R] =
             std::array::from_fn(|r| if wide { x.wide_row(row + r) } else { &[] });
         let unread = WideBlock::default();
         let mut y = [s.splat(0.0); R];
-        for (group, scales) in scales.chunks_exact(layout.scale_group()).enumerate() {
+        for (group, data) in panel.chunks_exact(layout.group()).enumerate() {
+            if R <= 4 {
+                prefetch(data);
+            }
+            let (codes, scales) = data.split_at(layout.codes * layout.blocks);
             let d = half_lanes(s, &scales[..2 * LANES]);
             let min = match (format.affine, format.scales) {
                 (false, _) => d,
@@ -270,7 +273,7 @@ impl<const T: usize> Tile for Quant<T> {
                 let xs: [&XBlock; R] = std::array::from_fn(|r| &rows[r][at]);
                 let wide: [&WideBlock; R] =
                     std::array::from_fn(|r| if wide { &wide_rows[r][at] } else { &unread });
-                let sums = Self::products::<S, R>(s, &codes[at * layout.codes..], xs, wide);
+                let sums = Self::products::<S, R>(s, &codes[block * layout.codes..], xs, wide);
                 let factors = &scales[layout.head + block * layout.factors..];
                 for sub in 0..if format.halves { 2 } else { 1 } {
                     let (scale, min) = Self::scales(s, d, min, factors, sub);
@@ -287,6 +290,21 @@ impl<const T: usize> Tile for Quant<T> {
             }
         }
         y
+    }
+}
+
+/// How far ahead of its use a weight is asked for: memory answers after about as long as these bytes take to compute with.
+const AHEAD: usize = 4 << 10;
+
+/// Asks for the bytes that come [`AHEAD`] after `data`. Hardware prefetching stops at every page of 4 KiB, which a small
+/// matrix crosses with each panel.
+#[inline(always)]
+fn prefetch(data: &[u8]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in (0..data.len()).step_by(64) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: prefetching any address is harmless; nothing is read.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(data.as_ptr().wrapping_add(AHEAD + line).cast()) }
     }
 }
 

@@ -43,9 +43,10 @@ impl QuantLayout {
         }
     }
 
-    /// Bytes of a head and the factors below it.
-    pub(crate) const fn scale_group(self) -> usize {
-        self.head + self.factors * self.blocks
+    /// Bytes of a group: the codes of its blocks, then the head and the factors below it. One stream of memory, because
+    /// scales at a place of their own would be a second one that the prefetcher of the CPU starts anew for every panel.
+    pub(crate) const fn group(self) -> usize {
+        self.codes * self.blocks + self.head + self.factors * self.blocks
     }
 }
 
@@ -75,8 +76,7 @@ impl PartLayout {
             None => k.checked_mul(LANES)?.checked_mul(dtype.block_bytes())?,
             Some(format) => {
                 let layout = QuantLayout::new(format);
-                let group = layout.codes * layout.blocks + layout.scale_group();
-                (k / (32 * layout.blocks)).checked_mul(group)?
+                (k / (32 * layout.blocks)).checked_mul(layout.group())?
             }
         };
         let (panels, panel_lines) = (rows.div_ceil(LANES), used.div_ceil(64));
@@ -100,7 +100,7 @@ impl PartLayout {
             None => self.k * LANES * self.dtype.block_bytes(),
             Some(format) => {
                 let layout = QuantLayout::new(format);
-                self.k / (32 * layout.blocks) * (layout.codes * layout.blocks + layout.scale_group())
+                self.k / (32 * layout.blocks) * layout.group()
             }
         }
     }
@@ -125,14 +125,13 @@ impl PartLayout {
 
     fn pack_lane(&self, format: Format, row: &[u8], lane: usize, out: &mut [u8]) {
         let layout = QuantLayout::new(format);
-        let (codes, scales) = out.split_at_mut(self.k / 32 * layout.codes);
-        for (group, block) in row.chunks_exact(self.dtype.block_bytes()).enumerate() {
+        let blocks = row.chunks_exact(self.dtype.block_bytes());
+        for (block, group) in blocks.zip(out.chunks_exact_mut(layout.group())) {
             let from = Codes::read(self.dtype, block);
-            for b in 0..layout.blocks {
-                let to = &mut codes[(group * layout.blocks + b) * layout.codes..][..layout.codes];
+            let (codes, scales) = group.split_at_mut(layout.codes * layout.blocks);
+            for (b, to) in codes.chunks_exact_mut(layout.codes).enumerate() {
                 put(format, &from.code.as_chunks().0[b], lane, to);
             }
-            let scales = &mut scales[group * layout.scale_group()..][..layout.scale_group()];
             let (head, factors) = scales.split_at_mut(layout.head);
             head[2 * lane..][..2].copy_from_slice(&from.d.to_le_bytes());
             if format.affine {
@@ -163,19 +162,20 @@ impl PartLayout {
             return;
         };
         let layout = QuantLayout::new(format);
-        let (codes, scales) = panel.split_at(self.k / 32 * layout.codes);
         let half = |bytes: &[u8], at: usize| u16::from_le_bytes([bytes[2 * at], bytes[2 * at + 1]]);
-        for (group, out) in out.chunks_exact_mut(32 * layout.blocks).enumerate() {
+        let groups = panel.chunks_exact(layout.group());
+        for (group, out) in groups.zip(out.chunks_exact_mut(32 * layout.blocks)) {
+            let (codes, scales) = group.split_at(layout.codes * layout.blocks);
             let mut block = Codes { code: [0; 256], d: 0, min: 0, scale: [1; 16], min_scale: [1; 16] };
             for (i, code) in block.code[..out.len()].iter_mut().enumerate() {
-                let from = &codes[(group * layout.blocks + i / 32) * layout.codes..];
+                let from = &codes[i / 32 * layout.codes..];
                 let (at, shift) = code_at(format, i % 32, lane);
                 *code = match format.range {
                     CodeRange::Bits4 => (from[at] >> shift) & 15,
                     CodeRange::Bits5 | CodeRange::Bits6 | CodeRange::Bits8 => from[at],
                 };
             }
-            let (head, factors) = scales[group * layout.scale_group()..].split_at(layout.head);
+            let (head, factors) = scales.split_at(layout.head);
             block.d = half(head, lane);
             if format.affine {
                 block.min = half(head, LANES + lane);
