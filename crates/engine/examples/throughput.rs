@@ -27,6 +27,8 @@ const DEFAULT_ROWS: [Row; 6] = [
     Row::Decode { streams: 8, context: 64 },
     Row::Decode { streams: 32, context: 64 },
 ];
+type Failure = Box<dyn std::error::Error>;
+
 /// Steps that bring a decoding row up to speed.
 const WARM_STEPS: usize = 4;
 
@@ -110,7 +112,7 @@ impl Arguments {
     }
 }
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+fn main() -> Result<(), Failure> {
     let arguments = Arguments::parse(std::env::args().skip(1))?;
     let steps = arguments.steps;
     let kv_tokens = arguments.rows.iter().map(|row| kv_tokens(*row, steps)).max().unwrap_or(0);
@@ -185,14 +187,9 @@ fn kv_tokens(row: Row, steps: usize) -> usize {
 }
 
 /// The median time of one repetition, in seconds.
-fn run(
-    backend: &mut CpuBackend,
-    row: Row,
-    steps: usize,
-    repeat: usize,
-) -> Result<f64, Box<dyn std::error::Error>> {
+fn run(backend: &mut CpuBackend, row: Row, steps: usize, repeat: usize) -> Result<f64, Failure> {
     let mut logits = Logits::default();
-    let mut once: Box<dyn FnMut(usize) -> Result<f64, Box<dyn std::error::Error>>> = match row {
+    let mut once: Box<dyn FnMut(usize) -> Result<f64, Failure>> = match row {
         Row::Prefill { tokens } => {
             let (prompt, blocks) = (prompt(0, tokens), blocks(0, tokens));
             Box::new(move |_| prefill(backend, &prompt, 0, &blocks, &mut logits))
@@ -233,7 +230,7 @@ fn prefill(
     start: usize,
     blocks: &[BlockId],
     logits: &mut Logits,
-) -> Result<f64, Box<dyn std::error::Error>> {
+) -> Result<f64, Failure> {
     let started = Instant::now();
     let width = backend.max_batch_tokens();
     for (index, part) in tokens.chunks(width).enumerate() {
@@ -251,7 +248,7 @@ fn decode(
     context: usize,
     steps: usize,
     logits: &mut Logits,
-) -> Result<f64, Box<dyn std::error::Error>> {
+) -> Result<f64, Failure> {
     let started = Instant::now();
     for step in 0..steps {
         let tokens: Vec<[u32; 1]> =
