@@ -302,7 +302,8 @@ struct Busy(Child);
 impl Busy {
     fn start() -> anyhow::Result<Busy> {
         let mut shell = Command::new("sh");
-        let child = shell.args(["-c", "while :; do :; done"]).stdin(Stdio::null()).spawn();
+        // It ends with us even when we are killed and cannot end it.
+        let child = shell.args(["-c", "while kill -0 $PPID; do :; done"]).stdin(Stdio::null()).spawn();
         let busy = Busy(child.context("failed to start a busy process")?);
         std::thread::sleep(Duration::from_millis(300));
         Ok(busy)
