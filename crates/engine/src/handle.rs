@@ -80,6 +80,12 @@ pub struct Totals {
     pub prefix_cache_queries: u64,
     /// Prompt tokens found there.
     pub prefix_cache_hits: u64,
+    /// Times that tokens of a request were guessed.
+    pub drafts: u64,
+    /// Guessed tokens that were computed.
+    pub draft_tokens: u64,
+    /// Guessed tokens that were right.
+    pub accepted_draft_tokens: u64,
 }
 
 impl EngineHandle {

@@ -12,8 +12,10 @@ pub mod request;
 pub mod runner;
 pub mod sampler;
 pub mod scheduler;
+pub mod speculation;
 
 pub use backend::{BLOCK_TOKENS, Backend, BackendError, BlockId, Chunk, Logits, LogitsFor};
 pub use handle::{EngineHandle, RequestId, Snapshot, StepObserver, SubmitError, Totals};
 pub use request::{Event, EventSink, FinishReason, Logprobs, Request, SamplingParams, StopConditions, Usage};
 pub use runner::{EngineConfig, StartError, start};
+pub use speculation::Speculation;

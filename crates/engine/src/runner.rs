@@ -16,6 +16,7 @@ use crate::kv::{BlockPool, PrefixHasher};
 use crate::request::{Event, EventSink, FinishReason, LogitsHook, SamplingParams, StopConditions, Usage};
 use crate::sampler::{self, History};
 use crate::scheduler::{Plan, Scheduler, SchedulerConfig, Sequence, Work};
+use crate::speculation::{Drafter, Prices, Speculation};
 
 /// How an engine bounds its work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +33,8 @@ pub struct EngineConfig {
     pub max_waiting: usize,
     /// Reuse KV of earlier requests with the same beginning.
     pub prefix_caching: bool,
+    /// When tokens are guessed; it changes no answer.
+    pub speculation: Speculation,
 }
 
 /// Why an engine cannot start.
@@ -95,6 +98,8 @@ pub fn start(backend: Box<dyn Backend>, config: EngineConfig) -> Result<EngineHa
         streams: HashMap::new(),
         logits: Logits::default(),
         max_model_len: config.max_model_len,
+        speculation: config.speculation,
+        prices: Prices::new(),
         prefill_limit: max_batch_tokens,
         most_prefill: max_batch_tokens,
         totals: Totals::default(),
@@ -134,6 +139,8 @@ struct Engine {
     streams: HashMap<RequestId, Stream>,
     logits: Logits,
     max_model_len: usize,
+    speculation: Speculation,
+    prices: Prices,
     /// Prompt tokens that a step may have at the moment, and at most.
     prefill_limit: usize,
     most_prefill: usize,
@@ -164,6 +171,7 @@ struct Stream {
     hook: Option<LogitsHook>,
     sink: EventSink,
     history: History,
+    drafter: Drafter,
     prompt_tokens: usize,
     cached_tokens: usize,
     submitted: Instant,
@@ -176,6 +184,7 @@ impl Engine {
         for Arrival { id, request, submitted } in arrivals {
             let stream = Stream {
                 history: History::new(&request.prompt, &request.sampling),
+                drafter: Drafter::new(self.speculation),
                 prompt_tokens: request.prompt.len(),
                 cached_tokens: 0,
                 sampling: request.sampling,
@@ -196,8 +205,9 @@ impl Engine {
     }
 
     fn step(&mut self) {
-        let plan = self.scheduler.plan();
+        let mut plan = self.scheduler.plan();
         self.note_admissions(&plan);
+        self.speculate(&mut plan);
         if !plan.work.is_empty() {
             self.compute(&plan);
         }
@@ -205,13 +215,30 @@ impl Engine {
         self.shared.publish(self.scheduler.running(), self.scheduler.waiting(), pool.used(), self.totals);
     }
 
+    fn speculate(&mut self, plan: &mut Plan) {
+        if self.speculation == Speculation::Off {
+            return;
+        }
+        self.scheduler.speculate(plan, |id, tokens, decoding, room| {
+            let stream = self.streams.get_mut(&id).expect("planned requests have a stream");
+            // The step yields one token more than is guessed, and none is wanted after the end.
+            let left = stream.tokens_left(self.max_model_len);
+            let room = room.min(left.saturating_sub(1));
+            stream.drafter.guess(tokens, decoding, &self.prices, room)
+        });
+    }
+
     fn compute(&mut self, plan: &Plan) {
         let began = Instant::now();
         let chunks: Vec<_> = plan.work.iter().map(|work| self.scheduler.chunk(work)).collect();
         let computed = self.backend.forward(&chunks, &mut self.logits);
-        let tokens: usize = plan.work.iter().map(|work| work.tokens).sum();
-        self.prefill_limit = prefill_limit(self.prefill_limit, self.most_prefill, tokens, began.elapsed());
+        let (tokens, took) = (plan.tokens(), began.elapsed());
+        self.prefill_limit = prefill_limit(self.prefill_limit, self.most_prefill, tokens, took);
         self.scheduler.limit_prefill(self.prefill_limit);
+        let guessed: usize = plan.work.iter().map(|work| work.guessed).sum();
+        if tokens == plan.work.len() + guessed {
+            self.prices.observe(plan.work.len(), guessed, took.as_secs_f64());
+        }
         // Counted before anybody hears of a token: who has the answer finds its steps in the metrics.
         self.shared.stepped(tokens);
         match computed {
@@ -248,31 +275,47 @@ impl Engine {
         let mut row = 0;
         for work in &plan.work {
             self.scheduler.complete(work);
-            if work.samples {
-                self.sample(work, row);
-                row += 1;
-            }
+            self.sample(work, row);
+            row += work.rows();
         }
     }
 
+    /// Draws the tokens that the work's logits, from `row` on, are good for: one, and one more after each right guess.
     fn sample(&mut self, work: &Work, row: usize) {
-        let id = work.id;
+        self.totals.drafts += u64::from(work.guessed > 0);
+        self.totals.draft_tokens += work.guessed as u64;
+        let rows = row..row + work.rows();
+        let right = rows.take_while(|row| self.sample_row(work.id, *row).is_continue()).count();
+        if work.guessed > 0
+            && let Some(stream) = self.streams.get_mut(&work.id)
+        {
+            stream.drafter.judge(work.guessed, right);
+        }
+    }
+
+    /// Draws one token; goes on when it had been guessed, so that the next row is this request's next position.
+    fn sample_row(&mut self, id: RequestId, row: usize) -> ControlFlow<()> {
         let stream = self.streams.get_mut(&id).expect("sampled requests have a stream");
         let position = stream.history.tokens().len();
         let Some((token, logprobs)) = stream.next_token(self.logits.row_mut(row), position) else {
-            return self.fail(id, "the model produced no finite logits for the next token".into());
+            self.fail(id, "the model produced no finite logits for the next token".into());
+            return ControlFlow::Break(());
         };
         stream.history.push(token);
         stream.first_token.get_or_insert_with(Instant::now);
+        let guessed = self.scheduler.push(id, token);
         self.totals.generation_tokens += 1;
-        self.scheduler.push(id, token);
+        self.totals.accepted_draft_tokens += u64::from(guessed);
         if (stream.sink)(Event::Token { token, logprobs }) == ControlFlow::Break(()) {
-            return self.finish(id, FinishReason::Aborted);
+            self.finish(id, FinishReason::Aborted);
+            return ControlFlow::Break(());
         }
         let length = stream.prompt_tokens + stream.history.tokens().len();
         if let Some(reason) = end_of(&stream.stop, stream.history.tokens(), length, self.max_model_len) {
             self.finish(id, reason);
+            return ControlFlow::Break(());
         }
+        if guessed { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     }
 
     fn finish(&mut self, id: RequestId, reason: FinishReason) {
@@ -323,6 +366,12 @@ impl Stream {
         let token = sampler::choose(logits, &self.sampling, position as u64)?;
         let logprobs = raw.zip(self.logprobs).map(|(raw, top)| sampler::logprobs(&raw, token, top));
         Some((token, logprobs))
+    }
+
+    /// Most tokens that may still be generated.
+    fn tokens_left(&self, max_model_len: usize) -> usize {
+        let generated = self.history.tokens().len();
+        (self.stop.max_tokens - generated).min(max_model_len - self.prompt_tokens - generated)
     }
 
     fn usage(&self, now: Instant) -> Usage {

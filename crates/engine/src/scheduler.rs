@@ -3,7 +3,7 @@
 //! Continuous batching with one token budget per step (Orca, OSDI 2022; Sarathi-Serve, arXiv 2403.02310; vLLM v1): running
 //! requests go first, each with its next token or its next chunk of prompt; waiting ones follow while budget and KV
 //! blocks last. When blocks run out the latest arrival gives its blocks back and is computed again later, so the
-//! oldest request always makes progress. No clock and no device in here: a scenario is a table.
+//! oldest request always makes progress. Guessed tokens go last, into what budget and free blocks are left. No clock and no device in here: a scenario is a table.
 
 use std::collections::VecDeque;
 
@@ -37,13 +37,26 @@ pub struct Sequence {
     /// Hashes of full blocks of `tokens`, as far as they were needed.
     hashes: Vec<BlockHash>,
     salt: u64,
+    /// Guessed tokens at the end of `tokens`: they are there only while a step computes them.
+    guessed: usize,
+    /// Guessed tokens after `tokens` that have been computed, KV included, and wait for their draws.
+    unproven: VecDeque<u32>,
 }
 
 impl Sequence {
     /// A request that has computed nothing yet.
     pub fn new(id: RequestId, prompt: Vec<u32>, salt: u64) -> Self {
         assert!(!prompt.is_empty(), "a request has at least one prompt token");
-        Sequence { id, tokens: prompt, computed: 0, blocks: Vec::new(), hashes: Vec::new(), salt }
+        Sequence {
+            id,
+            tokens: prompt,
+            computed: 0,
+            blocks: Vec::new(),
+            hashes: Vec::new(),
+            salt,
+            guessed: 0,
+            unproven: VecDeque::new(),
+        }
     }
 
     fn pending(&self) -> usize {
@@ -65,10 +78,19 @@ impl Sequence {
 pub struct Work {
     /// Whose.
     pub id: RequestId,
-    /// How many, from the first that is not computed.
+    /// How many, from the first that is not computed, guessed ones included.
     pub tokens: usize,
     /// This computes the request's last token, so the next one can be sampled.
     pub samples: bool,
+    /// How many of `tokens` are guessed; they are the last ones.
+    pub guessed: usize,
+}
+
+impl Work {
+    /// Rows of logits that this yields.
+    pub fn rows(&self) -> usize {
+        if self.samples { 1 + self.guessed } else { 0 }
+    }
 }
 
 /// One step.
@@ -80,6 +102,18 @@ pub struct Plan {
     pub admitted: Vec<(RequestId, usize)>,
     /// Requests that lost their blocks and wait again.
     pub preempted: Vec<RequestId>,
+}
+
+impl Plan {
+    /// Tokens of the step.
+    pub fn tokens(&self) -> usize {
+        self.work.iter().map(|work| work.tokens).sum()
+    }
+
+    /// Requests that compute their last token alone.
+    pub fn decoding(&self) -> usize {
+        self.work.iter().filter(|work| work.samples && work.tokens == 1).count()
+    }
 }
 
 /// The state of every unfinished request.
@@ -172,7 +206,12 @@ impl Scheduler {
             if pending > 1 {
                 prefill_budget -= tokens;
             }
-            plan.work.push(Work { id: self.running[index].id, tokens, samples: tokens == pending });
+            plan.work.push(Work {
+                id: self.running[index].id,
+                tokens,
+                samples: tokens == pending,
+                guessed: 0,
+            });
             index += 1;
         }
 
@@ -185,9 +224,44 @@ impl Scheduler {
             let tokens = pending.min(prefill_budget);
             prefill_budget -= tokens;
             plan.admitted.push((sequence.id, cached));
-            plan.work.push(Work { id: sequence.id, tokens, samples: tokens == pending });
+            plan.work.push(Work { id: sequence.id, tokens, samples: tokens == pending, guessed: 0 });
         }
         plan
+    }
+
+    /// Adds guesses to the work that decodes, in order of arrival, as far as the step's budget and free blocks go: nobody
+    /// waits for a guess. `guess(id, tokens, decoding, room)` guesses at most `room` tokens to follow a request's
+    /// `tokens`, where `decoding` requests decode.
+    pub fn speculate(
+        &mut self,
+        plan: &mut Plan,
+        mut guess: impl FnMut(RequestId, &[u32], usize, usize) -> Vec<u32>,
+    ) {
+        // A preemption means that blocks are short.
+        if !plan.preempted.is_empty() {
+            return;
+        }
+        let decoding = plan.decoding();
+        let mut room = self.config.max_batch_tokens - plan.tokens();
+        for work in plan.work.iter_mut().filter(|work| work.samples && work.tokens == 1) {
+            let index = self.position(work.id).expect("planned work belongs to a running request");
+            let guessed = guess(work.id, &self.running[index].tokens, decoding, room);
+            debug_assert!(guessed.len() <= room, "more guesses than there is room for");
+            let fitting = match self.reserve(index, 1 + guessed.len()) {
+                true => guessed.len(),
+                // The last free blocks are taken: what they hold beyond the work's one token may be guessed.
+                false => {
+                    let sequence = &self.running[index];
+                    sequence.blocks.len() * BLOCK_TOKENS - sequence.computed - 1
+                }
+            };
+            let sequence = &mut self.running[index];
+            sequence.tokens.extend(&guessed[..fitting]);
+            sequence.guessed = fitting;
+            work.guessed = fitting;
+            work.tokens += fitting;
+            room -= fitting;
+        }
     }
 
     /// The work as a backend takes it.
@@ -198,34 +272,44 @@ impl Scheduler {
             tokens: &sequence.tokens[start..start + work.tokens],
             start,
             blocks: &sequence.blocks,
-            logits: if work.samples { LogitsFor::Last } else { LogitsFor::None },
+            logits: match (work.samples, work.guessed) {
+                (false, _) => LogitsFor::None,
+                (true, 0) => LogitsFor::Last,
+                (true, _) => LogitsFor::All,
+            },
         }
     }
 
-    /// Records that the work has been computed; full blocks become findable.
+    /// Records that the work has been computed; full blocks become findable, as far as nothing in them is guessed.
     pub fn complete(&mut self, work: &Work) {
-        let Some(sequence) = self.running.iter_mut().find(|sequence| sequence.id == work.id) else { return };
-        let first_block = sequence.computed / BLOCK_TOKENS;
-        sequence.computed += work.tokens;
-        if !self.config.prefix_caching {
-            return;
-        }
-        sequence.hash_up_to(sequence.computed, &self.hasher);
-        for index in first_block..sequence.computed / BLOCK_TOKENS {
-            self.pool.publish(sequence.blocks[index], sequence.hashes[index]);
-        }
+        let Some(index) = self.position(work.id) else { return };
+        let sequence = &mut self.running[index];
+        let known = sequence.tokens.len() - std::mem::take(&mut sequence.guessed);
+        sequence.unproven = sequence.tokens.drain(known..).collect();
+        self.advance(index, work.tokens - work.guessed);
     }
 
-    /// Appends a generated token.
-    pub fn push(&mut self, id: RequestId, token: u32) {
-        if let Some(sequence) = self.running.iter_mut().find(|sequence| sequence.id == id) {
-            sequence.tokens.push(token);
+    /// Appends a generated token; true when it had been guessed, so that the logits after it are there already.
+    pub fn push(&mut self, id: RequestId, token: u32) -> bool {
+        let Some(index) = self.position(id) else { return false };
+        let sequence = &mut self.running[index];
+        sequence.tokens.push(token);
+        let Some(guess) = sequence.unproven.pop_front() else { return false };
+        if guess == token {
+            self.advance(index, 1);
+            return true;
         }
+        // KV of wrong guesses is overwritten by what comes in their place; the blocks that they alone needed are free again.
+        sequence.unproven.clear();
+        for block in sequence.blocks.drain(sequence.tokens.len().div_ceil(BLOCK_TOKENS)..).rev() {
+            self.pool.release(block);
+        }
+        false
     }
 
     /// Forgets a request and releases its blocks; true when it was unfinished.
     pub fn remove(&mut self, id: RequestId) -> bool {
-        if let Some(index) = self.running.iter().position(|sequence| sequence.id == id) {
+        if let Some(index) = self.position(id) {
             let mut sequence = self.running.remove(index);
             self.release(&mut sequence);
             return true;
@@ -237,6 +321,25 @@ impl Scheduler {
 
     fn find(&self, id: RequestId) -> Option<&Sequence> {
         self.running.iter().chain(&self.waiting).find(|sequence| sequence.id == id)
+    }
+
+    /// Index in `running`.
+    fn position(&self, id: RequestId) -> Option<usize> {
+        self.running.iter().position(|sequence| sequence.id == id)
+    }
+
+    /// The KV of the next `tokens` tokens of `running[index]` is there, and final.
+    fn advance(&mut self, index: usize, tokens: usize) {
+        let sequence = &mut self.running[index];
+        let first_block = sequence.computed / BLOCK_TOKENS;
+        sequence.computed += tokens;
+        if !self.config.prefix_caching {
+            return;
+        }
+        sequence.hash_up_to(sequence.computed, &self.hasher);
+        for index in first_block..sequence.computed / BLOCK_TOKENS {
+            self.pool.publish(sequence.blocks[index], sequence.hashes[index]);
+        }
     }
 
     /// Gives `running[index]` the blocks for its next `tokens` tokens; false when the pool is empty.

@@ -170,7 +170,7 @@ impl Kernel for Quantize<'_> {
             let spoilt = crate::simd::sum(s, s.fma(a, zero, s.mul(b, zero)));
             *out = XBlock::default();
             if spoilt != 0.0 {
-                out.scale = f32::NAN;
+                (out.scale, out.weighted) = (f32::NAN, f32::NAN);
             } else if most >= 1e-30 {
                 out.scale = most / 127.0;
                 let inverse = s.splat(127.0 / most);
@@ -179,6 +179,7 @@ impl Kernel for Quantize<'_> {
                     s.store_i8(to, s.mul(x, inverse));
                     out.sums[i] = to.iter().map(|q| i16::from(*q)).sum();
                 }
+                out.weighted = out.scale * f32::from(out.sums[0] + out.sums[1]);
             }
         }
         for (wide, block) in self.wide.iter_mut().zip(self.out.iter()) {

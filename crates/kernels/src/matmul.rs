@@ -14,7 +14,7 @@ use crate::{
     block::{Format, Scales},
     isa::Kernel,
     matrix::{Panel, QuantLayout},
-    simd::{CodeRange, LANES, Simd, WideBlock, XBlock, store_part},
+    simd::{CodeRange, LANES, QuantWeights, Simd, WideBlock, XBlock, store_part},
 };
 
 /// Rows that one claim covers: their activations stay in the second-level cache over all panels.
@@ -134,6 +134,10 @@ impl PanelProduct<'_> {
             while row + 8 <= self.rows.len() {
                 row += self.tile::<S, T, 8>(s, row);
             }
+        } else if S::ROWS >= 6 {
+            while row + 6 <= self.rows.len() {
+                row += self.tile::<S, T, 6>(s, row);
+            }
         }
         while row + 4 <= self.rows.len() {
             row += self.tile::<S, T, 4>(s, row);
@@ -192,10 +196,12 @@ float_tile!(Bf16, u16, load_bf16);
 /// The quantised type that is `DType::ALL[T]`.
 struct Quant<const T: usize>;
 
-impl<const T: usize> Quant<T> {
+impl<const T: usize> QuantWeights for Quant<T> {
     const FORMAT: Format = Format::of(DType::ALL[T]).expect("the type is quantised");
     const LAYOUT: QuantLayout = QuantLayout::new(Self::FORMAT);
+}
 
+impl<const T: usize> Quant<T> {
     /// Exact integer sums of one block of 32 inputs.
     #[inline(always)]
     fn products<S: Simd, const R: usize>(
@@ -254,6 +260,9 @@ impl<const T: usize> Tile for Quant<T> {
         let rows: [&[XBlock]; R] = std::array::from_fn(|r| x.block_row(row + r));
         let wide_rows: [&[WideBlock]; R] =
             std::array::from_fn(|r| if wide { x.wide_row(row + r) } else { &[] });
+        if let Some(y) = s.panel::<Self, R>(rows, wide_rows, panel) {
+            return y;
+        }
         let unread = WideBlock::default();
         let mut y = [s.splat(0.0); R];
         for (group, data) in panel.chunks_exact(layout.group()).enumerate() {
@@ -281,9 +290,12 @@ impl<const T: usize> Tile for Quant<T> {
                         let dx = s.splat(xs[r].scale);
                         y[r] = s.fma(s.mul(scale, dx), s.to_float(sums[sub][r]), y[r]);
                         if format.affine {
-                            let [a, b] = xs[r].sums;
-                            let sum = if format.halves { xs[r].sums[sub] } else { a + b };
-                            y[r] = s.fma(min, s.splat(xs[r].scale * f32::from(sum)), y[r]);
+                            let weighted = if format.halves {
+                                xs[r].scale * f32::from(xs[r].sums[sub])
+                            } else {
+                                xs[r].weighted
+                            };
+                            y[r] = s.fma(min, s.splat(weighted), y[r]);
                         }
                     }
                 }
@@ -299,7 +311,7 @@ const AHEAD: usize = 4 << 10;
 /// Asks for the bytes that come [`AHEAD`] after `data`. Hardware prefetching stops at every page of 4 KiB, which a small
 /// matrix crosses with each panel.
 #[inline(always)]
-fn prefetch(data: &[u8]) {
+pub(crate) fn prefetch(data: &[u8]) {
     #[cfg(target_arch = "x86_64")]
     for line in (0..data.len()).step_by(64) {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};

@@ -4,6 +4,10 @@
 //! Values that implement [`Simd`] prove that the CPU has the instructions, so the methods are safe. All
 //! memory operands are references to arrays of the exact length, so no method can read out of bounds.
 
+use crate::block::Format;
+pub(crate) use crate::block::Scales;
+use crate::matrix::QuantLayout;
+
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -27,6 +31,8 @@ pub struct XBlock {
     pub(crate) scale: f32,
     /// Sums of `q[..16]` and `q[16..]`.
     pub(crate) sums: [i16; 2],
+    /// `scale` times both sums.
+    pub(crate) weighted: f32,
     /// In `-127..=127`.
     pub(crate) q: [i8; 32],
 }
@@ -58,6 +64,14 @@ pub enum CodeRange {
     Bits6,
     /// `0..=255`: not even one pair fits.
     Bits8,
+}
+
+/// A quantised type as constants.
+pub trait QuantWeights {
+    /// What its blocks mean.
+    const FORMAT: Format;
+    /// Where they are in a panel.
+    const LAYOUT: QuantLayout;
 }
 
 /// How sixteen lanes are computed on one instruction set.
@@ -127,6 +141,17 @@ pub trait Simd: Copy + Send + Sync {
         wide: [&WideBlock; R],
         init: [[i32; R]; 2],
     ) -> [[Self::I; R]; 2];
+
+    /// The product of `R` rows with a whole panel, where this instruction set has a faster way than block by block.
+    #[inline(always)]
+    fn panel<Q: QuantWeights, const R: usize>(
+        self,
+        _rows: [&[XBlock]; R],
+        _wide: [&[WideBlock]; R],
+        _panel: &[u8],
+    ) -> Option<[Self::F; R]> {
+        None
+    }
 }
 
 /// The lanes as an array.

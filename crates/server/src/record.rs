@@ -65,6 +65,9 @@ pub(crate) fn engine_state(m: &Metrics, model_name: &str, snapshot: &Snapshot) {
         (&table::PREEMPTIONS, totals.preemptions),
         (&table::PREFIX_QUERIES, totals.prefix_cache_queries),
         (&table::PREFIX_HITS, totals.prefix_cache_hits),
+        (&table::SPEC_DRAFTS, totals.drafts),
+        (&table::SPEC_DRAFT_TOKENS, totals.draft_tokens),
+        (&table::SPEC_ACCEPTED_TOKENS, totals.accepted_draft_tokens),
     ] {
         m.raise_to(metric, &labels, total as f64);
     }

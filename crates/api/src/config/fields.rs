@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::types::{ByteSize, LogFormat, Secret};
+use super::types::{ByteSize, LogFormat, Secret, Speculation};
 
 /// The user's file that a field belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,6 +121,10 @@ serve_config! {
     Server kv_cache_bytes: Option<ByteSize> = None;
     /// Compute threads; one per available core if absent.
     Server threads: Option<usize> = None;
+    /// Guess tokens from what followed the same words earlier, to compute several in one step. It changes no answer.
+    /// `auto` guesses as much as was worth it lately, and nothing among many streams; a number guesses up to that many
+    /// in every step.
+    Server speculation: Speculation = Speculation::Auto;
     /// Seconds that running requests get to finish after SIGTERM.
     Server drain_grace_seconds: f64 = 25.0;
     /// Largest request body that is read.

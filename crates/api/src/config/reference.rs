@@ -54,6 +54,7 @@ fn type_in_words(rust_type: &str) -> &str {
         "ByteSize" => "bytes, or a size such as `512MiB`",
         "String" | "Secret" => "string",
         "LogFormat" => "`json` or `text`",
+        "Speculation" => "`auto`, `off`, or a number up to 16",
         other => other,
     }
 }

@@ -166,3 +166,39 @@ fn the_reference_page_is_fresh() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/reference/config.md");
     expect_test::expect_file![path].assert_eq(&reference_page());
 }
+
+#[test]
+fn speculation_is_auto_off_or_a_number() {
+    for (text, expected) in [
+        ("auto", Speculation::Auto),
+        ("off", Speculation::Off),
+        ("false", Speculation::Off),
+        ("\"off\"", Speculation::Off),
+        ("0", Speculation::Off),
+        ("4", Speculation::UpTo(4)),
+        ("\"16\"", Speculation::UpTo(16)),
+    ] {
+        let files = files(&format!("server: {{speculation: {text}}}"), "{}");
+        let config = resolve(&files, &BTreeMap::new(), &PartialConfig::default()).unwrap();
+        assert_eq!(config.speculation, expected, "{text}");
+    }
+    let from_env =
+        resolve(&ConfigFiles::default(), &env(&[("WHARF_SPECULATION", "4")]), &PartialConfig::default());
+    assert_eq!(from_env.unwrap().speculation, Speculation::UpTo(4));
+    problems(
+        "server: {speculation: 17}",
+        "{}",
+        &[("WHARF_SPECULATION", "on")],
+        expect![[r#"
+        server_config.yaml: server.speculation: invalid value: integer `17`, expected auto, off, or a number of tokens up to 16
+        environment variable WHARF_SPECULATION: invalid value: string "on", expected auto, off, or a number of tokens up to 16"#]],
+    );
+    problems(
+        "server: {speculation: -1}",
+        "{}",
+        &[],
+        expect![
+            "server_config.yaml: server.speculation: invalid value: integer `-1`, expected auto, off, or a number of tokens up to 16"
+        ],
+    );
+}

@@ -105,3 +105,74 @@ pub enum LogFormat {
     /// For people.
     Text,
 }
+
+/// When the engine guesses tokens to compute several of an answer in one step: `auto`, `off`, or a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Speculation {
+    /// As many as were worth it lately, none among many streams.
+    Auto,
+    /// Never.
+    Off,
+    /// Up to this many in every step.
+    UpTo(u8),
+}
+
+impl Speculation {
+    /// The largest number.
+    pub const MOST: u8 = 16;
+
+    fn parse(text: &str) -> Option<Speculation> {
+        match text.trim() {
+            "auto" => Some(Speculation::Auto),
+            "off" => Some(Speculation::Off),
+            number => Speculation::up_to(number.parse().ok()?),
+        }
+    }
+
+    fn up_to(tokens: u64) -> Option<Speculation> {
+        match u8::try_from(tokens) {
+            Ok(0) => Some(Speculation::Off),
+            Ok(tokens) if tokens <= Speculation::MOST => Some(Speculation::UpTo(tokens)),
+            Ok(_) | Err(_) => None,
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Speculation {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl de::Visitor<'_> for Visitor {
+            type Value = Speculation;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "auto, off, or a number of tokens up to {}", Speculation::MOST)
+            }
+            fn visit_u64<E: de::Error>(self, tokens: u64) -> Result<Speculation, E> {
+                let value = Speculation::up_to(tokens);
+                value.ok_or_else(|| E::invalid_value(de::Unexpected::Unsigned(tokens), &self))
+            }
+            fn visit_i64<E: de::Error>(self, tokens: i64) -> Result<Speculation, E> {
+                let value = u64::try_from(tokens).ok().and_then(Speculation::up_to);
+                value.ok_or_else(|| E::invalid_value(de::Unexpected::Signed(tokens), &self))
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Speculation, E> {
+                let value = Speculation::parse(text);
+                value.ok_or_else(|| E::invalid_value(de::Unexpected::Str(text), &self))
+            }
+            // YAML 1.1 reads an unquoted `off` as false.
+            fn visit_bool<E: de::Error>(self, on: bool) -> Result<Speculation, E> {
+                Ok(if on { Speculation::Auto } else { Speculation::Off })
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+impl Serialize for Speculation {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Speculation::Auto => serializer.serialize_str("auto"),
+            Speculation::Off => serializer.serialize_str("off"),
+            Speculation::UpTo(tokens) => serializer.serialize_u8(*tokens),
+        }
+    }
+}

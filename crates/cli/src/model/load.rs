@@ -1,9 +1,9 @@
 //! From an opened checkpoint to a running engine with its tokenizer and chat template.
 
 use anyhow::Context;
-use wharf_api::ServeConfig;
+use wharf_api::{ServeConfig, config};
 use wharf_engine::cpu::{CpuBackend, CpuOptions};
-use wharf_engine::{EngineConfig, StartError, start};
+use wharf_engine::{EngineConfig, Speculation, StartError, start};
 use wharf_model::Model;
 use wharf_server::Loaded;
 
@@ -45,6 +45,11 @@ pub(crate) fn load(
         prefill_tokens_while_decoding: PREFILL_WHILE_DECODING.min(config.max_num_batched_tokens),
         max_waiting: config.max_waiting,
         prefix_caching: true,
+        speculation: match config.speculation {
+            config::Speculation::Auto => Speculation::Auto,
+            config::Speculation::Off => Speculation::Off,
+            config::Speculation::UpTo(tokens) => Speculation::UpTo(tokens.into()),
+        },
     };
     let generation = model.generation.clone();
     let backend = CpuBackend::load(model, &options, progress).context("failed to load the weights")?;

@@ -6,7 +6,7 @@ use crate::backend::BlockId;
 use crate::kv::BlockHash;
 
 /// All KV blocks of a backend. A block is in exactly one state: used (references > 0) or free; a free block may
-/// still hold cached content until it is handed out again, least recently released first.
+/// still hold cached content until it is handed out again: those without go first, then the least recently released.
 #[derive(Debug)]
 pub struct BlockPool {
     blocks: Vec<Block>,
@@ -80,7 +80,7 @@ impl BlockPool {
         self.blocks[id.0 as usize].references += 1;
     }
 
-    /// Hands out the block whose content was released longest ago, forgetting that content.
+    /// Hands out a block without content, or else the one released longest ago, forgetting its content.
     pub fn allocate(&mut self) -> Option<BlockId> {
         let index = self.oldest;
         if index == NONE {
@@ -111,10 +111,28 @@ impl BlockPool {
         assert!(block.references > 0, "released block {} twice", id.0);
         block.references -= 1;
         if block.references == 0 {
-            self.push_free(id.0);
+            match block.hash {
+                Some(_) => self.push_free(id.0),
+                None => self.push_empty(id.0),
+            }
         }
     }
 
+    /// To the end that is handed out first.
+    fn push_empty(&mut self, index: u32) {
+        let oldest = self.oldest;
+        let block = &mut self.blocks[index as usize];
+        block.older = NONE;
+        block.newer = oldest;
+        match oldest {
+            NONE => self.newest = index,
+            oldest => self.blocks[oldest as usize].older = index,
+        }
+        self.oldest = index;
+        self.free += 1;
+    }
+
+    /// To the end that is handed out last.
     fn push_free(&mut self, index: u32) {
         let newest = self.newest;
         let block = &mut self.blocks[index as usize];
@@ -164,6 +182,19 @@ mod tests {
         assert_eq!(pool.find(&[hash(1), hash(2), hash(3)]), (vec![first, second], 2));
         assert_eq!(pool.allocate(), Some(second), "the block released first goes first");
         assert_eq!(pool.find(&[hash(1), hash(2)]), (vec![first], 1));
+    }
+
+    #[test]
+    fn blocks_without_content_are_handed_out_before_any_is_forgotten() {
+        let mut pool = BlockPool::new(3);
+        let kept = pool.allocate().unwrap();
+        pool.publish(kept, hash(1));
+        pool.release(kept);
+        for _ in 0..10 {
+            let guessed = pool.allocate().unwrap();
+            pool.release(guessed);
+        }
+        assert_eq!(pool.find(&[hash(1)]), (vec![kept], 1));
     }
 
     #[test]

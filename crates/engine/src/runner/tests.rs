@@ -9,6 +9,8 @@ use crate::backend::{BackendError, BlockId, Chunk};
 use crate::handle::SubmitError;
 use crate::request::Request;
 
+mod speculation;
+
 const VOCAB: usize = 97;
 const EOS: u32 = 0;
 
@@ -18,6 +20,18 @@ type Trap = Box<dyn FnMut(&[Chunk<'_>]) -> Result<(), BackendError> + Send>;
 struct HashBackend {
     kv: Vec<[u32; BLOCK_TOKENS]>,
     trap: Trap,
+    /// The likeliest token after a sequence.
+    next: fn(&[u32]) -> u32,
+}
+
+/// Any token but the one that ends a sequence.
+fn any_token(tokens: &[u32]) -> u32 {
+    1 + hash(tokens) % (VOCAB as u32 - 1)
+}
+
+fn hash(tokens: &[u32]) -> u32 {
+    // The upper bits, since a remainder looks at the lower ones and those hardly mix.
+    tokens.iter().fold(17u32, |hash, token| (hash ^ token).wrapping_mul(0x9e37_79b1).rotate_left(15)) >> 8
 }
 
 impl HashBackend {
@@ -50,10 +64,9 @@ impl Backend for HashBackend {
             }
             for row in 0..chunk.logits.rows(chunk.tokens.len()) {
                 let last = end - chunk.logits.rows(chunk.tokens.len()) + row;
-                let hash = (0..=last).fold(17u32, |hash, position| {
-                    hash.wrapping_mul(31).wrapping_add(*self.cell(chunk.blocks, position))
-                });
-                let best = 1 + hash as usize % (VOCAB - 1);
+                let tokens: Vec<u32> =
+                    (0..=last).map(|position| *self.cell(chunk.blocks, position)).collect();
+                let best = (self.next)(&tokens) as usize;
                 logits.data.extend(
                     (0..VOCAB).map(|token| if token == best { 5.0 } else { (token % 7) as f32 * 0.1 }),
                 );
@@ -70,10 +83,20 @@ const CONFIG: EngineConfig = EngineConfig {
     prefill_tokens_while_decoding: 32,
     max_waiting: 100,
     prefix_caching: true,
+    speculation: Speculation::Off,
 };
 
 fn engine_with(blocks: usize, config: EngineConfig, trap: Trap) -> EngineHandle {
-    start(Box::new(HashBackend { kv: vec![[0; BLOCK_TOKENS]; blocks], trap }), config).unwrap()
+    engine_that_says(any_token, blocks, config, trap)
+}
+
+fn engine_that_says(
+    next: fn(&[u32]) -> u32,
+    blocks: usize,
+    config: EngineConfig,
+    trap: Trap,
+) -> EngineHandle {
+    start(Box::new(HashBackend { kv: vec![[0; BLOCK_TOKENS]; blocks], trap, next }), config).unwrap()
 }
 
 fn engine(blocks: usize) -> EngineHandle {
@@ -289,6 +312,10 @@ fn an_abort_reaches_a_request_wherever_it_is() {
 fn the_waiting_queue_is_bounded() {
     let (open, trap) = gate();
     let engine = engine_with(20, EngineConfig { max_running: 1, max_waiting: 3, ..CONFIG }, trap);
+    let (running, running_events) = request(&[1, 2], 2);
+    engine.submit(running).unwrap();
+    open.send(()).unwrap();
+    running_events.recv().unwrap();
     let streams: Vec<_> = (0..3)
         .map(|_| {
             let (request, events) = request(&[1, 2], 2);
@@ -378,7 +405,7 @@ fn the_thread_ends_when_the_last_handle_is_gone_and_work_is_done() {
 
 #[test]
 fn a_cache_smaller_than_one_request_is_refused_at_start() {
-    let backend = HashBackend { kv: vec![[0; BLOCK_TOKENS]; 4], trap: Box::new(|_| Ok(())) };
+    let backend = HashBackend { kv: vec![[0; BLOCK_TOKENS]; 4], trap: Box::new(|_| Ok(())), next: any_token };
     let error = start(Box::new(backend), CONFIG).err().expect("64 tokens cannot hold 200");
     assert!(error.to_string().contains("holds 64 tokens, less than max_model_len 200"), "{error}");
 }

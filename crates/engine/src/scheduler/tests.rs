@@ -115,6 +115,88 @@ fn removing_a_waiting_request_leaves_the_others() {
     assert_eq!((s.running(), s.waiting()), (1, 0));
 }
 
+/// Runs one step in which every decoding request guesses `guessed` sevens, of which `right` are right.
+fn speculative_step(scheduler: &mut Scheduler, guessed: usize, right: usize) -> Plan {
+    let mut plan = scheduler.plan();
+    scheduler.speculate(&mut plan, |_, _, _, room| vec![7; guessed.min(room)]);
+    for work in &plan.work {
+        let chunk = scheduler.chunk(work);
+        assert_eq!(chunk.tokens.len(), work.tokens);
+        assert_eq!(chunk.logits.rows(work.tokens), work.rows());
+        assert!(chunk.blocks.len() * BLOCK_TOKENS >= chunk.start + chunk.tokens.len());
+        scheduler.complete(work);
+        let mut drawn = std::iter::repeat_n(7, right).chain([8]);
+        if work.samples {
+            while scheduler.push(work.id, drawn.next().unwrap_or(8)) {}
+        }
+    }
+    plan
+}
+
+#[test]
+fn right_guesses_stay_and_the_first_wrong_one_is_replaced() {
+    let mut s = scheduler(100, CONFIG);
+    s.add(prompt(1, 10));
+    speculative_step(&mut s, 5, 0);
+    assert_eq!(work(&speculative_step(&mut s, 5, 2)), [(1, 6, true)]);
+    let tokens = s.tokens(RequestId(1)).unwrap();
+    assert_eq!(tokens[10..], [8, 7, 7, 8]);
+    let plan = speculative_step(&mut s, 5, 5);
+    assert_eq!(work(&plan), [(1, 6, true)], "what was wrong is computed again, what was right is not");
+    assert_eq!(s.tokens(RequestId(1)).unwrap()[13..], [8, 7, 7, 7, 7, 7, 8]);
+}
+
+#[test]
+fn prompts_are_not_guessed_and_guesses_take_what_budget_is_left() {
+    let config = SchedulerConfig { max_batch_tokens: 20, prefill_tokens_while_decoding: 12, ..CONFIG };
+    let mut s = scheduler(100, config);
+    s.add(prompt(1, 10));
+    s.add(prompt(2, 10));
+    speculative_step(&mut s, 5, 0);
+    s.add(prompt(3, 100));
+    assert_eq!(work(&speculative_step(&mut s, 5, 5)), [(1, 6, true), (2, 2, true), (3, 12, false)]);
+}
+
+#[test]
+fn blocks_of_wrong_guesses_are_free_again() {
+    let mut s = scheduler(3, CONFIG);
+    s.add(prompt(1, 14));
+    speculative_step(&mut s, 0, 0);
+    assert_eq!(s.pool().used(), 1);
+    let plan = speculative_step(&mut s, 20, 0);
+    assert_eq!(work(&plan), [(1, 21, true)]);
+    assert_eq!(s.pool().used(), 1, "15 tokens are computed and the next is the block's last");
+}
+
+#[test]
+fn guesses_take_free_blocks_and_nobody_elses() {
+    let mut s = scheduler(3, CONFIG);
+    s.add(prompt(1, 12));
+    s.add(prompt(2, 12));
+    speculative_step(&mut s, 0, 0);
+    let plan = speculative_step(&mut s, 30, 1);
+    assert_eq!(plan.preempted, []);
+    assert_eq!(work(&plan), [(1, 20, true), (2, 4, true)], "up to the end of two blocks and of one");
+    assert_eq!(s.pool().used(), 2);
+}
+
+#[test]
+fn blocks_are_findable_up_to_the_last_right_guess() {
+    for (right, cached) in [(2, 0), (3, 16), (9, 16), (18, 16), (19, 32)] {
+        let mut s = scheduler(10, CONFIG);
+        s.add(prompt(1, 12));
+        speculative_step(&mut s, 0, 0);
+        speculative_step(&mut s, 30, right);
+        let said = s.tokens(RequestId(1)).unwrap().to_vec();
+        // Somebody else with the same tokens, and somebody with what was guessed wrongly.
+        let mut guessed = said[..13 + right].to_vec();
+        guessed.resize(60, 7);
+        s.remove(RequestId(1));
+        s.add(Sequence::new(RequestId(2), guessed, 0));
+        assert_eq!(s.plan().admitted, [(RequestId(2), cached)], "{right} right guesses");
+    }
+}
+
 proptest! {
     /// Whatever arrives, every request is finished, no step exceeds its budget, no block leaks, and tokens are computed
     /// in order.
@@ -123,6 +205,7 @@ proptest! {
         lengths in proptest::collection::vec((1usize..90, 1usize..40), 1..20),
         blocks in 9usize..30,
         prefix_caching: bool,
+        guesses in proptest::collection::vec((0usize..20, 0usize..20), 1..10),
     ) {
         let config = SchedulerConfig { prefix_caching, ..CONFIG };
         let mut s = scheduler(blocks, config);
@@ -134,7 +217,8 @@ proptest! {
                 s.add(prompt(index as u64, *prompt_tokens));
                 wanted.insert(index as u64, prompt_tokens + answer);
             }
-            let plan = step(&mut s);
+            let (guessed, right) = guesses[round % guesses.len()];
+            let plan = speculative_step(&mut s, guessed, right);
             let total: usize = plan.work.iter().map(|work| work.tokens).sum();
             prop_assert!(total <= config.max_batch_tokens);
             prop_assert!(s.running() <= config.max_running);

@@ -1,4 +1,4 @@
-//! Logits are identical to the bit whatever the batch, the chunking, the blocks, the threads, preemption or prefix hits.
+//! Logits are identical to the bit whatever the batch, the chunking, the blocks, the threads, preemption, prefix hits or guesses.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::ops::ControlFlow;
@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use wharf_engine::cpu::{CpuBackend, CpuOptions};
 use wharf_engine::{
     BLOCK_TOKENS, Backend as _, BlockId, Chunk, EngineConfig, Event, Logits, LogitsFor, Request,
-    SamplingParams, StopConditions, start,
+    SamplingParams, Speculation, StopConditions, Totals, start,
 };
 use wharf_kernels::{DType, Isa};
 use wharf_model::Model;
@@ -195,12 +195,13 @@ fn sixty_four_streams_on_too_little_memory_see_the_logits_they_see_alone() {
         prefill_tokens_while_decoding: 48,
         max_waiting: 64,
         prefix_caching: true,
+        speculation: Speculation::UpTo(4),
     };
     // Prompts share beginnings, so that some are served from the cache.
     let prompts: Vec<(Vec<u32>, usize)> = (0..64u32)
         .map(|i| (tokens(20 + (i as usize * 29) % 230, i % 5), 1 + (i as usize * 13) % 64))
         .collect();
-    let run = |config: EngineConfig, together: bool| -> (Vec<Seen>, u64) {
+    let run = |config: EngineConfig, together: bool| -> (Vec<Seen>, Totals) {
         let engine = start(Box::new(backend(&tiny, 2, Isa::detect())), config).unwrap();
         let mut seen = Vec::new();
         let mut streams = Vec::new();
@@ -215,11 +216,14 @@ fn sixty_four_streams_on_too_little_memory_see_the_logits_they_see_alone() {
         }
         seen.extend(streams.iter().map(collect));
         assert_eq!(engine.snapshot().kv_blocks_used, 0);
-        (seen, engine.snapshot().totals.preemptions)
+        (seen, engine.snapshot().totals)
     };
-    let (together, preemptions) = run(config, true);
-    let (alone, _) = run(EngineConfig { prefix_caching: false, ..config }, false);
-    assert!(preemptions > 0, "the memory was meant to be too small");
+    let (together, totals) = run(config, true);
+    let plain = EngineConfig { prefix_caching: false, speculation: Speculation::Off, ..config };
+    let (alone, _) = run(plain, false);
+    assert!(totals.preemptions > 0, "the memory was meant to be too small");
+    let right = totals.accepted_draft_tokens;
+    assert!(0 < right && right < totals.draft_tokens, "some guesses were meant to be right: {totals:?}");
     for (index, (together, alone)) in together.iter().zip(&alone).enumerate() {
         assert_eq!(together.tokens.len(), prompts[index].1);
         assert_eq!(together, alone, "stream {index}");

@@ -16,7 +16,7 @@ pub(crate) enum Scales {
 /// What a quantised type's codes are. A weight is `scale · (code - zero)`, minus the sub-block's minimum
 /// (plus it for `Scales::Half`) where the format is `affine`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Format {
+pub struct Format {
     pub(crate) range: CodeRange,
     pub(crate) zero: u8,
     pub(crate) affine: bool,

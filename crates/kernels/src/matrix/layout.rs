@@ -19,7 +19,7 @@ pub(crate) struct Panel<'a> {
 
 /// Offsets within a panel of a quantised type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct QuantLayout {
+pub struct QuantLayout {
     /// Bytes of the codes of 32 inputs.
     pub(crate) codes: usize,
     /// Bytes of half-precision scales (and minima) that stand before each group.

@@ -1,9 +1,11 @@
 //! Sixteen lanes as two 256-bit registers.
 #![expect(unsafe_code, reason = "intrinsics; every value of `Avx2` proves that the CPU has them")]
 
+mod tile;
+
 use std::arch::x86_64::*;
 
-use super::{BYTE_BLOCK, CodeRange, LANES, NIBBLE_BLOCK, Simd, WideBlock, XBlock};
+use super::{BYTE_BLOCK, CodeRange, LANES, NIBBLE_BLOCK, QuantWeights, Simd, WideBlock, XBlock};
 
 /// Proof of AVX2, FMA and F16C; only `detect` makes one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +45,7 @@ macro_rules! both {
 impl Simd for Avx2 {
     type F = F;
     type I = I;
-    const ROWS: usize = 4;
+    const ROWS: usize = 6;
     const WIDE: bool = true;
 
     #[inline(always)]
@@ -249,6 +251,18 @@ impl Simd for Avx2 {
             }
             out
         }
+    }
+
+    #[inline(always)]
+    fn panel<Q: QuantWeights, const R: usize>(
+        self,
+        rows: [&[XBlock]; R],
+        wide: [&[WideBlock]; R],
+        panel: &[u8],
+    ) -> Option<[F; R]> {
+        // One or two rows leave registers free for all sixteen outputs, so that a panel is read in one sweep.
+        // SAFETY: `self` proves the features; `wide` is filled for formats of whole bytes, because `WIDE` is set.
+        (R > 2 && tile::knows::<Q>()).then(|| unsafe { tile::tile::<Q, R>(rows, wide, panel) })
     }
 }
 

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use wharf_engine::{EngineConfig, Speculation};
 
 use super::support::*;
 
@@ -30,6 +31,24 @@ async fn metrics_have_vllms_names_on_both_ports() {
     ] {
         assert!(at_metrics.contains(line), "{line} in\n{at_metrics}");
         assert!(at_api.contains(line.split('{').next().unwrap()));
+    }
+}
+
+#[tokio::test]
+async fn guessed_tokens_are_counted_under_vllms_names() {
+    let speculation = Speculation::UpTo(4);
+    let server = start_with(config(), EngineConfig { speculation, ..engine_config() }).await;
+    // The same token again and again: every guess is right, and the first is possible after three tokens.
+    let body = json!({"ignore_eos": true, "logit_bias": {"7": 100}, "max_tokens": 13});
+    server.ok("/v1/completions", completion(body)).await;
+    let metrics = server.get("/metrics").await.text().await.unwrap();
+    for line in [
+        "vllm:generation_tokens_total{model_name=\"tiny\"} 13",
+        "vllm:spec_decode_num_drafts_total{model_name=\"tiny\"} 2",
+        "vllm:spec_decode_num_draft_tokens_total{model_name=\"tiny\"} 8",
+        "vllm:spec_decode_num_accepted_tokens_total{model_name=\"tiny\"} 8",
+    ] {
+        assert!(metrics.contains(line), "{line} in\n{metrics}");
     }
 }
 

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use wharf_api::ServeConfig;
 use wharf_engine::cpu::{CpuBackend, CpuOptions};
-use wharf_engine::{Backend, BackendError, Chunk, EngineConfig, EngineHandle, Logits};
+use wharf_engine::{Backend, BackendError, Chunk, EngineConfig, EngineHandle, Logits, Speculation};
 use wharf_model::open::Source;
 use wharf_model::{ChatTemplate, Model, Tokenizer};
 use wharf_server::{Addresses, Loaded, ServeError, Server};
@@ -113,6 +113,7 @@ pub(crate) fn engine_config() -> EngineConfig {
         prefill_tokens_while_decoding: 64,
         max_waiting: 64,
         prefix_caching: true,
+        speculation: Speculation::Off,
     }
 }
 

@@ -81,6 +81,12 @@ pub mod server {
             "Prompt tokens looked up in the prefix cache.";
         PREFIX_HITS "vllm:prefix_cache_hits_total" Kind::Counter, MODEL,
             "Prompt tokens found in the prefix cache.";
+        SPEC_DRAFTS "vllm:spec_decode_num_drafts_total" Kind::Counter, MODEL,
+            "Times that tokens of a request were guessed for a step.";
+        SPEC_DRAFT_TOKENS "vllm:spec_decode_num_draft_tokens_total" Kind::Counter, MODEL,
+            "Guessed tokens that were computed.";
+        SPEC_ACCEPTED_TOKENS "vllm:spec_decode_num_accepted_tokens_total" Kind::Counter, MODEL,
+            "Guessed tokens that were right: each saved a request one step.";
         REQUEST_SUCCESS "vllm:request_success_total" Kind::Counter, &["model_name", "finished_reason"],
             "Finished choices by reason: stop, length, abort, error.";
         TTFT_SECONDS "vllm:time_to_first_token_seconds" Kind::Histogram(TTFT), MODEL,
