@@ -6,7 +6,7 @@ use super::report::Report;
 use super::rows::Peer;
 
 const WIDTH: f64 = 900.0;
-const LEFT: f64 = 190.0;
+const LEFT: f64 = 230.0;
 const RIGHT: f64 = 70.0;
 const TOP: f64 = 70.0;
 const LINE: f64 = 22.0;

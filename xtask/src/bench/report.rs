@@ -207,7 +207,7 @@ impl Report {
         let Probe { int8_gmacs, f32_gmacs, bf16_gmacs, dram_gbs } = self.best_probe;
         let bf16 = bf16_gmacs.map_or_else(String::new, |peak| format!(", bf16 {peak:.0} GMAC/s"));
         let mut text = format!(
-            "{model}, commit {commit}{changed}, {threads} threads, {pairs} pairs a row, against {peers}.\n\
+            "{model}, commit {commit}{changed}, {threads} threads, pairs a row: {pairs}, against {peers}.\n\
              Machine: {machine}. Its best in this run: int8 {int8_gmacs:.0} GMAC/s, f32 {f32_gmacs:.0} GMAC/s{bf16}, \
              memory {dram_gbs:.1} GB/s.\n\n![How many times better than each peer]({plot})\n\n",
             model = self.model,
@@ -316,7 +316,7 @@ pub(super) mod tests {
     #[test]
     fn the_page_says_what_was_measured_where() {
         let page = report(vec![finished("start/Q4_0", 100.0, 400.0)]).markdown("x.svg");
-        assert!(page.contains("M, commit abc, 2 threads, 7 pairs a row, against p==1."), "{page}");
+        assert!(page.contains("M, commit abc, 2 threads, pairs a row: 7, against p==1."), "{page}");
         assert!(
             page.contains("| start/Q4_0 | 100 ms | llama.cpp | 400 ms | 0.25 [0.25, 0.25] | ≤ 0.4 | held |")
         );

@@ -130,7 +130,7 @@ impl Served {
         peak_megabytes(&status).with_context(|| format!("{path} has no VmHWM"))
     }
 
-    /// Process number, for messages about it.
+    /// The end of what the server printed, for messages about it.
     fn log_tail(&self) -> String {
         match std::fs::read(&self.log) {
             Ok(bytes) => {
