@@ -15,46 +15,19 @@ import pydoc_data.topics
 import subprocess
 import sys
 
-import gguf
 import llama_cpp
 import numpy as np
 
+from gguf_types import TYPES, rewrite
+
 WINDOW = 512
-TYPES = {
-    "F16": gguf.GGMLQuantizationType.F16,
-    "Q8_0": gguf.GGMLQuantizationType.Q8_0,
-    "Q4_0": gguf.GGMLQuantizationType.Q4_0,
-}
+NAMES = ["F16", "Q8_0", "Q4_0"]
 
 
 def real_text():
     """English prose that every Python carries: the language reference."""
     topics = pydoc_data.topics.topics
     return "\n".join(topics[name] for name in sorted(topics))
-
-
-def rewrite(source, target, kind):
-    """Writes `source` with every matrix as `kind`; `kind` of None keeps the values of `source` exactly, as F32."""
-    reader = gguf.GGUFReader(source)
-    writer = gguf.GGUFWriter(target, "llama")
-    for field in reader.fields.values():
-        if field.name.startswith("GGUF.") or field.name == "general.architecture":
-            continue
-        item = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
-        writer.add_key_value(field.name, field.contents(), field.types[0], sub_type=item)
-    for tensor in reader.tensors:
-        values = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
-        values = values.reshape([int(n) for n in reversed(tensor.shape)]).astype(np.float32)
-        if kind is None or values.ndim == 1:
-            writer.add_tensor(tensor.name, values)
-        elif kind == gguf.GGMLQuantizationType.F16:
-            writer.add_tensor(tensor.name, values.astype(np.float16))
-        else:
-            writer.add_tensor(tensor.name, gguf.quants.quantize(values, kind), raw_dtype=kind)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
 
 
 class LlamaCpp:
@@ -148,7 +121,7 @@ def main():
     parser.add_argument("--ours", nargs="+", required=True, help="command that prints our logits")
     parser.add_argument("--tokens", type=int, default=8000)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--types", nargs="+", default=list(TYPES), choices=list(TYPES))
+    parser.add_argument("--types", nargs="+", default=NAMES, choices=list(TYPES))
     parser.add_argument("--output", type=pathlib.Path)
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)

@@ -25,6 +25,11 @@ pub(crate) fn demo_model() -> Option<PathBuf> {
     std::env::var_os("WHARF_DEMO_MODEL").filter(|v| !v.is_empty()).map(PathBuf::from)
 }
 
+/// `WHARF_PEERS_PYTHONPATH`: where the engines that we compare with are installed already.
+pub(crate) fn peers_packages() -> Option<PathBuf> {
+    std::env::var_os("WHARF_PEERS_PYTHONPATH").filter(|v| !v.is_empty()).map(PathBuf::from)
+}
+
 /// `WHARF_TEST_SMOLLM2`: a copy of the pinned model for the test of the real tokenizer.
 pub(crate) fn test_model() -> Option<PathBuf> {
     std::env::var_os("WHARF_TEST_SMOLLM2").map(PathBuf::from)

@@ -1,6 +1,7 @@
 //! Project commands. Every one of them is what a developer types and what CI runs; there is no second way.
 #![expect(clippy::print_stdout, reason = "these commands talk to a person on a terminal")]
 
+mod bench;
 mod cache;
 mod ci;
 mod demo;
@@ -27,6 +28,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Bench(bench::Args),
     Ci(ci::Args),
     Demo(demo::Args),
     Fuzz(fuzz::Args),
@@ -36,6 +38,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
+        Command::Bench(args) => bench::run(&args),
         Command::Ci(args) => ci::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),

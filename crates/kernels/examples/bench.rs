@@ -1,5 +1,6 @@
 //! Prints how fast products and attention run on this machine, next to what its registers and memory
-//! could do: `cargo run --release -p wharf-kernels --example bench [threads]`.
+//! could do: `cargo run --release -p wharf-kernels --example bench [threads]`; with `--probe` only what the machine could
+//! do, in about a second, as one JSON object.
 #![cfg_attr(target_arch = "x86_64", expect(unsafe_code, reason = "the peak loops are intrinsics"))]
 #![expect(clippy::print_stdout, reason = "it is what a bench is for")]
 
@@ -13,9 +14,14 @@ use wharf_kernels::{
 };
 
 fn main() {
-    let threads = std::env::args().nth(1).map_or(2, |n| n.parse().expect("a number of threads"));
+    let (flags, numbers): (Vec<String>, Vec<String>) = std::env::args().skip(1).partition(|a| a == "--probe");
+    let threads = numbers.first().map_or(2, |n| n.parse().expect("a number of threads"));
     let team = Team::new(threads);
     let isa = Isa::detect();
+    if !flags.is_empty() {
+        println!("{}", probe(&team));
+        return;
+    }
     println!("{isa}, {threads} threads");
     let peaks = Peaks::measure(&team);
     products(isa, &team, &peaks);
@@ -33,6 +39,34 @@ fn best(seconds: f64, mut f: impl FnMut()) -> f64 {
         best = best.min(once.elapsed().as_secs_f64());
     }
     best
+}
+
+/// What the machine can do with the widest instructions that it has, whether our kernels use them or not.
+fn probe(team: &Team) -> String {
+    let rate = |(macs, peak): (f64, fn())| {
+        let seconds = best(0.2, || team.run(&|_| peak()));
+        macs * team.threads() as f64 / seconds / 1e9
+    };
+    let int8 = rate(widest::int8().unwrap_or((PEAK_LOOPS as f64 * 8.0 * 32.0, int8_peak)));
+    let float = rate(widest::float().unwrap_or((PEAK_LOOPS as f64 * 10.0 * 8.0, float_peak)));
+    let bf16 = widest::bf16().map_or("null".to_owned(), |peak| format!("{:.2}", rate(peak)));
+    let memory = memory_peak(team, 0.4);
+    let threads = team.threads();
+    format!(
+        r#"{{"threads":{threads},"int8_gmacs":{int8:.2},"f32_gmacs":{float:.2},"bf16_gmacs":{bf16},"dram_gbs":{memory:.2}}}"#
+    )
+}
+
+/// Bytes read from memory a second, in 10⁹.
+fn memory_peak(team: &Team, seconds: f64) -> f64 {
+    let big: Vec<u64> = (0..(256 << 20) / 8).collect();
+    let seconds = best(seconds, || {
+        team.for_each(big.len() / 8192, 8, &|range| {
+            let sum = big[range.start * 8192..range.end * 8192].iter().fold(0u64, |a, b| a ^ b);
+            black_box(sum);
+        });
+    });
+    big.len() as f64 * 8.0 / seconds / 1e9
 }
 
 struct Peaks {
@@ -53,14 +87,7 @@ impl Peaks {
             rate(PEAK_LOOPS as f64 * 8.0 * 32.0, &int8_peak),
             rate(PEAK_LOOPS as f64 * 10.0 * 8.0, &float_peak),
         );
-        let big: Vec<u64> = (0..(256 << 20) / 8).collect();
-        let seconds = best(1.0, || {
-            team.for_each(big.len() / 8192, 8, &|range| {
-                let sum = big[range.start * 8192..range.end * 8192].iter().fold(0u64, |a, b| a ^ b);
-                black_box(sum);
-            });
-        });
-        let memory = big.len() as f64 * 8.0 / seconds / 1e9;
+        let memory = memory_peak(team, 1.0);
         println!(
             "peak: int8 {int8:.0} GMAC/s (maddubs + madd), f32 {float:.0} GMAC/s, memory {memory:.1} GB/s\n"
         );
@@ -119,6 +146,92 @@ fn int8_peak() {}
 
 #[cfg(not(target_arch = "x86_64"))]
 fn float_peak() {}
+
+/// Peak loops of AVX-512, each with the multiply-adds that one call does; `None` where the machine has no such
+/// instruction.
+#[cfg(target_arch = "x86_64")]
+mod widest {
+    use std::arch::x86_64::*;
+    use std::hint::black_box;
+
+    use super::PEAK_LOOPS;
+
+    type Peak = Option<(f64, fn())>;
+    /// Independent sums: more than latency times throughput of each of these instructions.
+    const SUMS: usize = 12;
+
+    pub(super) fn int8() -> Peak {
+        #[target_feature(enable = "avx512f,avx512vnni")]
+        fn run() {
+            let (a, b) = (black_box(_mm512_set1_epi8(3)), black_box(_mm512_set1_epi8(5)));
+            let mut sums = [_mm512_setzero_si512(); SUMS];
+            for _ in 0..PEAK_LOOPS {
+                for sum in &mut sums {
+                    *sum = _mm512_dpbusd_epi32(*sum, a, b);
+                }
+            }
+            black_box(sums);
+        }
+        let found = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vnni");
+        // SAFETY: handed out only where the features were just detected.
+        found.then_some((macs(64), || unsafe { run() }))
+    }
+
+    pub(super) fn float() -> Peak {
+        #[target_feature(enable = "avx512f")]
+        fn run() {
+            let (a, b) = (black_box(_mm512_set1_ps(0.5)), black_box(_mm512_set1_ps(0.25)));
+            let mut sums = [a; SUMS];
+            for _ in 0..PEAK_LOOPS {
+                for sum in &mut sums {
+                    *sum = _mm512_fmadd_ps(*sum, a, b);
+                }
+            }
+            black_box(sums);
+        }
+        // SAFETY: handed out only where the feature was just detected.
+        is_x86_feature_detected!("avx512f").then_some((macs(16), || unsafe { run() }))
+    }
+
+    pub(super) fn bf16() -> Peak {
+        #[target_feature(enable = "avx512f,avx512bf16")]
+        fn run() {
+            let ones = black_box(_mm512_set1_ps(1.0));
+            let a = _mm512_cvtne2ps_pbh(ones, ones);
+            let mut sums = [_mm512_setzero_ps(); SUMS];
+            for _ in 0..PEAK_LOOPS {
+                for sum in &mut sums {
+                    *sum = _mm512_dpbf16_ps(*sum, a, a);
+                }
+            }
+            black_box(sums);
+        }
+        let found = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16");
+        // SAFETY: handed out only where the features were just detected.
+        found.then_some((macs(32), || unsafe { run() }))
+    }
+
+    fn macs(each: usize) -> f64 {
+        (PEAK_LOOPS * SUMS * each) as f64
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+mod widest {
+    type Peak = Option<(f64, fn())>;
+
+    pub(super) fn int8() -> Peak {
+        None
+    }
+
+    pub(super) fn float() -> Peak {
+        None
+    }
+
+    pub(super) fn bf16() -> Peak {
+        None
+    }
+}
 
 fn noise(len: usize) -> Vec<f32> {
     (0..len).map(|i| ((i * 7919) % 1009) as f32 / 504.5 - 1.0).collect()
