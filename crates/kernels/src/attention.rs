@@ -138,9 +138,10 @@ pub fn attend<T: KvElement>(
         let partial = &mut part[..];
         if T::NARROW && rows >= WIDEN_ROWS {
             let kv = kv::widen(isa, kv, chunk * PAGES, queries.pages(kv.head_dim, chunk), wide, &IN_ORDER);
-            isa.run(Attend { kv: &kv, first_page: 0, queries, chunk, scores, partial });
+            let values = Some(&kv.data[kv.v_offset..]);
+            isa.run(Attend { kv: &kv, first_page: 0, wide: values, queries, chunk, scores, partial });
         } else {
-            isa.run(Attend { kv, first_page: chunk * PAGES, queries, chunk, scores, partial });
+            isa.run(Attend { kv, first_page: chunk * PAGES, wide: None, queries, chunk, scores, partial });
         }
         absorb(isa, total, part, kv.head_dim);
     }
@@ -161,13 +162,15 @@ pub fn attend_chunk<T: KvElement>(
     partial: &mut [f32],
 ) {
     let scores = &mut scratch.scores;
-    isa.run(Attend { kv, first_page: chunk * PAGES, queries, chunk, scores, partial });
+    isa.run(Attend { kv, first_page: chunk * PAGES, wide: None, queries, chunk, scores, partial });
 }
 
 struct Attend<'a, 'q, T> {
     kv: &'a KvPages<'a, T>,
     /// Page of `kv` with which the chunk begins.
     first_page: usize,
+    /// All values of the chunk, `[256][head_dim]`, if it has been widened.
+    wide: Option<&'a [f32]>,
     queries: &'a Queries<'q>,
     chunk: usize,
     scores: &'a mut Scores,
@@ -179,7 +182,7 @@ impl<T: KvElement> Kernel for Attend<'_, '_, T> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Attend { kv, first_page, queries, chunk, scores, partial } = self;
+        let Attend { kv, first_page, wide, queries, chunk, scores, partial } = self;
         let hd = kv.head_dim;
         let rows = queries.rows(hd);
         assert_eq!(queries.q.len(), rows * hd, "queries are whole heads");
@@ -189,7 +192,7 @@ impl<T: KvElement> Kernel for Attend<'_, '_, T> {
         partial.clear();
         let mut row = 0;
         while row < rows {
-            let mut tile = Tile { kv, first_page, queries, chunk, row, scores, partial: &mut partial };
+            let mut tile = Tile { kv, first_page, wide, queries, chunk, row, scores, partial: &mut partial };
             row += match rows - row {
                 1 => tile.compute::<S, 1>(s),
                 2 => tile.compute::<S, 2>(s),
@@ -205,6 +208,7 @@ impl<T: KvElement> Kernel for Attend<'_, '_, T> {
 struct Tile<'a, 'q, 'p, T> {
     kv: &'a KvPages<'a, T>,
     first_page: usize,
+    wide: Option<&'a [f32]>,
     queries: &'a Queries<'q>,
     chunk: usize,
     row: usize,
@@ -300,6 +304,9 @@ impl<T: KvElement> Tile<'_, '_, '_, T> {
     /// Adds the weighted values of some positions, ascending, to `R` rows from tile row `first` on.
     #[inline(always)]
     fn values<S: Simd, const R: usize>(&mut self, s: S, first: usize, positions: Range<usize>) {
+        if positions.is_empty() {
+            return;
+        }
         let hd = self.kv.head_dim;
         for at in (0..hd).step_by(LANES) {
             let width = LANES.min(hd - at);
@@ -308,22 +315,42 @@ impl<T: KvElement> Tile<'_, '_, '_, T> {
             for r in 0..R {
                 sums[r] = load_part(s, &self.partial.values[row(r)..][..width], 0.0);
             }
-            let mut position = positions.start;
-            while position < positions.end {
-                let page = position / PAGE_TOKENS;
-                let end = positions.end.min((page + 1) * PAGE_TOKENS);
-                let values = self.kv.values(self.first_page + page);
-                for position in position..end {
-                    let v = kv::load(s, &values[position % PAGE_TOKENS * hd + at..][..width]);
-                    for r in 0..R {
-                        sums[r] = s.fma(s.splat(self.scores[first + r][position]), v, sums[r]);
-                    }
+            match self.wide {
+                Some(values) if width == LANES => {
+                    let weights = std::array::from_fn(|r| &self.scores[first + r][positions.clone()]);
+                    s.weighted::<R>(&mut sums, weights, &values[positions.start * hd + at..], hd);
                 }
-                position = end;
+                _ => self.add_values(s, first, positions.clone(), at..at + width, &mut sums),
             }
             for r in 0..R {
                 store_part(s, &mut self.partial.values[row(r)..][..width], sums[r]);
             }
+        }
+    }
+
+    /// As [`Tile::values`], for some elements of the head, page by page.
+    #[inline(always)]
+    fn add_values<S: Simd, const R: usize>(
+        &self,
+        s: S,
+        first: usize,
+        positions: Range<usize>,
+        elements: Range<usize>,
+        sums: &mut [S::F; R],
+    ) {
+        let hd = self.kv.head_dim;
+        let mut position = positions.start;
+        while position < positions.end {
+            let page = position / PAGE_TOKENS;
+            let end = positions.end.min((page + 1) * PAGE_TOKENS);
+            let values = self.kv.values(self.first_page + page);
+            for position in position..end {
+                let v = kv::load(s, &values[position % PAGE_TOKENS * hd..][elements.clone()]);
+                for r in 0..R {
+                    sums[r] = s.fma(s.splat(self.scores[first + r][position]), v, sums[r]);
+                }
+            }
+            position = end;
         }
     }
 }

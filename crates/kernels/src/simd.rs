@@ -142,6 +142,23 @@ pub trait Simd: Copy + Send + Sync {
         init: [[i32; R]; 2],
     ) -> [[Self::I; R]; 2];
 
+    /// `sums[r] += Σ_i weights[r][i] · values[i · stride ..][..16]`, a chain over ascending `i`.
+    #[inline(always)]
+    fn weighted<const R: usize>(
+        self,
+        sums: &mut [Self::F; R],
+        weights: [&[f32]; R],
+        values: &[f32],
+        stride: usize,
+    ) {
+        for (i, values) in values.chunks(stride).take(weights[0].len()).enumerate() {
+            let values = self.load(values.first_chunk().expect("sixteen values of every position"));
+            for r in 0..R {
+                sums[r] = self.fma(self.splat(weights[r][i]), values, sums[r]);
+            }
+        }
+    }
+
     /// The product of `R` rows with a whole panel, where this instruction set has a faster way than block by block.
     #[inline(always)]
     fn panel<Q: QuantWeights, const R: usize>(

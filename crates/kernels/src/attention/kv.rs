@@ -97,7 +97,7 @@ impl<'a, T> KvPages<'a, T> {
 }
 
 /// Copies pages `pages` of the chunk that begins with page `first` into `wide`, in single precision: page `i` of the result
-/// is page `first + i`. `in_order` counts up from zero.
+/// is page `first + i`. First all keys, then all values; `in_order` counts up from zero.
 pub(super) fn widen<'w, T: KvElement>(
     isa: Isa,
     kv: &KvPages<'_, T>,
@@ -108,13 +108,14 @@ pub(super) fn widen<'w, T: KvElement>(
 ) -> KvPages<'w, f32> {
     let len = kv.head_dim * PAGE_TOKENS;
     wide.resize(in_order.len() * 2 * len, 0.0);
-    isa.run(Widen { kv, first, pages, wide });
+    let (keys, values) = wide.split_at_mut(in_order.len() * len);
+    isa.run(Widen { kv, first, pages, keys, values });
     KvPages {
         data: wide,
         table: in_order,
-        page_stride: 2 * len,
+        page_stride: len,
         k_offset: 0,
-        v_offset: len,
+        v_offset: in_order.len() * len,
         head_dim: kv.head_dim,
     }
 }
@@ -123,7 +124,8 @@ struct Widen<'a, T> {
     kv: &'a KvPages<'a, T>,
     first: usize,
     pages: Range<usize>,
-    wide: &'a mut [f32],
+    keys: &'a mut [f32],
+    values: &'a mut [f32],
 }
 
 impl<T: KvElement> Kernel for Widen<'_, T> {
@@ -133,10 +135,9 @@ impl<T: KvElement> Kernel for Widen<'_, T> {
     fn run<S: Simd>(self, s: S) {
         let len = self.kv.head_dim * PAGE_TOKENS;
         for page in self.pages {
-            let (keys, values) = self.wide[page * 2 * len..][..2 * len].split_at_mut(len);
             for (from, to) in [
-                (self.kv.keys(self.first + page), keys),
-                (self.kv.values(self.first + page), values),
+                (self.kv.keys(self.first + page), &mut self.keys[page * len..][..len]),
+                (self.kv.values(self.first + page), &mut self.values[page * len..][..len]),
             ] {
                 for (from, to) in from.as_chunks().0.iter().zip(to.as_chunks_mut().0) {
                     s.store(to, T::load(s, from));

@@ -274,3 +274,32 @@ fn keep_order<const R: usize>(sums: &mut [__m256; R]) {
         unsafe { asm!("/* {0} */", inout(ymm_reg) *sum, options(nomem, nostack, preserves_flags, pure)) }
     }
 }
+
+/// As [`Simd::weighted`](crate::simd::Simd::weighted), a function of its own: inlined into all of attention, its sums would not
+/// get registers.
+#[inline(never)]
+#[target_feature(enable = "avx2,fma")]
+pub(super) fn weighted<const R: usize>(
+    sums: &mut [[__m256; 2]; R],
+    weights: [&[f32]; R],
+    values: &[f32],
+    stride: usize,
+) {
+    let count = weights[0].len();
+    assert!(weights.iter().all(|weights| weights.len() == count), "equally many weights");
+    assert!(count == 0 || (count - 1) * stride + LANES <= values.len(), "sixteen values of every position");
+    let mut held = *sums;
+    let weights = weights.map(<[f32]>::as_ptr);
+    for i in 0..count {
+        // SAFETY: the lengths were just checked.
+        unsafe {
+            let at = values.as_ptr().add(i * stride);
+            let (low, high) = (_mm256_loadu_ps(at), _mm256_loadu_ps(at.add(8)));
+            for r in 0..R {
+                let weight = _mm256_set1_ps(*weights[r].add(i));
+                held[r] = [_mm256_fmadd_ps(weight, low, held[r][0]), _mm256_fmadd_ps(weight, high, held[r][1])];
+            }
+        }
+    }
+    *sums = held;
+}
