@@ -181,6 +181,20 @@ proptest! {
 }
 
 #[test]
+fn tiles_of_queries_may_end_with_a_chunk_of_positions() {
+    let mut noise = Noise(15);
+    for (first, count, window) in
+        [(CHUNK - 16, 32, usize::MAX), (CHUNK - 1, 24, usize::MAX), (2 * CHUNK - 9, 30, 70)]
+    {
+        let cache: Cache<f16> = Cache::new(&mut noise, first + count, 64);
+        let q = scaled(&mut noise, 3 * count, 64);
+        let queries = Queries { q: &q, group: 3, first, window, softcap: None };
+        assert!(queries.rows(64) >= WIDEN_ROWS, "chunks are widened");
+        agree(&cache, queries).unwrap();
+    }
+}
+
+#[test]
 fn pages_that_a_window_has_left_may_hold_anything() {
     let mut noise = Noise(13);
     let mut cache: Cache<f32> = Cache::new(&mut noise, 700, 32);

@@ -254,7 +254,13 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn weighted<const R: usize>(self, sums: &mut [F; R], weights: [&[f32]; R], values: &[f32], stride: usize) {
+    fn weighted<const R: usize>(
+        self,
+        sums: &mut [F; R],
+        weights: [&[f32]; R],
+        values: &[f32],
+        stride: usize,
+    ) {
         // SAFETY: `self` proves the features.
         unsafe { tile::weighted::<R>(sums, weights, values, stride) }
     }

@@ -33,7 +33,10 @@ pub(super) unsafe fn tile<Q: QuantWeights, const R: usize>(
     let blocks = panel.len() / Q::LAYOUT.group() * Q::LAYOUT.blocks;
     let bytes = matches!(Q::FORMAT.range, CodeRange::Bits8);
     for r in 0..R {
-        assert!(rows[r].len() >= blocks && (!bytes || wide[r].len() >= blocks), "a block for every 32 inputs");
+        assert!(
+            rows[r].len() >= blocks && (!bytes || wide[r].len() >= blocks),
+            "a block for every 32 inputs"
+        );
     }
     // SAFETY: the lengths were just checked; the features are the caller's promise.
     let [low, high] = unsafe { [half::<Q, R>(rows, wide, panel, 0), half::<Q, R>(rows, wide, panel, 1)] };
@@ -78,7 +81,9 @@ unsafe fn half<Q: QuantWeights, const R: usize>(
                 let sums = match format.range {
                     CodeRange::Bits4 => nibbles::<Q, R>(codes, x),
                     CodeRange::Bits5 | CodeRange::Bits6 => bytes::<Q, R>(codes, x),
-                    CodeRange::Bits8 => wide_bytes::<Q, R>(codes, x, std::array::from_fn(|r| wide[r].add(at))),
+                    CodeRange::Bits8 => {
+                        wide_bytes::<Q, R>(codes, x, std::array::from_fn(|r| wide[r].add(at)))
+                    }
                 };
                 let (mut scale, mut min) = (d, min);
                 if let Scales::Super = format.scales {
@@ -122,7 +127,9 @@ unsafe fn nibbles<Q: QuantWeights, const R: usize>(codes: *const u8, x: [*const 
                 let q = (*x[r]).q.as_ptr();
                 let products = _mm256_maddubs_epi16(low, quad(q.add(4 * g)));
                 sums[r] = match g {
-                    0 if Q::FORMAT.zero == 8 => _mm256_sub_epi16(products, _mm256_slli_epi16::<3>(halves_of(x[r]))),
+                    0 if Q::FORMAT.zero == 8 => {
+                        _mm256_sub_epi16(products, _mm256_slli_epi16::<3>(halves_of(x[r])))
+                    }
                     0 => products,
                     _ => _mm256_add_epi16(sums[r], products),
                 };
@@ -261,7 +268,7 @@ unsafe fn signed_bytes(at: *const u8) -> __m256 {
 fn keep_order_i<const R: usize>(sums: &mut [__m256i; R]) {
     for sum in sums {
         // SAFETY: there is no instruction; the register is only named.
-        unsafe { asm!("/* {0} */", inout(ymm_reg) *sum, options(nomem, nostack, preserves_flags, pure)) }
+        unsafe { asm!("/* {0} */", inout(ymm_reg) * sum, options(nomem, nostack, preserves_flags, pure)) }
     }
 }
 
@@ -271,7 +278,7 @@ fn keep_order_i<const R: usize>(sums: &mut [__m256i; R]) {
 fn keep_order<const R: usize>(sums: &mut [__m256; R]) {
     for sum in sums {
         // SAFETY: there is no instruction; the register is only named.
-        unsafe { asm!("/* {0} */", inout(ymm_reg) *sum, options(nomem, nostack, preserves_flags, pure)) }
+        unsafe { asm!("/* {0} */", inout(ymm_reg) * sum, options(nomem, nostack, preserves_flags, pure)) }
     }
 }
 
@@ -297,7 +304,8 @@ pub(super) fn weighted<const R: usize>(
             let (low, high) = (_mm256_loadu_ps(at), _mm256_loadu_ps(at.add(8)));
             for r in 0..R {
                 let weight = _mm256_set1_ps(*weights[r].add(i));
-                held[r] = [_mm256_fmadd_ps(weight, low, held[r][0]), _mm256_fmadd_ps(weight, high, held[r][1])];
+                held[r] =
+                    [_mm256_fmadd_ps(weight, low, held[r][0]), _mm256_fmadd_ps(weight, high, held[r][1])];
             }
         }
     }
