@@ -47,7 +47,7 @@ fn probe(team: &Team) -> String {
         let seconds = best(0.2, || team.run(&|_| peak()));
         macs * team.threads() as f64 / seconds / 1e9
     };
-    let int8 = rate(widest::int8().unwrap_or((PEAK_LOOPS as f64 * 8.0 * 32.0, int8_peak)));
+    let int8 = rate(widest::int8().unwrap_or((PEAK_LOOPS as f64 * 12.0 * 32.0, int8_peak)));
     let float = rate(widest::float().unwrap_or((PEAK_LOOPS as f64 * 10.0 * 8.0, float_peak)));
     let bf16 = widest::bf16().map_or("null".to_owned(), |peak| format!("{:.2}", rate(peak)));
     let memory = memory_peak(team, 0.4);
@@ -84,13 +84,11 @@ impl Peaks {
             macs * team.threads() as f64 / seconds / 1e9
         };
         let (int8, float) = (
-            rate(PEAK_LOOPS as f64 * 8.0 * 32.0, &int8_peak),
+            rate(PEAK_LOOPS as f64 * 12.0 * 32.0, &int8_peak),
             rate(PEAK_LOOPS as f64 * 10.0 * 8.0, &float_peak),
         );
         let memory = memory_peak(team, 1.0);
-        println!(
-            "peak: int8 {int8:.0} GMAC/s (maddubs + madd), f32 {float:.0} GMAC/s, memory {memory:.1} GB/s\n"
-        );
+        println!("peak: int8 {int8:.0} GMAC/s (maddubs), f32 {float:.0} GMAC/s, memory {memory:.1} GB/s\n");
         Peaks { int8, float, memory }
     }
 }
@@ -102,18 +100,15 @@ fn int8_peak() {
     use std::arch::x86_64::*;
     #[target_feature(enable = "avx2")]
     fn run() {
-        let ones = _mm256_set1_epi16(1);
-        let (a, b) = (black_box(_mm256_set1_epi8(3)), black_box(_mm256_set1_epi8(5)));
-        let mut sums = [_mm256_setzero_si256(); 8];
-        let mut x = [a; 8];
+        // Twelve chains cover the latency of the multiplication; what adds up its results has pipes of its own.
+        let b = black_box(_mm256_set1_epi8(5));
+        let mut x = [black_box(_mm256_set1_epi8(3)); 12];
         for _ in 0..PEAK_LOOPS {
-            for i in 0..8 {
-                let pairs = _mm256_maddubs_epi16(x[i], b);
-                x[i] = pairs;
-                sums[i] = _mm256_add_epi32(sums[i], _mm256_madd_epi16(pairs, ones));
+            for x in &mut x {
+                *x = _mm256_maddubs_epi16(*x, b);
             }
         }
-        black_box((sums, x));
+        black_box(x);
     }
     if is_x86_feature_detected!("avx2") {
         // SAFETY: the feature was just detected.
