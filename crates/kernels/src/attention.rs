@@ -26,7 +26,7 @@ use crate::{
     isa::Kernel,
     math::exp,
     ops::cap,
-    simd::{LANES, Simd, largest, load_part, store_part, sum},
+    simd::{LANES, Simd, load_part, store_part},
 };
 
 /// Positions of a page.
@@ -290,7 +290,7 @@ impl<T: KvElement> Tile<'_, '_, '_, T> {
         for scores in scores.iter() {
             most = s.max(s.load(scores), most);
         }
-        let most = largest(s, most);
+        let most = s.largest(most);
         let mut total = s.splat(0.0);
         for scores in scores {
             let weight = exp(s, s.sub(s.load(scores), s.splat(most)));
@@ -298,7 +298,7 @@ impl<T: KvElement> Tile<'_, '_, '_, T> {
             s.store(scores, weight);
         }
         self.partial.most[self.row + r] = most;
-        self.partial.weight[self.row + r] = sum(s, total);
+        self.partial.weight[self.row + r] = s.sum(total);
     }
 
     /// Adds the weighted values of some positions, ascending, to `R` rows from tile row `first` on.

@@ -55,9 +55,11 @@ pub fn dequantize(dtype: DType, data: &[u8], out: &mut [f32]) -> Result<(), Bloc
     }
     match Format::of(dtype) {
         Some(format) => {
+            let mut codes = Codes::default();
             let blocks = data.chunks_exact(dtype.block_bytes());
             for (block, out) in blocks.zip(out.chunks_exact_mut(dtype.block_len())) {
-                Codes::read(dtype, block).values(format, out);
+                codes.read(dtype, block);
+                codes.values(format, out);
             }
         }
         None => match dtype.block_bytes() {

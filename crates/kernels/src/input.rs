@@ -8,7 +8,7 @@ use crate::{
     Isa, Team,
     block::Format,
     isa::Kernel,
-    simd::{CodeRange, Simd, WideBlock, XBlock, largest},
+    simd::{CodeRange, Simd, WideBlock, XBlock},
 };
 
 /// The forms of activations that a matrix product reads.
@@ -164,10 +164,10 @@ impl Kernel for Quantize<'_> {
         for (x, out) in self.x.iter().zip(self.out.iter_mut()) {
             let halves = x.as_chunks::<16>().0;
             let (a, b) = (s.load(&halves[0]), s.load(&halves[1]));
-            let most = largest(s, s.max(s.abs(a), s.abs(b)));
+            let most = s.largest(s.max(s.abs(a), s.abs(b)));
             // Zero times a number is zero, but not times an infinity or NaN.
             let zero = s.splat(0.0);
-            let spoilt = crate::simd::sum(s, s.fma(a, zero, s.mul(b, zero)));
+            let spoilt = s.sum(s.fma(a, zero, s.mul(b, zero)));
             *out = XBlock::default();
             if spoilt != 0.0 {
                 (out.scale, out.weighted) = (f32::NAN, f32::NAN);

@@ -7,7 +7,7 @@ use crate::{
     Isa,
     isa::Kernel,
     math,
-    simd::{LANES, Simd, load_part, store_part, sum},
+    simd::{LANES, Simd, load_part, store_part},
 };
 
 /// `out = x / √(mean(x²) + eps) · weight`. The squares are summed in sixteen lanes (element `i` in lane
@@ -34,7 +34,7 @@ impl Kernel for RmsNorm<'_> {
             let x = load_part(s, x, 0.0);
             squares = s.fma(x, x, squares);
         }
-        let mean = sum(s, squares) / self.x.len() as f32;
+        let mean = s.sum(squares) / self.x.len() as f32;
         let scale = s.splat(1.0 / (mean + self.eps).sqrt());
         let weights = self.weight.chunks(LANES);
         for ((x, w), out) in self.x.chunks(LANES).zip(weights).zip(self.out.chunks_mut(LANES)) {

@@ -119,6 +119,11 @@ pub trait Simd: Copy + Send + Sync {
     /// Integers below `2^24`, exact.
     fn to_float(self, a: Self::I) -> Self::F;
 
+    /// Sum of the lanes in one fixed tree: halves are folded onto each other until one lane is left.
+    fn sum(self, x: Self::F) -> f32;
+    /// Largest lane, found by folding in the same tree with [`Simd::max`].
+    fn largest(self, x: Self::F) -> f32;
+
     /// Sums over 32 inputs of 16 outputs by `R` rows, weights two to a byte: vector `g` (64 bytes) holds
     /// in byte `4·o + j` the weight of output `o` for input `4·g + j` (low half) and `16 + 4·g + j`
     /// (high half). Starts at `init`. With `HALVES` the first result is over inputs `..16` and the
@@ -201,26 +206,36 @@ pub(crate) fn store_part<S: Simd>(s: S, to: &mut [f32], x: S::F) {
     to.copy_from_slice(&lanes[..len]);
 }
 
-/// Sum of the lanes in one fixed tree: halves are folded onto each other until one lane is left.
-#[inline(always)]
-pub(crate) fn sum<S: Simd>(s: S, x: S::F) -> f32 {
-    let mut l = lanes(s, x);
-    for width in [8, 4, 2, 1] {
-        for i in 0..width {
-            l[i] += l[i + width];
-        }
-    }
-    l[0]
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Isa, isa::Kernel, simd::scalar::Scalar};
 
-/// Largest lane.
-#[inline(always)]
-pub(crate) fn largest<S: Simd>(s: S, x: S::F) -> f32 {
-    let mut l = lanes(s, x);
-    for width in [8, 4, 2, 1] {
-        for i in 0..width {
-            l[i] = if l[i] > l[i + width] { l[i] } else { l[i + width] };
+    struct Folds<'a>(&'a [f32; LANES]);
+
+    impl Kernel for Folds<'_> {
+        type Out = [u32; 2];
+
+        fn run<S: Simd>(self, s: S) -> [u32; 2] {
+            let x = s.load(self.0);
+            [s.sum(x).to_bits(), s.largest(x).to_bits()]
         }
     }
-    l[0]
+
+    #[test]
+    fn lanes_are_folded_in_the_same_tree_everywhere() {
+        let mut state = 1u32;
+        for _ in 0..500 {
+            let x = std::array::from_fn(|_| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                // Of many magnitudes, so that another order would round otherwise.
+                (state >> 8) as f32
+                    * 2f32.powi((state % 40) as i32 - 30)
+                    * if state & 64 == 0 { 1.0 } else { -1.0 }
+            });
+            for isa in Isa::available() {
+                assert_eq!(isa.run(Folds(&x)), Folds(&x).run(Scalar), "{isa} {x:?}");
+            }
+        }
+    }
 }

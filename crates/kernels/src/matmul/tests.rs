@@ -79,7 +79,8 @@ fn literal(dtype: DType, w: &[u8], x: &[f32]) -> f32 {
         let q = x.map(|x| (x * inverse).round_ties_even() as i32);
         let blocks = dtype.block_len() / 32;
         let bytes = dtype.block_bytes();
-        let codes = Codes::read(dtype, &w[i / blocks * bytes..][..bytes]);
+        let mut codes = Codes::default();
+        codes.read(dtype, &w[i / blocks * bytes..][..bytes]);
         for at in (0..32).step_by(format.sub_block()) {
             let first = i % blocks * 32 + at;
             let sub = first / format.sub_block();

@@ -126,8 +126,9 @@ impl PartLayout {
     fn pack_lane(&self, format: Format, row: &[u8], lane: usize, out: &mut [u8]) {
         let layout = QuantLayout::new(format);
         let blocks = row.chunks_exact(self.dtype.block_bytes());
+        let mut from = Codes::default();
         for (block, group) in blocks.zip(out.chunks_exact_mut(layout.group())) {
-            let from = Codes::read(self.dtype, block);
+            from.read(self.dtype, block);
             let (codes, scales) = group.split_at_mut(layout.codes * layout.blocks);
             for (b, to) in codes.chunks_exact_mut(layout.codes).enumerate() {
                 put(format, &from.code.as_chunks().0[b], lane, to);
@@ -164,9 +165,9 @@ impl PartLayout {
         let layout = QuantLayout::new(format);
         let half = |bytes: &[u8], at: usize| u16::from_le_bytes([bytes[2 * at], bytes[2 * at + 1]]);
         let groups = panel.chunks_exact(layout.group());
+        let mut block = Codes::default();
         for (group, out) in groups.zip(out.chunks_exact_mut(32 * layout.blocks)) {
             let (codes, scales) = group.split_at(layout.codes * layout.blocks);
-            let mut block = Codes { code: [0; 256], d: 0, min: 0, scale: [1; 16], min_scale: [1; 16] };
             for (i, code) in block.code[..out.len()].iter_mut().enumerate() {
                 let from = &codes[i / 32 * layout.codes..];
                 let (at, shift) = code_at(format, i % 32, lane);

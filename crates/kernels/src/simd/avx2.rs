@@ -149,6 +149,17 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn sum(self, x: F) -> f32 {
+        // SAFETY: `self` proves the features.
+        unsafe { fold_sum(_mm256_add_ps(x[0], x[1])) }
+    }
+    #[inline(always)]
+    fn largest(self, x: F) -> f32 {
+        // SAFETY: `self` proves the features.
+        unsafe { fold_largest(_mm256_max_ps(x[0], x[1])) }
+    }
+
+    #[inline(always)]
     fn nibbles<const R: usize, const HALVES: bool>(
         self,
         w: &[u8; NIBBLE_BLOCK],
@@ -291,4 +302,23 @@ fn quad(q: &[i8; 32], group: usize) -> __m256i {
 #[target_feature(enable = "avx2")]
 fn widen(sums: __m256i) -> __m256i {
     _mm256_madd_epi16(sums, _mm256_set1_epi16(1))
+}
+
+/// Sum of eight lanes, halves folded onto each other.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn fold_sum(x: __m256) -> f32 {
+    let x = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));
+    let x = _mm_add_ps(x, _mm_movehl_ps(x, x));
+    _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)))
+}
+
+/// Largest of eight lanes, halves folded onto each other; the instruction returns its second operand where one is no number,
+/// as the definition of `max` does.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn fold_largest(x: __m256) -> f32 {
+    let x = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));
+    let x = _mm_max_ps(x, _mm_movehl_ps(x, x));
+    _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)))
 }

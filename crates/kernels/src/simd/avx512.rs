@@ -3,6 +3,7 @@
 
 use std::arch::x86_64::*;
 
+use super::avx2::{fold_largest, fold_sum};
 use super::{BYTE_BLOCK, CodeRange, LANES, NIBBLE_BLOCK, Simd, WideBlock, XBlock};
 
 /// Proof of AVX-512 F, BW, VL, DQ and VNNI, and of AVX2, FMA and F16C; only `detect` makes one.
@@ -129,6 +130,15 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn sum(self, x: __m512) -> f32 {
+        op!(fold_sum(_mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps::<1>(x))))
+    }
+    #[inline(always)]
+    fn largest(self, x: __m512) -> f32 {
+        op!(fold_largest(_mm256_max_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps::<1>(x))))
+    }
+
+    #[inline(always)]
     fn nibbles<const R: usize, const HALVES: bool>(
         self,
         w: &[u8; NIBBLE_BLOCK],
@@ -198,6 +208,32 @@ impl Simd for Avx512 {
                 }
             }
             [low, high]
+        }
+    }
+
+    #[inline(always)]
+    fn weighted<const R: usize>(
+        self,
+        sums: &mut [__m512; R],
+        weights: [&[f32]; R],
+        values: &[f32],
+        stride: usize,
+    ) {
+        let count = weights[0].len();
+        assert!(weights.iter().all(|weights| weights.len() == count), "equally many weights");
+        assert!(
+            count == 0 || (count - 1) * stride + LANES <= values.len(),
+            "sixteen values of every position"
+        );
+        let weights = weights.map(<[f32]>::as_ptr);
+        for i in 0..count {
+            // SAFETY: `self` proves the features; the lengths were just checked.
+            unsafe {
+                let values = _mm512_loadu_ps(values.as_ptr().add(i * stride));
+                for r in 0..R {
+                    sums[r] = _mm512_fmadd_ps(_mm512_set1_ps(*weights[r].add(i)), values, sums[r]);
+                }
+            }
         }
     }
 }

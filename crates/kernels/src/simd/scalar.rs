@@ -105,6 +105,15 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
+    fn sum(self, x: F) -> f32 {
+        fold(x, |a, b| a + b)
+    }
+    #[inline(always)]
+    fn largest(self, x: F) -> f32 {
+        fold(x, |a, b| if a > b { a } else { b })
+    }
+
+    #[inline(always)]
     fn nibbles<const R: usize, const HALVES: bool>(
         self,
         w: &[u8; NIBBLE_BLOCK],
@@ -144,4 +153,14 @@ impl Simd for Scalar {
         }
         sums
     }
+}
+
+/// Folds the upper half of the lanes onto the lower until one is left.
+fn fold(mut lanes: F, f: impl Fn(f32, f32) -> f32) -> f32 {
+    for width in [8, 4, 2, 1] {
+        for i in 0..width {
+            lanes[i] = f(lanes[i], lanes[i + width]);
+        }
+    }
+    lanes[0]
 }
