@@ -214,7 +214,12 @@ fn the_kv_cache_is_f16_or_int8() {
         let config = resolve(&ConfigFiles::default(), &env, &PartialConfig::default()).unwrap();
         assert_eq!(config.kv_cache_dtype, expected, "{text} in the environment");
     }
-    problems("server: {kv_cache_dtype: fp8}", "{}", &[("WHARF_KV_CACHE_DTYPE", "INT8")], expect![[r#"
+    problems(
+        "server: {kv_cache_dtype: fp8}",
+        "{}",
+        &[("WHARF_KV_CACHE_DTYPE", "INT8")],
+        expect![[r#"
         server_config.yaml: server.kv_cache_dtype: unknown variant `fp8`, expected `f16` or `int8`
-        environment variable WHARF_KV_CACHE_DTYPE: unknown variant `INT8`, expected `f16` or `int8`"#]]);
+        environment variable WHARF_KV_CACHE_DTYPE: unknown variant `INT8`, expected `f16` or `int8`"#]],
+    );
 }

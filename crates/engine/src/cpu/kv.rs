@@ -122,3 +122,78 @@ impl<T: KvElement> LayerMut<'_, T> {
         PageMut { keys, values, scales: &mut self.scales[head * T::PAGE_SCALES..][..T::PAGE_SCALES] }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use half::f16;
+    use wharf_model::Model;
+    use wharf_testkit::TinyModel;
+
+    use super::*;
+    use crate::cpu::KvType;
+
+    fn config() -> ModelConfig {
+        let file = tempfile::Builder::new().suffix(".gguf").tempfile().unwrap();
+        TinyModel::default().write(file.path()).unwrap();
+        Model::open(file.path()).unwrap().config
+    }
+
+    #[test]
+    fn an_arena_takes_what_its_type_says() {
+        fn bytes<T: KvElement>(config: &ModelConfig) -> usize {
+            let arena: KvArena<T> = KvArena::new(|len| vec![T::default(); len], 3, config);
+            size_of_val(&arena.data[..]) + size_of_val(&arena.scales[..])
+        }
+        let config = config();
+        for (kv_type, found) in [
+            (KvType::F16, bytes::<f16>(&config)),
+            (KvType::F32, bytes::<f32>(&config)),
+            (KvType::Int8, bytes::<i8>(&config)),
+        ] {
+            assert_eq!(found, 3 * PAGE_TOKENS * kv_type.bytes_per_token(&config), "{kv_type}");
+        }
+        assert_eq!(KvType::F16.bytes_per_token(&config), config.kv_bytes_per_token());
+    }
+
+    #[test]
+    fn what_is_written_to_a_page_is_found_there() {
+        let config = config();
+        let (layer, heads) = (1, config.n_kv_heads);
+        let mut arena: KvArena<i8> = KvArena::new(|len| vec![0; len], 4, &config);
+        for (index, layer) in arena.layer_mut([1, 3].map(BlockId).into_iter(), layer).iter_mut().enumerate() {
+            for head in 0..heads {
+                let mark = (index * heads + head + 1) as i8;
+                let PageMut { keys, values, scales } = layer.page(head);
+                (keys[0], values[0]) = (mark, -mark);
+                scales.fill(mark.into());
+            }
+        }
+        for head in 0..heads {
+            let pages = arena.pages(&[1, 3], layer, head);
+            let scales = pages.scales.unwrap();
+            for (block, index) in [(1, 0), (3, 1)] {
+                let mark = (index * heads + head + 1) as i8;
+                let page = &pages.data[block * pages.page_stride..];
+                assert_eq!((page[pages.k_offset], page[pages.v_offset]), (mark, -mark));
+                let scales = &scales.data[block * scales.stride + scales.offset..][..2 * PAGE_TOKENS];
+                assert_eq!(scales, [f32::from(mark); 2 * PAGE_TOKENS]);
+            }
+        }
+        assert_eq!(arena.scales.iter().filter(|scale| **scale != 0.0).count(), 2 * heads * 2 * PAGE_TOKENS);
+    }
+
+    #[test]
+    fn types_are_known_by_their_names() {
+        for kv_type in KvType::ALL {
+            assert_eq!(KvType::by_name(kv_type.name()), Some(kv_type));
+        }
+        assert_eq!(KvType::by_name("fp8"), None);
+    }
+
+    #[test]
+    #[should_panic(expected = "blocks ascend")]
+    fn a_block_is_not_lent_twice() {
+        let mut arena: KvArena<i8> = KvArena::new(|len| vec![0; len], 4, &config());
+        arena.layer_mut([2, 2].map(BlockId).into_iter(), 0);
+    }
+}
