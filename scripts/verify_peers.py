@@ -4,7 +4,8 @@ For each weight type the demo model is rewritten as a GGUF file of that type. Bo
 (dequantised) weights score the same tokens in windows of 512. Reported per type, with standard errors:
   * top-1 agreement of ours with llama.cpp, beside llama.cpp's with itself between micro-batches of 64 and 512 (the bar), and
     between fused and plain attention (for information: where both micro-batches run the same instructions, the bar is 100%);
-  * mean KL divergence to the F32 evaluation, ours and llama.cpp's.
+  * mean KL divergence to the F32 evaluation, ours and llama.cpp's;
+  * the same with keys and values in bytes: ours in int8, llama.cpp's in q8_0.
 Exits 1 when a bar is missed. Needs: llama-cpp-python, gguf, numpy.
 """
 
@@ -21,6 +22,7 @@ import numpy as np
 from gguf_types import TYPES, rewrite
 
 WINDOW = 512
+GGML_F32, GGML_F16, GGML_Q8_0 = 0, 1, 8
 NAMES = ["F16", "Q8_0", "Q4_0"]
 
 
@@ -31,7 +33,7 @@ def real_text():
 
 
 class LlamaCpp:
-    def __init__(self, path, threads, ubatch=WINDOW, kv_type=1, flash=True):
+    def __init__(self, path, threads, ubatch=WINDOW, kv_type=GGML_F16, flash=True):
         self.llama = llama_cpp.Llama(
             str(path), n_ctx=WINDOW, n_batch=WINDOW, n_ubatch=ubatch, n_threads=threads, n_threads_batch=threads,
             logits_all=True, verbose=False, type_k=kv_type, type_v=kv_type, flash_attn=flash,
@@ -46,8 +48,9 @@ class LlamaCpp:
 class Ours:
     """Our logits, streamed from a process that scores one window after another."""
 
-    def __init__(self, command, path, tokens_file):
-        self.process = subprocess.Popen([*command, str(path), str(tokens_file), str(WINDOW)], stdout=subprocess.PIPE)
+    def __init__(self, command, path, tokens_file, kv_type="f16"):
+        arguments = [str(path), str(tokens_file), str(WINDOW), str(WINDOW), kv_type]
+        self.process = subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE)
         self.vocab = int(np.frombuffer(self.process.stdout.read(4), np.uint32)[0])
 
     def window(self, tokens):
@@ -78,10 +81,12 @@ def compare(name, path, f32_path, tokens, tokens_file, args):
         "llama": LlamaCpp(path, args.threads),
         "llama64": LlamaCpp(path, args.threads, ubatch=64),
         "unfused": LlamaCpp(path, args.threads, flash=False),
-        "f32": LlamaCpp(f32_path, args.threads, kv_type=0, flash=False),
+        "f32": LlamaCpp(f32_path, args.threads, kv_type=GGML_F32, flash=False),
+        "llama_bytes": LlamaCpp(path, args.threads, kv_type=GGML_Q8_0),
         "ours": Ours(args.ours, path, tokens_file),
+        "ours_bytes": Ours(args.ours, path, tokens_file, "int8"),
     }
-    found = {key: [] for key in ("agree", "self64", "self_unfused", "kl_ours", "kl_llama")}
+    found = {key: [] for key in ("agree", "self64", "self_unfused", "kl_ours", "kl_llama", "kl_ours_bytes", "kl_llama_bytes")}
     for start in range(0, len(tokens), WINDOW):
         window = tokens[start : start + WINDOW]
         scores = {key: log_softmax(engine.window(window)) for key, engine in engines.items()}
@@ -89,7 +94,7 @@ def compare(name, path, f32_path, tokens, tokens_file, args):
         found["agree"].append(best["ours"] == best["llama"])
         found["self64"].append(best["llama64"] == best["llama"])
         found["self_unfused"].append(best["unfused"] == best["llama"])
-        for key in ("ours", "llama"):
+        for key in ("ours", "llama", "ours_bytes", "llama_bytes"):
             found[f"kl_{key}"].append(kl(scores["f32"], scores[key]))
         print(f"{name}: {start + len(window)} of {len(tokens)} tokens", file=sys.stderr, flush=True)
     return {key: summary(values) for key, values in found.items()}
@@ -111,6 +116,8 @@ def verdict(name, row):
             missed.append(f"top-1 agreement {agree:.4f} < {bar:.4f}")
         if row["kl_ours"][0] > 1.05 * row["kl_llama"][0]:
             missed.append(f"mean KL {row['kl_ours'][0]:.3e} > 1.05 x {row['kl_llama'][0]:.3e}")
+    if row["kl_ours_bytes"][0] > 1.1 * row["kl_llama_bytes"][0]:
+        missed.append(f"mean KL with int8 KV {row['kl_ours_bytes'][0]:.3e} > 1.1 x {row['kl_llama_bytes'][0]:.3e} with q8_0")
     return missed
 
 
@@ -142,11 +149,11 @@ def main():
         row["missed"] = verdict(name, row)
         failed |= bool(row["missed"])
 
-    print(f"{'type':5} {'ours with llama.cpp':>20} {'it, 64 with 512':>20} {'it, attention':>20} {'KL ours':>22} {'KL llama.cpp':>22}")
+    print(f"{'type':5} {'ours with llama.cpp':>20} {'it, 64 with 512':>20} {'it, attention':>20} {'KL ours':>22} {'KL llama.cpp':>22} {'KL ours, int8 KV':>22} {'it, q8_0 KV':>22}")
     for name, row in report.items():
         cells = [f"{row[key][0]:.4f} ± {row[key][1]:.4f}" for key in ("agree", "self64", "self_unfused")]
-        cells += [f"{row[key][0]:.3e} ± {row[key][1]:.1e}" for key in ("kl_ours", "kl_llama")]
-        print(f"{name:5} {cells[0]:>20} {cells[1]:>20} {cells[2]:>20} {cells[3]:>22} {cells[4]:>22}")
+        cells += [f"{row[key][0]:.3e} ± {row[key][1]:.1e}" for key in ("kl_ours", "kl_llama", "kl_ours_bytes", "kl_llama_bytes")]
+        print(f"{name:5} {' '.join(f'{cell:>20}' for cell in cells[:3])} {' '.join(f'{cell:>22}' for cell in cells[3:])}")
         for missed in row["missed"]:
             print(f"      MISSED: {missed}")
     if args.output:

@@ -15,6 +15,8 @@ use clap::builder::RangedU64ValueParser;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use wharf_api::config::KvCacheDtype;
+
 use self::interrupts::Signals;
 use self::local::{LocalModel, LocalStream};
 use crate::Env;
@@ -39,6 +41,9 @@ pub(crate) struct Args {
     /// With --model: threads that compute [default: one per core]
     #[arg(long, value_name = "N", requires = "model", value_parser = at_least_one::<usize>())]
     threads: Option<usize>,
+    /// With --model: how keys and values are stored, f16 or int8
+    #[arg(long, value_name = "TYPE", requires = "model", default_value = "f16", value_parser = kv_cache_dtype)]
+    kv_cache_dtype: KvCacheDtype,
     /// Answer this one prompt and exit; `-` reads it from standard input
     #[arg(long, value_name = "TEXT")]
     prompt: Option<String>,
@@ -67,6 +72,11 @@ pub(crate) struct Args {
 
 fn at_least_one<T: TryFrom<u64> + Clone + Send + Sync>() -> RangedU64ValueParser<T> {
     RangedU64ValueParser::new().range(1..)
+}
+
+/// As in the configuration of a server.
+fn kv_cache_dtype(given: &str) -> Result<KvCacheDtype, String> {
+    serde_json::from_value(Value::from(given)).map_err(|error| error.to_string())
 }
 
 /// As far as our own server goes; another may stop earlier, and will say so.
@@ -166,9 +176,11 @@ fn remote(args: &Args, env: &Env) -> anyhow::Result<Client> {
 }
 
 fn local(path: &Path, args: &Args) -> Result<LocalModel, Failure> {
-    LocalModel::load(path, args.threads).map_err(|error| match load::lacked_a_thread(&error) {
-        true => Failure::Failed(error),
-        false => Failure::BadInput(error),
+    LocalModel::load(path, args.threads, args.kv_cache_dtype).map_err(|error| {
+        match load::lacked_a_thread(&error) {
+            true => Failure::Failed(error),
+            false => Failure::BadInput(error),
+        }
     })
 }
 

@@ -1,6 +1,6 @@
 //! Prints how fast a model prefills and decodes on this machine.
 //!
-//! `throughput MODEL [--row ROW].. [--threads N] [--steps N] [--repeat N] [--json]`, where a row is one of
+//! `throughput MODEL [--row ROW].. [--threads N] [--kv TYPE] [--steps N] [--repeat N] [--json]`, where a row is one of
 //!   * `prefill:TOKENS`: one prompt from an empty context;
 //!   * `decode:STREAMS@CONTEXT`: `--steps` tokens for each of several streams, every stream with a context of its own;
 //!   * `prefix:SHARED+OWN`: what remains to be computed of a prompt whose first `SHARED` tokens are in the KV memory.
@@ -13,11 +13,13 @@ use std::path::Path;
 use std::str::FromStr;
 use std::time::Instant;
 
-use wharf_engine::cpu::{CpuBackend, CpuOptions};
+use wharf_engine::cpu::{CpuBackend, CpuOptions, KvType};
 use wharf_engine::{BLOCK_TOKENS, Backend as _, BlockId, Chunk, Logits, LogitsFor};
 use wharf_model::Model;
 
-const USAGE: &str = "usage: throughput MODEL [--row ROW].. [--threads N] [--steps N] [--repeat N] [--json]
+const USAGE: &str =
+    "usage: throughput MODEL [--row ROW].. [--threads N] [--kv TYPE] [--steps N] [--repeat N] [--json]
+types of keys and values: f16, f32, int8
 rows: prefill:TOKENS, decode:STREAMS@CONTEXT, prefix:SHARED+OWN";
 const DEFAULT_ROWS: [Row; 6] = [
     Row::Prefill { tokens: 128 },
@@ -71,6 +73,7 @@ struct Arguments {
     model: String,
     rows: Vec<Row>,
     threads: usize,
+    kv_type: KvType,
     steps: usize,
     repeat: usize,
     json: bool,
@@ -82,6 +85,7 @@ impl Arguments {
             model: String::new(),
             rows: Vec::new(),
             threads: CpuOptions::default().threads,
+            kv_type: CpuOptions::default().kv_type,
             steps: 32,
             repeat: 3,
             json: false,
@@ -95,6 +99,11 @@ impl Arguments {
             match word.as_str() {
                 "--row" => parsed.rows.push(value()?.parse()?),
                 "--threads" => parsed.threads = number(value()?)?,
+                "--kv" => {
+                    let name = value()?;
+                    parsed.kv_type = KvType::by_name(&name)
+                        .ok_or_else(|| format!("{name:?} is no type of keys and values\n{USAGE}"))?;
+                }
                 "--steps" => parsed.steps = number(value()?)?,
                 "--repeat" => parsed.repeat = number(value()?)?,
                 "--json" => parsed.json = true,
@@ -116,7 +125,8 @@ fn main() -> Result<(), Failure> {
     let arguments = Arguments::parse(std::env::args().skip(1))?;
     let steps = arguments.steps;
     let kv_tokens = arguments.rows.iter().map(|row| kv_tokens(*row, steps)).max().unwrap_or(0);
-    let options = CpuOptions { threads: arguments.threads, kv_tokens, ..CpuOptions::default() };
+    let (threads, kv_type) = (arguments.threads, arguments.kv_type);
+    let options = CpuOptions { threads, kv_tokens, kv_type, ..CpuOptions::default() };
     let started = Instant::now();
     let mut backend = CpuBackend::load(Model::open(Path::new(&arguments.model))?, &options, &mut |_, _| {})?;
     if !arguments.json {
@@ -126,7 +136,7 @@ fn main() -> Result<(), Failure> {
     }
     for row in arguments.rows {
         let seconds = run(&mut backend, row, steps, arguments.repeat)?;
-        let work = Work::of(row, steps, &backend);
+        let work = Work::of(row, steps, &backend, kv_type);
         let rate = work.tokens as f64 / seconds;
         let Work { tokens, macs, bytes } = work;
         if arguments.json {
@@ -148,13 +158,13 @@ struct Work {
 }
 
 impl Work {
-    fn of(row: Row, steps: usize, backend: &CpuBackend) -> Work {
+    fn of(row: Row, steps: usize, backend: &CpuBackend, kv_type: KvType) -> Work {
         let config = backend.config();
         let (hidden, head) = (config.hidden_size, config.head_dim);
         let attention = 2 * hidden * head * (config.n_heads + config.n_kv_heads);
         let body = config.layers.len() * (attention + 3 * hidden * config.ffn_size);
         let logits = hidden * config.vocab_size;
-        let kv = config.kv_bytes_per_token();
+        let kv = kv_type.bytes_per_token(config);
         let passes = |tokens: usize| tokens.div_ceil(backend.max_batch_tokens());
         match row {
             Row::Prefill { tokens } => Work {

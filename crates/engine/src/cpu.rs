@@ -7,17 +7,19 @@
 
 mod attend;
 mod kv;
+mod kv_type;
 mod layer;
 mod rope;
 mod weights;
 
-use half::f16;
 use half::vec::HalfBitsVecExt as _;
 use wharf_kernels::{Isa, Team, matmul, ops};
 use wharf_model::{Model, ModelConfig};
 
 use crate::backend::{BLOCK_TOKENS, Backend, BackendError, Chunk, Logits};
 use kv::KvArena;
+use kv_type::Kv;
+pub use kv_type::KvType;
 use layer::Buffers;
 use rope::Rotations;
 use weights::CpuWeights;
@@ -48,31 +50,6 @@ impl Default for CpuOptions {
             max_batch_tokens: 512,
         }
     }
-}
-
-/// Type of stored keys and values.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KvType {
-    /// Half precision: the default.
-    F16,
-    /// Single precision, for comparison with references that store F32.
-    F32,
-}
-
-impl KvType {
-    /// Bytes of an element.
-    pub fn bytes(self) -> usize {
-        match self {
-            KvType::F16 => 2,
-            KvType::F32 => 4,
-        }
-    }
-}
-
-/// KV memory in the chosen type.
-enum Kv {
-    F16(KvArena<f16>),
-    F32(KvArena<f32>),
 }
 
 /// Weights, KV memory and threads.
@@ -106,18 +83,14 @@ impl CpuBackend {
         let packed = CpuWeights::load(&config, &weights, &team, progress)?;
         drop(weights);
         let kv_blocks = options.kv_tokens.div_ceil(BLOCK_TOKENS);
-        let shape = (config.layers.len(), config.n_kv_heads, config.head_dim);
         reserve_kv(&config, kv_blocks, options.kv_type)?;
         let kv = match options.kv_type {
             // Zeroed integers come from the allocator untouched; zeroed `f16` would be written one by one.
-            KvType::F16 => Kv::F16(KvArena::new(
-                |len| vec![0u16; len].reinterpret_into(),
-                kv_blocks,
-                shape.0,
-                shape.1,
-                shape.2,
-            )),
-            KvType::F32 => Kv::F32(KvArena::new(|len| vec![0.0; len], kv_blocks, shape.0, shape.1, shape.2)),
+            KvType::F16 => {
+                Kv::F16(KvArena::new(|len| vec![0u16; len].reinterpret_into(), kv_blocks, &config))
+            }
+            KvType::F32 => Kv::F32(KvArena::new(|len| vec![0.0; len], kv_blocks, &config)),
+            KvType::Int8 => Kv::Int8(KvArena::new(|len| vec![0; len], kv_blocks, &config)),
         };
         let rotations = config.ropes.iter().map(|_| Rotations::default()).collect();
         Ok(CpuBackend {
@@ -175,9 +148,8 @@ impl CpuBackend {
 
 /// Whether the system would give the KV memory: allocating what it would not ends the process.
 fn reserve_kv(config: &ModelConfig, blocks: usize, kv_type: KvType) -> Result<(), LoadError> {
-    let token = config.layers.len() * 2 * config.n_kv_heads * config.head_dim * kv_type.bytes();
     let tokens = blocks.saturating_mul(BLOCK_TOKENS);
-    let bytes = tokens.saturating_mul(token);
+    let bytes = tokens.saturating_mul(kv_type.bytes_per_token(config));
     Vec::<u8>::new().try_reserve_exact(bytes).map_err(|source| LoadError::KvMemory { bytes, tokens, source })
 }
 
@@ -221,6 +193,7 @@ impl Backend for CpuBackend {
             match kv {
                 Kv::F16(kv) => context.run(&weights.layers[index], kv, buffers),
                 Kv::F32(kv) => context.run(&weights.layers[index], kv, buffers),
+                Kv::Int8(kv) => context.run(&weights.layers[index], kv, buffers),
             }
         }
 

@@ -300,6 +300,7 @@ fn attention(isa: Isa, team: &Team) {
             k_offset: h * head,
             v_offset: h * head + hd * PAGE_TOKENS,
             head_dim: hd,
+            scales: None,
         };
         let tile = 32.min(queries);
         let q = noise(queries * heads * group * hd);

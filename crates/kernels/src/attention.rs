@@ -10,11 +10,14 @@
 //! Pages hold [`PAGE_TOKENS`] positions of one layer and KV head: keys transposed, `[head_dim][16]`, so
 //! that sixteen scores need no horizontal sum; values as `[16][head_dim]`. A query never reads values of
 //! positions that it does not see, and drops their scores: stale pages may hold anything.
+//!
+//! Where keys and values are signed bytes, both chains run over the integers. A score is multiplied by its key's scale when
+//! its chain is complete, a weight by its value's scale when the weights have been summed.
 
 mod kv;
 mod partial;
 
-pub use kv::{KvElement, KvPages, write_kv};
+pub use kv::{KvElement, KvPages, KvScales, PageMut, write_kv};
 pub use partial::{merge, partial_len};
 
 use partial::{Partial, absorb, finish};
@@ -113,7 +116,7 @@ pub struct Scratch {
     scores: Scores,
     total: Vec<f32>,
     part: Vec<f32>,
-    wide: Vec<f32>,
+    wide: kv::Wide,
 }
 
 /// Attention of all queries over everything they see; `out: (positions, group, head_dim)`.
@@ -127,6 +130,7 @@ pub fn attend<T: KvElement>(
     scratch: &mut Scratch,
     out: &mut [f32],
 ) {
+    assert_eq!(kv.scales.is_some(), T::PAGE_SCALES > 0, "scales for the types that have some");
     let rows = queries.rows(kv.head_dim);
     let len = partial_len(rows, kv.head_dim);
     let Scratch { scores, total, part, wide } = scratch;
@@ -161,6 +165,7 @@ pub fn attend_chunk<T: KvElement>(
     scratch: &mut Scratch,
     partial: &mut [f32],
 ) {
+    assert_eq!(kv.scales.is_some(), T::PAGE_SCALES > 0, "scales for the types that have some");
     let scores = &mut scratch.scores;
     isa.run(Attend { kv, first_page: chunk * PAGES, wide: None, queries, chunk, scores, partial });
 }
@@ -268,23 +273,29 @@ impl<T: KvElement> Tile<'_, '_, '_, T> {
                     sums[r] = s.fma(s.splat(q[r][d]), keys, sums[r]);
                 }
             }
+            let scales = self.kv.key_scales(self.first_page + page);
             for r in 0..R {
-                let sum = match self.queries.softcap {
-                    Some(most) => cap(s, sums[r], most),
+                let sum = match scales {
+                    Some(scales) => s.mul(sums[r], s.load(scales)),
                     None => sums[r],
+                };
+                let sum = match self.queries.softcap {
+                    Some(most) => cap(s, sum, most),
+                    None => sum,
                 };
                 store_part(s, &mut self.scores[r][page * PAGE_TOKENS..][..PAGE_TOKENS], sum);
             }
         }
     }
 
-    /// Turns the scores of one row into weights; positions that it does not see get none.
+    /// Turns the scores of one row into weights of what is stored; those of positions that it does not see mean nothing.
     #[inline(always)]
     fn weigh<S: Simd>(&mut self, s: S, r: usize, seen: Range<usize>) {
         let pages = seen.start / PAGE_TOKENS * PAGE_TOKENS..seen.end.next_multiple_of(PAGE_TOKENS);
         let scores = &mut self.scores[r];
         scores[pages.start..seen.start].fill(f32::NEG_INFINITY);
         scores[seen.end..pages.end].fill(f32::NEG_INFINITY);
+        let first_page = self.first_page + pages.start / PAGE_TOKENS;
         let scores = scores[pages].as_chunks_mut::<LANES>().0;
         let mut most = s.splat(f32::NEG_INFINITY);
         for scores in scores.iter() {
@@ -292,9 +303,13 @@ impl<T: KvElement> Tile<'_, '_, '_, T> {
         }
         let most = s.largest(most);
         let mut total = s.splat(0.0);
-        for scores in scores {
+        for (page, scores) in (first_page..).zip(scores) {
             let weight = exp(s, s.sub(s.load(scores), s.splat(most)));
             total = s.add(total, weight);
+            let weight = match self.kv.value_scales(page) {
+                Some(scales) => s.mul(weight, s.load(scales)),
+                None => weight,
+            };
             s.store(scores, weight);
         }
         self.partial.most[self.row + r] = most;

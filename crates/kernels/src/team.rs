@@ -151,26 +151,6 @@ impl Team {
         });
     }
 
-    /// Runs `f(i, chunk)` for chunk number `picks[i]` of `data`.
-    ///
-    /// # Panics
-    /// When the picks are not strictly ascending or exceed the number of chunks.
-    pub fn for_each_picked<T: Send>(
-        &self,
-        data: &mut [T],
-        chunk: usize,
-        picks: &[usize],
-        f: &(dyn Fn(usize, &mut [T]) + Sync),
-    ) {
-        assert!(picks.is_sorted_by(|a, b| a < b), "picks are different and in order");
-        let chunks = Chunks::new(data, chunk);
-        assert!(picks.last().is_none_or(|last| *last < chunks.count()), "picks are chunks of the slice");
-        self.claim(picks.len(), 1, &|_, range| {
-            // SAFETY: every pick is claimed once and no two are equal.
-            range.for_each(|i| f(i, unsafe { chunks.get(picks[i]) }));
-        });
-    }
-
     /// Claims until no items are left, on this thread and on every worker that comes in time.
     fn claim(&self, items: usize, grain: usize, f: &(dyn Fn(usize, Range<usize>) + Sync)) {
         let grain = grain.max(1);

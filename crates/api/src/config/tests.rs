@@ -202,3 +202,24 @@ fn speculation_is_auto_off_or_a_number() {
         ],
     );
 }
+
+#[test]
+fn the_kv_cache_is_f16_or_int8() {
+    assert_eq!(ServeConfig::default().kv_cache_dtype, KvCacheDtype::F16);
+    for (text, expected) in [("f16", KvCacheDtype::F16), ("int8", KvCacheDtype::Int8)] {
+        let files = files(&format!("server: {{kv_cache_dtype: {text}}}"), "{}");
+        let config = resolve(&files, &BTreeMap::new(), &PartialConfig::default()).unwrap();
+        assert_eq!(config.kv_cache_dtype, expected, "{text}");
+        let env = env(&[("WHARF_KV_CACHE_DTYPE", text)]);
+        let config = resolve(&ConfigFiles::default(), &env, &PartialConfig::default()).unwrap();
+        assert_eq!(config.kv_cache_dtype, expected, "{text} in the environment");
+    }
+    problems(
+        "server: {kv_cache_dtype: fp8}",
+        "{}",
+        &[("WHARF_KV_CACHE_DTYPE", "INT8")],
+        expect![[r#"
+        server_config.yaml: server.kv_cache_dtype: unknown variant `fp8`, expected `f16` or `int8`
+        environment variable WHARF_KV_CACHE_DTYPE: unknown variant `INT8`, expected `f16` or `int8`"#]],
+    );
+}

@@ -106,6 +106,16 @@ pub enum LogFormat {
     Text,
 }
 
+/// How keys and values are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KvCacheDtype {
+    /// Half precision.
+    F16,
+    /// Signed bytes with a scale for each key and each value.
+    Int8,
+}
+
 /// When the engine guesses tokens to compute several of an answer in one step: `auto`, `off`, or a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Speculation {

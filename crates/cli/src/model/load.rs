@@ -2,7 +2,7 @@
 
 use anyhow::Context;
 use wharf_api::{ServeConfig, config};
-use wharf_engine::cpu::{CpuBackend, CpuOptions};
+use wharf_engine::cpu::{CpuBackend, CpuOptions, KvType};
 use wharf_engine::{EngineConfig, Speculation, StartError, start};
 use wharf_model::Model;
 use wharf_server::Loaded;
@@ -21,13 +21,17 @@ pub(crate) fn load(
     progress: &mut dyn FnMut(usize, usize),
 ) -> anyhow::Result<Loaded> {
     let text = TextSide::read(&model.source)?;
+    let kv_type = match config.kv_cache_dtype {
+        config::KvCacheDtype::F16 => KvType::F16,
+        config::KvCacheDtype::Int8 => KvType::Int8,
+    };
     let kv = memory::plan(
         Wanted {
             cache_bytes: config.kv_cache_bytes.map(|size| size.0),
             max_model_len: config.max_model_len,
             context_length: model.config.context_length,
             max_num_seqs: config.max_num_seqs,
-            bytes_per_token: model.config.kv_bytes_per_token(),
+            bytes_per_token: kv_type.bytes_per_token(&model.config),
         },
         memory::free(),
     );
@@ -35,6 +39,7 @@ pub(crate) fn load(
     let options = CpuOptions {
         threads: config.threads.unwrap_or(defaults.threads),
         kv_tokens: kv.tokens,
+        kv_type,
         max_batch_tokens: config.max_num_batched_tokens,
         ..defaults
     };

@@ -163,17 +163,13 @@ impl Context<'_> {
     fn store<T: KvElement>(&self, kv: &mut KvArena<T>, qkv: &[f32], width: usize) {
         let ModelConfig { n_heads, n_kv_heads, head_dim, .. } = *self.config;
         let writes = self.plan.writes();
-        let picks: Vec<usize> = writes.iter().map(|write| kv.layer_index(write.block, self.index)).collect();
-        let chunk = kv.layer_len();
-        let page = chunk / (2 * n_kv_heads);
-        self.team.for_each_picked(kv.data_mut(), chunk, &picks, &|index, layer| {
+        let mut layers = kv.layer_mut(writes.iter().map(|write| write.block), self.index);
+        self.team.for_each_chunk(&mut layers, 1, 1, &|index, layer| {
             for (row, slot) in &writes[index].rows {
                 let kv_row = &qkv[row * width + n_heads * head_dim..][..2 * n_kv_heads * head_dim];
                 let (k, v) = kv_row.split_at(n_kv_heads * head_dim);
-                let heads = k.chunks(head_dim).zip(v.chunks(head_dim));
-                for ((k, v), pages) in heads.zip(layer.chunks_mut(2 * page)) {
-                    let (keys, values) = pages.split_at_mut(page);
-                    write_kv(self.isa, keys, values, *slot, k, v);
+                for (head, (k, v)) in k.chunks(head_dim).zip(v.chunks(head_dim)).enumerate() {
+                    write_kv(self.isa, layer[0].page(head), *slot, k, v);
                 }
             }
         });

@@ -38,10 +38,10 @@ fn reference(folder: &Path) -> Reference {
     }
 }
 
-/// Largest difference from the reference over all positions, computed in chunks of `chunk` tokens.
-fn largest_error(path: &Path, reference: &Reference, chunk: usize) -> f32 {
+/// Logits of all positions, computed in chunks of `chunk` tokens.
+fn logits(path: &Path, reference: &Reference, chunk: usize, kv_type: KvType) -> Vec<f32> {
     let model = Model::open_with(path, OpenOptions { context_length: reference.context }).unwrap();
-    let options = CpuOptions { kv_tokens: 256, kv_type: KvType::F32, ..CpuOptions::default() };
+    let options = CpuOptions { kv_tokens: 256, kv_type, ..CpuOptions::default() };
     let mut backend = CpuBackend::load(model, &options, &mut |_, _| {}).unwrap();
     let blocks: Vec<BlockId> = (0..(256 / BLOCK_TOKENS) as u32).rev().map(BlockId).collect();
     let mut logits = Logits::default();
@@ -52,6 +52,12 @@ fn largest_error(path: &Path, reference: &Reference, chunk: usize) -> f32 {
         found.extend_from_slice(&logits.data);
     }
     assert_eq!(found.len(), reference.tokens.len() * reference.vocab);
+    found
+}
+
+/// Largest difference from the reference over all positions.
+fn largest_error(path: &Path, reference: &Reference, chunk: usize) -> f32 {
+    let found = logits(path, reference, chunk, KvType::F32);
     assert_eq!(found.len(), reference.logits.len());
     let errors = found.iter().zip(&reference.logits).map(|(a, b)| (a - b).abs());
     // A NaN must not pass for a small error.
@@ -87,6 +93,39 @@ fn every_architecture_gives_the_logits_of_transformers() {
         let gguf = folder.join("model.gguf");
         if gguf.exists() {
             check(&gguf);
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// The log-probabilities of one position.
+fn log_softmax(logits: &[f32]) -> Vec<f64> {
+    let most = logits.iter().fold(f32::MIN, |most, x| most.max(*x));
+    let total: f64 = logits.iter().map(|x| f64::from(x - most).exp()).sum();
+    logits.iter().map(|x| f64::from(x - most) - total.ln()).collect()
+}
+
+/// Mean divergence of the distributions over the next token from what half-precision keys and values give.
+fn mean_divergence(path: &Path, reference: &Reference, kv_type: KvType) -> f64 {
+    let (p, q) = (logits(path, reference, 64, KvType::F16), logits(path, reference, 64, kv_type));
+    let positions = p.chunks(reference.vocab).zip(q.chunks(reference.vocab));
+    let total: f64 = positions
+        .flat_map(|(p, q)| log_softmax(p).into_iter().zip(log_softmax(q)))
+        .map(|(p, q)| p.exp() * (p - q))
+        .sum();
+    total / reference.tokens.len() as f64
+}
+
+#[test]
+fn bytes_for_keys_and_values_hardly_move_the_distribution() {
+    let mut wrong = Vec::new();
+    for folder in folders() {
+        let reference = reference(&folder);
+        let divergence = mean_divergence(&folder, &reference, KvType::Int8);
+        // A scale of another head gives hundreds of times the most that is allowed. Nothing at all would mean that nothing
+        // was stored in bytes.
+        if !(1e-6..2e-3).contains(&divergence) {
+            wrong.push(format!("{}: {divergence:.2e}", folder.display()));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));

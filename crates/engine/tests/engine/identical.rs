@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 
-use wharf_engine::cpu::{CpuBackend, CpuOptions};
+use wharf_engine::cpu::{CpuBackend, CpuOptions, KvType};
 use wharf_engine::{
     BLOCK_TOKENS, Backend as _, BlockId, Chunk, EngineConfig, Event, Logits, LogitsFor, Request,
     SamplingParams, Speculation, StopConditions, Totals, start,
@@ -30,10 +30,14 @@ fn tiny(dtype: DType) -> TinyModel {
 }
 
 fn backend(tiny: &TinyModel, threads: usize, isa: Isa) -> CpuBackend {
+    storing(KvType::F16, tiny, threads, isa)
+}
+
+fn storing(kv_type: KvType, tiny: &TinyModel, threads: usize, isa: Isa) -> CpuBackend {
     let file = tempfile::Builder::new().suffix(".gguf").tempfile().unwrap();
     tiny.write(file.path()).unwrap();
     let model = Model::open(file.path()).unwrap();
-    let options = CpuOptions { threads, isa, kv_tokens: KV_TOKENS, ..CpuOptions::default() };
+    let options = CpuOptions { threads, isa, kv_tokens: KV_TOKENS, kv_type, ..CpuOptions::default() };
     CpuBackend::load(model, &options, &mut |_, _| {}).unwrap()
 }
 
@@ -65,11 +69,15 @@ fn in_order() -> Vec<BlockId> {
 fn chunks_threads_blocks_and_instruction_sets_do_not_change_a_bit() {
     let types = [DType::F32, DType::F16, DType::BF16, DType::Q8_0, DType::Q4_0, DType::Q4_1];
     let windowed = TinyModel { window: Some(37), ..tiny(DType::Q8_0) };
-    for tiny in types.map(tiny).into_iter().chain([windowed]) {
+    let halves = types.map(tiny).into_iter().chain([windowed.clone()]).map(|tiny| (tiny, KvType::F16));
+    let others =
+        [(tiny(DType::Q8_0), KvType::Int8), (windowed, KvType::Int8), (tiny(DType::F32), KvType::F32)];
+    for (tiny, kv_type) in halves.chain(others) {
+        let backend = |tiny: &TinyModel, threads, isa| storing(kv_type, tiny, threads, isa);
         // Longer than one range of attention, so that ranges are merged.
         let tokens = tokens(300, 1);
         let expected = scored(&mut backend(&tiny, 1, Isa::detect()), &tokens, &in_order(), &[300]);
-        let what = format!("{} {:?}", tiny.dtype, tiny.window);
+        let what = format!("{} {:?} with {kv_type} keys and values", tiny.dtype, tiny.window);
         for (threads, sizes) in
             [(1, &[7][..]), (2, &[300]), (3, &[1, 2, 60, 13]), (2, &[128]), (2, &[290, 1]), (3, &[255, 2])]
         {
@@ -88,7 +96,12 @@ fn chunks_threads_blocks_and_instruction_sets_do_not_change_a_bit() {
 
 #[test]
 fn neighbours_in_the_batch_do_not_change_a_bit() {
-    let mut backend = backend(&tiny(DType::Q4_0), 2, Isa::detect());
+    for kv_type in KvType::ALL {
+        neighbours_do_not_change_a_bit(storing(kv_type, &tiny(DType::Q4_0), 2, Isa::detect()));
+    }
+}
+
+fn neighbours_do_not_change_a_bit(mut backend: CpuBackend) {
     let sequences: Vec<Vec<u32>> =
         [40, 1, 3, 17, 290].iter().zip(0..).map(|(n, seed)| tokens(*n, seed)).collect();
     let mut free = in_order().into_iter();
@@ -187,6 +200,15 @@ fn collect(stream: &Stream) -> Seen {
 
 #[test]
 fn sixty_four_streams_on_too_little_memory_see_the_logits_they_see_alone() {
+    crowd(KvType::F16);
+}
+
+#[test]
+fn sixty_four_streams_with_bytes_for_keys_and_values_do_so_too() {
+    crowd(KvType::Int8);
+}
+
+fn crowd(kv_type: KvType) {
     let tiny = tiny(DType::Q4_0);
     let config = EngineConfig {
         max_model_len: 320,
@@ -202,7 +224,7 @@ fn sixty_four_streams_on_too_little_memory_see_the_logits_they_see_alone() {
         .map(|i| (tokens(20 + (i as usize * 29) % 230, i % 5), 1 + (i as usize * 13) % 64))
         .collect();
     let run = |config: EngineConfig, together: bool| -> (Vec<Seen>, Totals) {
-        let engine = start(Box::new(backend(&tiny, 2, Isa::detect())), config).unwrap();
+        let engine = start(Box::new(storing(kv_type, &tiny, 2, Isa::detect())), config).unwrap();
         let mut seen = Vec::new();
         let mut streams = Vec::new();
         for (index, (prompt, max_tokens)) in prompts.iter().enumerate() {

@@ -1,4 +1,8 @@
 //! Decides where a position's keys and values are, and how they are rounded when written.
+//!
+//! Signed bytes come with one scale for each key and one for each value, `max|x| / 127` in single precision, in a slice of
+//! their own; ties round to even. As with activations, a vector with an infinity or NaN in it gets a NaN scale, so that the
+//! result shows it, and one whose magnitudes are all below 1e-30 is zero.
 
 use std::ops::Range;
 
@@ -9,14 +13,26 @@ use super::PAGE_TOKENS;
 use crate::{
     Isa,
     isa::Kernel,
-    simd::{LANES, Simd, load_part},
+    simd::{LANES, Simd, largest, load_part, sum},
 };
 
-/// An element type of stored keys and values: `half::f16`, or `f32`.
-pub trait KvElement: Copy + Default + Send + Sync + lanes::Lanes {}
+/// An element type of stored keys and values: `half::f16`, `f32`, or `i8` with a scale for each key and each value.
+pub trait KvElement: Copy + Default + Send + Sync + lanes::Lanes {
+    /// Scales of a page: of its sixteen keys, then of its sixteen values. Floats have none.
+    const PAGE_SCALES: usize;
+}
 
-impl KvElement for f16 {}
-impl KvElement for f32 {}
+impl KvElement for f16 {
+    const PAGE_SCALES: usize = 0;
+}
+
+impl KvElement for f32 {
+    const PAGE_SCALES: usize = 0;
+}
+
+impl KvElement for i8 {
+    const PAGE_SCALES: usize = 2 * PAGE_TOKENS;
+}
 
 pub(super) mod lanes {
     //! How sixteen elements become lanes; apart, so that nobody else can make an element type.
@@ -59,6 +75,31 @@ pub(super) mod lanes {
             s.store(to, x);
         }
     }
+
+    impl Lanes for i8 {
+        const NARROW: bool = true;
+
+        #[inline(always)]
+        fn load<S: Simd>(s: S, from: &[i8; LANES]) -> S::F {
+            s.load_i8(from)
+        }
+
+        #[inline(always)]
+        fn store<S: Simd>(s: S, to: &mut [i8; LANES], x: S::F) {
+            s.store_i8(to, x);
+        }
+    }
+}
+
+/// Scales of keys and values that have some.
+#[derive(Clone, Copy, Debug)]
+pub struct KvScales<'a> {
+    /// The arena in which the scales are.
+    pub data: &'a [f32],
+    /// Elements from the scales of one physical page to those of the next.
+    pub stride: usize,
+    /// Where among those of a physical page the sixteen of the keys begin; those of the values follow.
+    pub offset: usize,
 }
 
 /// Keys and values of one sequence, for one layer and KV head.
@@ -76,6 +117,8 @@ pub struct KvPages<'a, T> {
     pub v_offset: usize,
     /// Elements of a head.
     pub head_dim: usize,
+    /// What keys and values are multiples of; `None` if they are what they say.
+    pub scales: Option<KvScales<'a>>,
 }
 
 impl<'a, T> KvPages<'a, T> {
@@ -94,29 +137,59 @@ impl<'a, T> KvPages<'a, T> {
         let first = self.table[page] as usize * self.page_stride + offset;
         &self.data[first..first + self.head_dim * PAGE_TOKENS]
     }
+
+    /// Scales of a page's keys, if they have any.
+    #[inline(always)]
+    pub(super) fn key_scales(&self, page: usize) -> Option<&'a [f32; PAGE_TOKENS]> {
+        self.scales_at(page, 0)
+    }
+
+    /// Scales of a page's values, if they have any.
+    #[inline(always)]
+    pub(super) fn value_scales(&self, page: usize) -> Option<&'a [f32; PAGE_TOKENS]> {
+        self.scales_at(page, PAGE_TOKENS)
+    }
+
+    #[inline(always)]
+    fn scales_at(&self, page: usize, offset: usize) -> Option<&'a [f32; PAGE_TOKENS]> {
+        let KvScales { data, stride, offset: first } = self.scales?;
+        let at = self.table[page] as usize * stride + first + offset;
+        Some(data[at..].first_chunk().expect("scales of every page of the table"))
+    }
+}
+
+/// A chunk of keys and values in single precision, with their scales apart: the products are those of the codes.
+#[derive(Default)]
+pub(super) struct Wide {
+    /// All keys, then all values.
+    data: Vec<f32>,
+    scales: Vec<f32>,
 }
 
 /// Copies pages `pages` of the chunk that begins with page `first` into `wide`, in single precision: page `i` of the result
-/// is page `first + i`. First all keys, then all values; `in_order` counts up from zero.
+/// is page `first + i`; `in_order` counts up from zero.
 pub(super) fn widen<'w, T: KvElement>(
     isa: Isa,
     kv: &KvPages<'_, T>,
     first: usize,
     pages: Range<usize>,
-    wide: &'w mut Vec<f32>,
+    wide: &'w mut Wide,
     in_order: &'w [u32],
 ) -> KvPages<'w, f32> {
     let len = kv.head_dim * PAGE_TOKENS;
-    wide.resize(in_order.len() * 2 * len, 0.0);
-    let (keys, values) = wide.split_at_mut(in_order.len() * len);
-    isa.run(Widen { kv, first, pages, keys, values });
+    let Wide { data, scales } = wide;
+    data.resize(in_order.len() * 2 * len, 0.0);
+    scales.resize(in_order.len() * T::PAGE_SCALES, 0.0);
+    let (keys, values) = data.split_at_mut(in_order.len() * len);
+    isa.run(Widen { kv, first, pages, keys, values, scales });
     KvPages {
-        data: wide,
+        data,
         table: in_order,
         page_stride: len,
         k_offset: 0,
         v_offset: in_order.len() * len,
         head_dim: kv.head_dim,
+        scales: kv.scales.map(|_| KvScales { data: scales, stride: T::PAGE_SCALES, offset: 0 }),
     }
 }
 
@@ -126,6 +199,7 @@ struct Widen<'a, T> {
     pages: Range<usize>,
     keys: &'a mut [f32],
     values: &'a mut [f32],
+    scales: &'a mut [f32],
 }
 
 impl<T: KvElement> Kernel for Widen<'_, T> {
@@ -143,28 +217,42 @@ impl<T: KvElement> Kernel for Widen<'_, T> {
                     s.store(to, T::load(s, from));
                 }
             }
+            let from = [self.kv.key_scales(self.first + page), self.kv.value_scales(self.first + page)];
+            let scales = &mut self.scales[page * T::PAGE_SCALES..][..T::PAGE_SCALES];
+            for (from, to) in from.into_iter().flatten().zip(scales.as_chunks_mut().0) {
+                *to = *from;
+            }
         }
     }
 }
 
-/// Stores the key and value of position `slot` of a page, rounded to nearest even.
-/// `keys: [head_dim][16]`, `values: [16][head_dim]`, `k` and `v`: `head_dim`.
+/// A page that is written.
+pub struct PageMut<'a, T> {
+    /// `[head_dim][16]`.
+    pub keys: &'a mut [T],
+    /// `[16][head_dim]`.
+    pub values: &'a mut [T],
+    /// As many as [`KvElement::PAGE_SCALES`].
+    pub scales: &'a mut [f32],
+}
+
+/// Stores the key and value of position `slot` of a page, rounded to nearest even; `k` and `v`: `head_dim`.
 ///
 /// # Panics
 /// When lengths disagree or `slot` is 16 or more.
-pub fn write_kv<T: KvElement>(isa: Isa, keys: &mut [T], values: &mut [T], slot: usize, k: &[f32], v: &[f32]) {
+pub fn write_kv<T: KvElement>(isa: Isa, page: PageMut<'_, T>, slot: usize, k: &[f32], v: &[f32]) {
     let head_dim = k.len();
     assert!(v.len() == head_dim && slot < PAGE_TOKENS, "a key and a value of a slot of a page");
     assert!(
-        keys.len() == head_dim * PAGE_TOKENS && values.len() == head_dim * PAGE_TOKENS,
+        page.keys.len() == head_dim * PAGE_TOKENS && page.values.len() == head_dim * PAGE_TOKENS,
         "a page of keys and a page of values"
     );
-    isa.run(Write { keys, values: &mut values[slot * head_dim..][..head_dim], slot, k, v });
+    assert_eq!(page.scales.len(), T::PAGE_SCALES, "scales of a page");
+    isa.run(Write { page, slot, k, v });
 }
 
 struct Write<'a, T> {
-    keys: &'a mut [T],
-    values: &'a mut [T],
+    page: PageMut<'a, T>,
     slot: usize,
     k: &'a [f32],
     v: &'a [f32],
@@ -175,18 +263,58 @@ impl<T: KvElement> Kernel for Write<'_, T> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let mut rounded = [T::default(); LANES];
-        for (k, keys) in self.k.chunks(LANES).zip(self.keys.chunks_mut(LANES * PAGE_TOKENS)) {
-            T::store(s, &mut rounded, load_part(s, k, 0.0));
+        let Write { page: PageMut { keys, values, scales }, slot, k, v } = self;
+        let mut factors = [1.0; 2];
+        for ((x, scales), factor) in [k, v].into_iter().zip(scales.as_chunks_mut().0).zip(&mut factors) {
+            let scales: &mut [f32; PAGE_TOKENS] = scales;
+            (scales[slot], *factor) = scale(s, x);
+        }
+        for (k, keys) in k.chunks(LANES).zip(keys.chunks_mut(LANES * PAGE_TOKENS)) {
+            let rounded: [T; LANES] = round(s, k, factors[0]);
             for (key, page) in rounded.iter().zip(keys.chunks_exact_mut(PAGE_TOKENS)) {
-                page[self.slot] = *key;
+                page[slot] = *key;
             }
         }
-        for (v, values) in self.v.chunks(LANES).zip(self.values.chunks_mut(LANES)) {
-            T::store(s, &mut rounded, load_part(s, v, 0.0));
+        let values = &mut values[slot * v.len()..][..v.len()];
+        for (v, values) in v.chunks(LANES).zip(values.chunks_mut(LANES)) {
+            let rounded: [T; LANES] = round(s, v, factors[1]);
             values.copy_from_slice(&rounded[..values.len()]);
         }
     }
+}
+
+/// The scale of a vector's codes, and by what its elements are multiplied to become codes: 0 if all codes are.
+#[inline(always)]
+fn scale<S: Simd>(s: S, x: &[f32]) -> (f32, f32) {
+    let zero = s.splat(0.0);
+    let (mut most, mut spoilt) = (zero, zero);
+    for x in x.chunks(LANES) {
+        let x = load_part(s, x, 0.0);
+        most = s.max(s.abs(x), most);
+        // Zero times a number is zero, but not times an infinity or NaN.
+        spoilt = s.fma(x, zero, spoilt);
+    }
+    let most = largest(s, most);
+    if sum(s, spoilt) != 0.0 {
+        (f32::NAN, 0.0)
+    } else if most >= 1e-30 {
+        (most / 127.0, 127.0 / most)
+    } else {
+        (0.0, 0.0)
+    }
+}
+
+/// Up to sixteen elements as they are stored; `factor` is for types with scales.
+#[inline(always)]
+fn round<S: Simd, T: KvElement>(s: S, x: &[f32], factor: f32) -> [T; LANES] {
+    let mut rounded = [T::default(); LANES];
+    let x = load_part(s, x, 0.0);
+    if T::PAGE_SCALES == 0 {
+        T::store(s, &mut rounded, x);
+    } else if factor != 0.0 {
+        T::store(s, &mut rounded, s.mul(x, s.splat(factor)));
+    }
+    rounded
 }
 
 /// Up to sixteen elements as lanes; the missing ones are zero.

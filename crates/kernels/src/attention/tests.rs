@@ -6,34 +6,56 @@ use proptest::prelude::*;
 use super::*;
 use crate::matmul::tests::Noise;
 
-/// Keys and values of one sequence in an arena whose other contents are NaN.
+mod int8;
+
+/// What an arena holds where nothing was written.
+trait Garbage: KvElement {
+    const GARBAGE: Self;
+}
+
+impl Garbage for f16 {
+    const GARBAGE: f16 = f16::NAN;
+}
+
+impl Garbage for f32 {
+    const GARBAGE: f32 = f32::NAN;
+}
+
+impl Garbage for i8 {
+    const GARBAGE: i8 = i8::MIN;
+}
+
+/// Keys and values of one sequence in an arena whose other contents are garbage, with NaN for scales.
 struct Cache<T> {
     data: Vec<T>,
+    scales: Vec<f32>,
     table: Vec<u32>,
     head_dim: usize,
     k: Vec<f32>,
     v: Vec<f32>,
 }
 
-impl<T: KvElement + From<f16>> Cache<T> {
+impl<T: Garbage> Cache<T> {
     fn new(noise: &mut Noise, positions: usize, head_dim: usize) -> Cache<T> {
         let pages = positions.div_ceil(PAGE_TOKENS);
         // Physical pages in reverse, one spare before each.
         let table: Vec<u32> = (0..pages as u32).rev().map(|page| 2 * page + 1).collect();
         let page = 2 * head_dim * PAGE_TOKENS;
         let mut cache = Cache {
-            data: vec![T::from(f16::NAN); 2 * pages * page],
+            data: vec![T::GARBAGE; 2 * pages * page],
+            scales: vec![f32::NAN; 2 * pages * T::PAGE_SCALES],
             table,
             head_dim,
             k: noise.floats(positions * head_dim),
             v: noise.floats(positions * head_dim),
         };
         for position in 0..positions {
-            let at = cache.table[position / PAGE_TOKENS] as usize * page;
-            let (keys, values) = cache.data[at..at + page].split_at_mut(page / 2);
+            let at = cache.table[position / PAGE_TOKENS] as usize;
+            let (keys, values) = cache.data[at * page..][..page].split_at_mut(page / 2);
+            let scales = &mut cache.scales[at * T::PAGE_SCALES..][..T::PAGE_SCALES];
             let row = position * head_dim..(position + 1) * head_dim;
-            let slot = position % PAGE_TOKENS;
-            write_kv(Isa::detect(), keys, values, slot, &cache.k[row.clone()], &cache.v[row]);
+            let (slot, written) = (position % PAGE_TOKENS, PageMut { keys, values, scales });
+            write_kv(Isa::detect(), written, slot, &cache.k[row.clone()], &cache.v[row]);
         }
         cache
     }
@@ -46,6 +68,11 @@ impl<T: KvElement + From<f16>> Cache<T> {
             k_offset: 0,
             v_offset: self.head_dim * PAGE_TOKENS,
             head_dim: self.head_dim,
+            scales: (T::PAGE_SCALES > 0).then_some(KvScales {
+                data: &self.scales,
+                stride: T::PAGE_SCALES,
+                offset: 0,
+            }),
         }
     }
 
@@ -126,9 +153,11 @@ fn half_precision_pages_round_once() {
 }
 
 /// All ways to compute the same queries.
-fn agree<T: KvElement + From<f16>>(cache: &Cache<T>, queries: Queries<'_>) -> Result<(), TestCaseError> {
+fn agree<T: Garbage>(cache: &Cache<T>, queries: Queries<'_>) -> Result<(), TestCaseError> {
     let hd = cache.head_dim;
-    let want = bits(&cache.attend(Isa::SCALAR, &queries));
+    let want = cache.attend(Isa::SCALAR, &queries);
+    prop_assert!(want.iter().all(|x| x.is_finite()), "what nobody sees has leaked");
+    let want = bits(&want);
     for isa in Isa::available() {
         prop_assert_eq!(&bits(&cache.attend(isa, &queries)), &want, "{}", isa);
 
@@ -167,15 +196,15 @@ proptest! {
         head_dim in prop_oneof![Just(16usize), Just(24), Just(64), Just(96)],
         window in prop_oneof![Just(usize::MAX), 1..400usize],
         softcap in prop_oneof![Just(None), Just(Some(20.0f32))],
-        half: bool,
+        kind in 0..3,
     ) {
         let mut noise = Noise(seed);
         let q = scaled(&mut noise, count * group, head_dim);
         let queries = Queries { q: &q, group, first, window, softcap };
-        if half {
-            agree(&Cache::<f16>::new(&mut noise, first + count, head_dim), queries)?;
-        } else {
-            agree(&Cache::<f32>::new(&mut noise, first + count, head_dim), queries)?;
+        match kind {
+            0 => agree(&Cache::<f32>::new(&mut noise, first + count, head_dim), queries)?,
+            1 => agree(&Cache::<f16>::new(&mut noise, first + count, head_dim), queries)?,
+            _ => agree(&Cache::<i8>::new(&mut noise, first + count, head_dim), queries)?,
         }
     }
 }
@@ -186,11 +215,11 @@ fn tiles_of_queries_may_end_with_a_chunk_of_positions() {
     for (first, count, window) in
         [(CHUNK - 16, 32, usize::MAX), (CHUNK - 1, 24, usize::MAX), (2 * CHUNK - 9, 30, 70)]
     {
-        let cache: Cache<f16> = Cache::new(&mut noise, first + count, 64);
         let q = scaled(&mut noise, 3 * count, 64);
         let queries = Queries { q: &q, group: 3, first, window, softcap: None };
         assert!(queries.rows(64) >= WIDEN_ROWS, "chunks are widened");
-        agree(&cache, queries).unwrap();
+        agree(&Cache::<f16>::new(&mut noise, first + count, 64), queries).unwrap();
+        agree(&Cache::<i8>::new(&mut noise, first + count, 64), queries).unwrap();
     }
 }
 

@@ -94,22 +94,7 @@ fn chunks_are_handed_out_whole() {
         b[0] = a[0] + 1;
     });
     assert_eq!(b, (1..12).collect::<Vec<_>>());
-    team.for_each_picked(&mut a, 10, &[1, 4, 10], &|i, chunk| chunk.fill(100 + i));
-    let picked: Vec<usize> = a.chunks(10).map(|chunk| chunk[0]).collect();
-    assert_eq!(picked, [0, 100, 2, 3, 101, 5, 6, 7, 8, 9, 102]);
     team.for_each_chunk(&mut Vec::<u8>::new(), 0, 1, &|_, _| unreachable!("there are no chunks"));
-}
-
-#[test]
-#[should_panic(expected = "different and in order")]
-fn a_chunk_cannot_be_picked_twice() {
-    Team::new(2).for_each_picked(&mut [0; 4], 1, &[1, 1], &|_, _| ());
-}
-
-#[test]
-#[should_panic(expected = "chunks of the slice")]
-fn a_chunk_that_is_not_there_cannot_be_picked() {
-    Team::new(2).for_each_picked(&mut [0; 4], 2, &[2], &|_, _| ());
 }
 
 #[test]
