@@ -13,7 +13,7 @@ use super::PAGE_TOKENS;
 use crate::{
     Isa,
     isa::Kernel,
-    simd::{LANES, Simd, largest, load_part, sum},
+    simd::{LANES, Simd, load_part},
 };
 
 /// An element type of stored keys and values: `half::f16`, `f32`, or `i8` with a scale for each key and each value.
@@ -294,8 +294,8 @@ fn scale<S: Simd>(s: S, x: &[f32]) -> (f32, f32) {
         // Zero times a number is zero, but not times an infinity or NaN.
         spoilt = s.fma(x, zero, spoilt);
     }
-    let most = largest(s, most);
-    if sum(s, spoilt) != 0.0 {
+    let most = s.largest(most);
+    if s.sum(spoilt) != 0.0 {
         (f32::NAN, 0.0)
     } else if most >= 1e-30 {
         (most / 127.0, 127.0 / most)
