@@ -116,7 +116,7 @@ pub struct Scratch {
     scores: Scores,
     total: Vec<f32>,
     part: Vec<f32>,
-    wide: kv::Wide,
+    wide: Vec<f32>,
 }
 
 /// Attention of all queries over everything they see; `out: (positions, group, head_dim)`.
@@ -141,11 +141,12 @@ pub fn attend<T: KvElement>(
     for chunk in queries.chunks(kv.head_dim) {
         let partial = &mut part[..];
         if T::NARROW && rows >= WIDEN_ROWS {
-            let kv = kv::widen(isa, kv, chunk * PAGES, queries.pages(kv.head_dim, chunk), wide, &IN_ORDER);
-            let values = Some(&kv.data[kv.v_offset..]);
-            isa.run(Attend { kv: &kv, first_page: 0, wide: values, queries, chunk, scores, partial });
+            let pages = kv::widen(isa, kv, chunk * PAGES, queries.pages(kv.head_dim, chunk), wide, &IN_ORDER);
+            let wide = Some(&pages.data[pages.v_offset..]);
+            isa.run(Attend { kv, pages: &pages, first_page: 0, wide, queries, chunk, scores, partial });
         } else {
-            isa.run(Attend { kv, first_page: chunk * PAGES, wide: None, queries, chunk, scores, partial });
+            let first_page = chunk * PAGES;
+            isa.run(Attend { kv, pages: kv, first_page, wide: None, queries, chunk, scores, partial });
         }
         absorb(isa, total, part, kv.head_dim);
     }
@@ -167,12 +168,16 @@ pub fn attend_chunk<T: KvElement>(
 ) {
     assert_eq!(kv.scales.is_some(), T::PAGE_SCALES > 0, "scales for the types that have some");
     let scores = &mut scratch.scores;
-    isa.run(Attend { kv, first_page: chunk * PAGES, wide: None, queries, chunk, scores, partial });
+    let first_page = chunk * PAGES;
+    isa.run(Attend { kv, pages: kv, first_page, wide: None, queries, chunk, scores, partial });
 }
 
-struct Attend<'a, 'q, T> {
+struct Attend<'a, 'q, T, P> {
+    /// What is stored; the scales are taken from here.
     kv: &'a KvPages<'a, T>,
-    /// Page of `kv` with which the chunk begins.
+    /// The keys and values to compute with: the same, or the chunk widened.
+    pages: &'a KvPages<'a, P>,
+    /// Page of `pages` with which the chunk begins.
     first_page: usize,
     /// All values of the chunk, `[256][head_dim]`, if it has been widened.
     wide: Option<&'a [f32]>,
@@ -182,12 +187,12 @@ struct Attend<'a, 'q, T> {
     partial: &'a mut [f32],
 }
 
-impl<T: KvElement> Kernel for Attend<'_, '_, T> {
+impl<T: KvElement, P: KvElement> Kernel for Attend<'_, '_, T, P> {
     type Out = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Attend { kv, first_page, wide, queries, chunk, scores, partial } = self;
+        let Attend { kv, pages, first_page, wide, queries, chunk, scores, partial } = self;
         let hd = kv.head_dim;
         let rows = queries.rows(hd);
         assert_eq!(queries.q.len(), rows * hd, "queries are whole heads");
@@ -197,7 +202,8 @@ impl<T: KvElement> Kernel for Attend<'_, '_, T> {
         partial.clear();
         let mut row = 0;
         while row < rows {
-            let mut tile = Tile { kv, first_page, wide, queries, chunk, row, scores, partial: &mut partial };
+            let partial = &mut partial;
+            let mut tile = Tile { kv, pages, first_page, wide, queries, chunk, row, scores, partial };
             row += match rows - row {
                 1 => tile.compute::<S, 1>(s),
                 2 => tile.compute::<S, 2>(s),
@@ -210,8 +216,9 @@ impl<T: KvElement> Kernel for Attend<'_, '_, T> {
 }
 
 /// Some consecutive rows over one chunk.
-struct Tile<'a, 'q, 'p, T> {
+struct Tile<'a, 'q, 'p, T, P> {
     kv: &'a KvPages<'a, T>,
+    pages: &'a KvPages<'a, P>,
     first_page: usize,
     wide: Option<&'a [f32]>,
     queries: &'a Queries<'q>,
@@ -221,7 +228,7 @@ struct Tile<'a, 'q, 'p, T> {
     partial: &'a mut Partial<'p>,
 }
 
-impl<T: KvElement> Tile<'_, '_, '_, T> {
+impl<T: KvElement, P: KvElement> Tile<'_, '_, '_, T, P> {
     #[inline(always)]
     fn compute<S: Simd, const R: usize>(&mut self, s: S) -> usize {
         let seen: [Range<usize>; R] = std::array::from_fn(|r| self.queries.seen(self.row + r, self.chunk));
@@ -265,15 +272,15 @@ impl<T: KvElement> Tile<'_, '_, '_, T> {
         let hd = self.kv.head_dim;
         let q: [&[f32]; R] = std::array::from_fn(|r| &self.queries.q[(self.row + r) * hd..][..hd]);
         for page in pages {
-            let keys = self.kv.keys(self.first_page + page);
+            let keys = self.pages.keys(self.first_page + page);
             let mut sums = [s.splat(0.0); R];
             for (d, keys) in keys.as_chunks::<PAGE_TOKENS>().0.iter().enumerate() {
-                let keys = T::load(s, keys);
+                let keys = P::load(s, keys);
                 for r in 0..R {
                     sums[r] = s.fma(s.splat(q[r][d]), keys, sums[r]);
                 }
             }
-            let scales = self.kv.key_scales(self.first_page + page);
+            let scales = self.kv.key_scales(self.chunk * PAGES + page);
             for r in 0..R {
                 let sum = match scales {
                     Some(scales) => s.mul(sums[r], s.load(scales)),
@@ -295,7 +302,7 @@ impl<T: KvElement> Tile<'_, '_, '_, T> {
         let scores = &mut self.scores[r];
         scores[pages.start..seen.start].fill(f32::NEG_INFINITY);
         scores[seen.end..pages.end].fill(f32::NEG_INFINITY);
-        let first_page = self.first_page + pages.start / PAGE_TOKENS;
+        let first_page = self.chunk * PAGES + pages.start / PAGE_TOKENS;
         let scores = scores[pages].as_chunks_mut::<LANES>().0;
         let mut most = s.splat(f32::NEG_INFINITY);
         for scores in scores.iter() {
@@ -358,7 +365,7 @@ impl<T: KvElement> Tile<'_, '_, '_, T> {
         while position < positions.end {
             let page = position / PAGE_TOKENS;
             let end = positions.end.min((page + 1) * PAGE_TOKENS);
-            let values = self.kv.values(self.first_page + page);
+            let values = self.pages.values(self.first_page + page);
             for position in position..end {
                 let v = kv::load(s, &values[position % PAGE_TOKENS * hd..][elements.clone()]);
                 for r in 0..R {

@@ -121,7 +121,7 @@ pub struct KvPages<'a, T> {
     pub scales: Option<KvScales<'a>>,
 }
 
-impl<'a, T> KvPages<'a, T> {
+impl<'a, T: KvElement> KvPages<'a, T> {
     #[inline(always)]
     pub(super) fn keys(&self, page: usize) -> &'a [T] {
         self.slice(page, self.k_offset)
@@ -152,44 +152,39 @@ impl<'a, T> KvPages<'a, T> {
 
     #[inline(always)]
     fn scales_at(&self, page: usize, offset: usize) -> Option<&'a [f32; PAGE_TOKENS]> {
+        // Known where this is compiled: types without scales pay nothing for those with.
+        if T::PAGE_SCALES == 0 {
+            return None;
+        }
         let KvScales { data, stride, offset: first } = self.scales?;
         let at = self.table[page] as usize * stride + first + offset;
         Some(data[at..].first_chunk().expect("scales of every page of the table"))
     }
 }
 
-/// A chunk of keys and values in single precision, with their scales apart: the products are those of the codes.
-#[derive(Default)]
-pub(super) struct Wide {
-    /// All keys, then all values.
-    data: Vec<f32>,
-    scales: Vec<f32>,
-}
-
 /// Copies pages `pages` of the chunk that begins with page `first` into `wide`, in single precision: page `i` of the result
-/// is page `first + i`; `in_order` counts up from zero.
+/// is page `first + i`. First all keys, then all values; `in_order` counts up from zero. Scales are not applied: the products
+/// are those of the codes, as without widening.
 pub(super) fn widen<'w, T: KvElement>(
     isa: Isa,
     kv: &KvPages<'_, T>,
     first: usize,
     pages: Range<usize>,
-    wide: &'w mut Wide,
+    wide: &'w mut Vec<f32>,
     in_order: &'w [u32],
 ) -> KvPages<'w, f32> {
     let len = kv.head_dim * PAGE_TOKENS;
-    let Wide { data, scales } = wide;
-    data.resize(in_order.len() * 2 * len, 0.0);
-    scales.resize(in_order.len() * T::PAGE_SCALES, 0.0);
-    let (keys, values) = data.split_at_mut(in_order.len() * len);
-    isa.run(Widen { kv, first, pages, keys, values, scales });
+    wide.resize(in_order.len() * 2 * len, 0.0);
+    let (keys, values) = wide.split_at_mut(in_order.len() * len);
+    isa.run(Widen { kv, first, pages, keys, values });
     KvPages {
-        data,
+        data: wide,
         table: in_order,
         page_stride: len,
         k_offset: 0,
         v_offset: in_order.len() * len,
         head_dim: kv.head_dim,
-        scales: kv.scales.map(|_| KvScales { data: scales, stride: T::PAGE_SCALES, offset: 0 }),
+        scales: None,
     }
 }
 
@@ -199,7 +194,6 @@ struct Widen<'a, T> {
     pages: Range<usize>,
     keys: &'a mut [f32],
     values: &'a mut [f32],
-    scales: &'a mut [f32],
 }
 
 impl<T: KvElement> Kernel for Widen<'_, T> {
@@ -216,11 +210,6 @@ impl<T: KvElement> Kernel for Widen<'_, T> {
                 for (from, to) in from.as_chunks().0.iter().zip(to.as_chunks_mut().0) {
                     s.store(to, T::load(s, from));
                 }
-            }
-            let from = [self.kv.key_scales(self.first + page), self.kv.value_scales(self.first + page)];
-            let scales = &mut self.scales[page * T::PAGE_SCALES..][..T::PAGE_SCALES];
-            for (from, to) in from.into_iter().flatten().zip(scales.as_chunks_mut().0) {
-                *to = *from;
             }
         }
     }
