@@ -14,7 +14,6 @@ use anyhow::{Context, anyhow};
 use clap::builder::RangedU64ValueParser;
 use serde::Serialize;
 use serde_json::{Value, json};
-
 use wharf_api::config::KvCacheDtype;
 
 use self::interrupts::Signals;

@@ -1,8 +1,8 @@
 //! Prints the logits of a text's every position, window after window, for comparison with other engines.
 //!
 //! `logits MODEL TOKENS WINDOW [CHUNK [KV]]`: TOKENS is a file of little-endian u32, each window of WINDOW tokens is scored from
-//! an empty context in chunks of CHUNK (default WINDOW), keys and values stored as KV (default f16). Standard output: the vocabulary size as u32, then one row of
-//! little-endian f32 per token.
+//! an empty context in chunks of CHUNK (default WINDOW), keys and values stored as KV (default f16). Standard output: the
+//! vocabulary size as u32, then one row of little-endian f32 per token.
 
 use std::io::Write as _;
 use std::path::Path;
