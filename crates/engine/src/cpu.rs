@@ -13,7 +13,7 @@ mod rope;
 mod weights;
 
 use half::vec::HalfBitsVecExt as _;
-use wharf_kernels::{Isa, Team, matmul, ops};
+use wharf_kernels::{Isa, Store, Team, matmul, ops};
 use wharf_model::{Model, ModelConfig};
 
 use crate::backend::{BLOCK_TOKENS, Backend, BackendError, Chunk, Logits};
@@ -203,19 +203,12 @@ impl Backend for CpuBackend {
         if rows.is_empty() {
             return Ok(());
         }
-        let mut last = vec![0.0; rows.len() * hidden];
-        for (row, out) in rows.iter().zip(last.chunks_mut(hidden)) {
-            ops::rms_norm(
-                isa,
-                &buffers.x[row * hidden..(row + 1) * hidden],
-                &weights.output_norm,
-                config.norm_eps,
-                out,
-            );
-        }
-        let input = &mut buffers.input;
-        input.fill(isa, team, &last, rows.len(), hidden, weights.output.input());
-        matmul(isa, team, input, &weights.output, &mut logits.data, config.vocab_size);
+        let Buffers { input, x, .. } = buffers;
+        let (output, norm) = (&weights.output, &weights.output_norm);
+        input.fill_with(isa, team, rows.len(), hidden, output.input(), &|index, to| {
+            ops::rms_norm(isa, &x[rows[index] * hidden..][..hidden], norm, config.norm_eps, to);
+        });
+        matmul(isa, team, input, output, &mut logits.data, config.vocab_size, Store::Set);
         team.for_each_chunk(&mut logits.data, config.vocab_size, 1, &|_, row| {
             if config.logit_scale != 1.0 {
                 ops::scale(isa, row, config.logit_scale);

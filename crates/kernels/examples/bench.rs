@@ -8,7 +8,7 @@ use std::{hint::black_box, time::Instant};
 
 use half::f16;
 use wharf_kernels::{
-    DType, Input, Isa, PackedMatrix, Part, Team,
+    DType, Input, Isa, PackedMatrix, Part, Store, Team,
     attention::{KvPages, PAGE_TOKENS, Queries, Scratch, attend, attend_chunk, merge, partial_len},
     block, matmul,
 };
@@ -269,7 +269,7 @@ fn products(isa: Isa, team: &Team, peaks: &Peaks) {
                 let (mut input, mut y) = (Input::new(), vec![0.0; m * n]);
                 let seconds = best(0.15, || {
                     input.fill(isa, team, &x, m, k, w.input());
-                    matmul(isa, team, &input, &w, &mut y, n);
+                    matmul(isa, team, &input, &w, &mut y, n, Store::Set);
                 });
                 let gmacs = (m * k * n) as f64 / seconds / 1e9;
                 let peak = if dtype == DType::F16 { peaks.float } else { peaks.int8 };

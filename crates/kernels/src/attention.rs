@@ -266,25 +266,54 @@ impl<T: KvElement, P: KvElement> Tile<'_, '_, '_, T, P> {
         R
     }
 
-    /// Scores of every position of some pages, seen or not.
+    /// Scores of every position of some pages, seen or not. As many pages at once as there are registers for: a sum alone waits
+    /// for itself at every element of the head.
     #[inline(always)]
-    fn score<S: Simd, const R: usize>(&mut self, s: S, pages: Range<usize>) {
+    fn score<S: Simd, const R: usize>(&mut self, s: S, mut pages: Range<usize>) {
+        if 4 * R <= S::SUMS {
+            while pages.len() >= 4 {
+                self.score_pages::<S, R, 4>(s, pages.start);
+                pages.start += 4;
+            }
+        }
+        if 2 * R <= S::SUMS {
+            while pages.len() >= 2 {
+                self.score_pages::<S, R, 2>(s, pages.start);
+                pages.start += 2;
+            }
+        }
+        for page in pages {
+            self.score_pages::<S, R, 1>(s, page);
+        }
+    }
+
+    /// Scores of `N` pages from `first` on.
+    #[inline(always)]
+    fn score_pages<S: Simd, const R: usize, const N: usize>(&mut self, s: S, first: usize) {
         let hd = self.kv.head_dim;
         let q: [&[f32]; R] = std::array::from_fn(|r| &self.queries.q[(self.row + r) * hd..][..hd]);
-        for page in pages {
-            let keys = self.pages.keys(self.first_page + page);
-            let mut sums = [s.splat(0.0); R];
-            for (d, keys) in keys.as_chunks::<PAGE_TOKENS>().0.iter().enumerate() {
-                let keys = P::load(s, keys);
-                for r in 0..R {
-                    sums[r] = s.fma(s.splat(q[r][d]), keys, sums[r]);
+        let keys: [&[[P; PAGE_TOKENS]]; N] =
+            std::array::from_fn(|n| &self.pages.keys(self.first_page + first + n).as_chunks().0[..hd]);
+        let mut sums = [[s.splat(0.0); N]; R];
+        for d in 0..hd {
+            let mut k = [s.splat(0.0); N];
+            for n in 0..N {
+                k[n] = P::load(s, &keys[n][d]);
+            }
+            for r in 0..R {
+                let q = s.splat(q[r][d]);
+                for n in 0..N {
+                    sums[r][n] = s.fma(q, k[n], sums[r][n]);
                 }
             }
+        }
+        for n in 0..N {
+            let page = first + n;
             let scales = self.kv.key_scales(self.chunk * PAGES + page);
             for r in 0..R {
                 let sum = match scales {
-                    Some(scales) => s.mul(sums[r], s.load(scales)),
-                    None => sums[r],
+                    Some(scales) => s.mul(sums[r][n], s.load(scales)),
+                    None => sums[r][n],
                 };
                 let sum = match self.queries.softcap {
                     Some(most) => cap(s, sum, most),
@@ -330,7 +359,20 @@ impl<T: KvElement, P: KvElement> Tile<'_, '_, '_, T, P> {
             return;
         }
         let hd = self.kv.head_dim;
-        for at in (0..hd).step_by(LANES) {
+        let mut done = 0;
+        if 4 * R <= S::SUMS {
+            while hd - done >= 4 * LANES {
+                self.values_of::<S, R, 4>(s, first, positions.clone(), done);
+                done += 4 * LANES;
+            }
+        }
+        if 2 * R <= S::SUMS {
+            while hd - done >= 2 * LANES {
+                self.values_of::<S, R, 2>(s, first, positions.clone(), done);
+                done += 2 * LANES;
+            }
+        }
+        for at in (done..hd).step_by(LANES) {
             let width = LANES.min(hd - at);
             let row = |r: usize| (self.row + first + r) * hd + at;
             let mut sums = [s.splat(0.0); R];
@@ -346,6 +388,51 @@ impl<T: KvElement, P: KvElement> Tile<'_, '_, '_, T, P> {
             }
             for r in 0..R {
                 store_part(s, &mut self.partial.values[row(r)..][..width], sums[r]);
+            }
+        }
+    }
+
+    /// As [`Tile::values`], for `N` vectors of elements of the head from `at` on: a weight is read once for all of them.
+    #[inline(always)]
+    fn values_of<S: Simd, const R: usize, const N: usize>(
+        &mut self,
+        s: S,
+        first: usize,
+        positions: Range<usize>,
+        at: usize,
+    ) {
+        let hd = self.kv.head_dim;
+        let row = |r: usize| (self.row + first + r) * hd + at;
+        let mut sums = [[s.splat(0.0); N]; R];
+        for r in 0..R {
+            for (n, from) in self.partial.values[row(r)..].as_chunks().0[..N].iter().enumerate() {
+                sums[r][n] = s.load(from);
+            }
+        }
+        let mut position = positions.start;
+        while position < positions.end {
+            let page = position / PAGE_TOKENS;
+            let end = positions.end.min((page + 1) * PAGE_TOKENS);
+            let values = &self.pages.values(self.first_page + page)[position % PAGE_TOKENS * hd..];
+            let weights: [&[f32]; R] = std::array::from_fn(|r| &self.scores[first + r][position..end]);
+            for (i, values) in values.chunks_exact(hd).take(end - position).enumerate() {
+                let values: &[[P; LANES]] = &values[at..].as_chunks().0[..N];
+                let mut v = [s.splat(0.0); N];
+                for n in 0..N {
+                    v[n] = P::load(s, &values[n]);
+                }
+                for r in 0..R {
+                    let weight = s.splat(weights[r][i]);
+                    for n in 0..N {
+                        sums[r][n] = s.fma(weight, v[n], sums[r][n]);
+                    }
+                }
+            }
+            position = end;
+        }
+        for r in 0..R {
+            for (n, to) in self.partial.values[row(r)..].as_chunks_mut().0[..N].iter_mut().enumerate() {
+                s.store(to, sums[r][n]);
             }
         }
     }

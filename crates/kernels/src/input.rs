@@ -3,12 +3,13 @@
 //! Thirty-two consecutive activations share the scale `max|x| / 127`, kept in single precision; ties round
 //! to even. A block with an infinity or NaN in it gets a NaN scale, so that the product shows it. A block
 //! whose magnitudes are all below 1e-30 is zero.
+#![expect(unsafe_code, reason = "views lines as bytes and bytes as blocks")]
 
 use crate::{
     Isa, Team,
     block::Format,
     isa::Kernel,
-    simd::{CodeRange, Simd, WideBlock, XBlock},
+    simd::{CodeRange, Simd, WideBlock, XBlock, tile_rows},
 };
 
 /// The forms of activations that a matrix product reads.
@@ -48,14 +49,20 @@ impl InputKind {
 }
 
 /// Activations of some rows, in a buffer that is filled again and again.
+///
+/// Blocks lie in the order in which a product reads them: the rows of a register tile (see `tile_rows`) side by side, block
+/// after block, tile after tile.
 pub struct Input {
     rows: usize,
     k: usize,
     kind: InputKind,
     isa: Isa,
     float: Vec<f32>,
-    blocks: Vec<XBlock>,
+    /// Bytes of `XBlock`s.
+    blocks: Vec<Line>,
     wide: Vec<WideBlock>,
+    /// A row of floats for each thread.
+    scratch: Vec<Vec<f32>>,
 }
 
 impl Default for Input {
@@ -75,6 +82,7 @@ impl Input {
             float: Vec::new(),
             blocks: Vec::new(),
             wide: Vec::new(),
+            scratch: Vec::new(),
         }
     }
 
@@ -94,36 +102,91 @@ impl Input {
     /// When `x` is not `rows · k` long, or `kind` comes from a quantised matrix and `k` is no multiple of 32.
     pub fn fill(&mut self, isa: Isa, team: &Team, x: &[f32], rows: usize, k: usize, kind: InputKind) {
         assert_eq!(x.len(), rows * k, "activations of {rows} rows of {k}");
+        self.fill_with(isa, team, rows, k, kind, &|row, to| to.copy_from_slice(&x[row * k..][..k]));
+    }
+
+    /// As [`Input::fill`], with rows that `make(row, to)` computes: what they are made of is read once, and what they are as
+    /// floats never leaves the cache.
+    ///
+    /// # Panics
+    /// When `kind` comes from a quantised matrix and `k` is no multiple of 32.
+    pub fn fill_with(
+        &mut self,
+        isa: Isa,
+        team: &Team,
+        rows: usize,
+        k: usize,
+        kind: InputKind,
+        make: &(dyn Fn(usize, &mut [f32]) + Sync),
+    ) {
         (self.rows, self.k, self.kind, self.isa) = (rows, k, kind, isa);
         self.float.clear();
         if kind.float {
-            self.float.extend_from_slice(x);
+            self.float.resize(rows * k, 0.0);
+            team.for_each_chunk(&mut self.float, k, ROW_GRAIN, make);
         }
         if !kind.quantized {
             return;
         }
         assert!(k.is_multiple_of(32), "activations of a quantised matrix are whole blocks");
-        let blocks = rows * k / 32;
-        let wide = if kind.bytes && isa.wide() { blocks } else { 0 };
-        self.blocks.resize(blocks, XBlock::default());
+        let most = isa.tile_rows();
+        let row_blocks = k / 32;
+        self.blocks.resize((rows * row_blocks * BLOCK_BYTES).div_ceil(64), Line([0; 64]));
+        self.scratch.resize_with(team.threads(), Vec::new);
+        let float = &self.float;
+        let bytes = &mut bytes_mut(&mut self.blocks)[..rows * row_blocks * BLOCK_BYTES];
+        let row_bytes = row_blocks * BLOCK_BYTES;
+        team.for_each_chunk_with(
+            &mut self.scratch,
+            bytes,
+            most * row_bytes,
+            ROW_GRAIN.div_ceil(most),
+            &|scratch, chunk, mut bytes| {
+                let mut row = chunk * most;
+                while !bytes.is_empty() {
+                    let tile = tile_rows(bytes.len() / row_bytes, most);
+                    let (to, rest) = std::mem::take(&mut bytes).split_at_mut(tile * row_bytes);
+                    bytes = rest;
+                    for lane in 0..tile {
+                        let x = if kind.float {
+                            &float[(row + lane) * k..][..k]
+                        } else {
+                            scratch.resize(k, 0.0);
+                            make(row + lane, scratch);
+                            &scratch[..]
+                        };
+                        let quantize = Quantize { x: x.as_chunks().0, out: &mut *to, lane };
+                        match tile {
+                            16 => isa.run(QuantizeTo::<16>(quantize)),
+                            8 => isa.run(QuantizeTo::<8>(quantize)),
+                            6 => isa.run(QuantizeTo::<6>(quantize)),
+                            4 => isa.run(QuantizeTo::<4>(quantize)),
+                            2 => isa.run(QuantizeTo::<2>(quantize)),
+                            _ => isa.run(QuantizeTo::<1>(quantize)),
+                        }
+                    }
+                    row += tile;
+                }
+            },
+        );
+        let wide = if kind.bytes && isa.wide() { rows * row_blocks } else { 0 };
         self.wide.resize(wide, WideBlock::default());
-        // Below a few rows waking the team costs more than it saves.
-        const GRAIN: usize = 256;
-        let x = x.as_chunks::<32>().0;
-        if wide == 0 {
-            team.for_each_chunk(&mut self.blocks, GRAIN, 1, &|at, out| {
-                isa.run(Quantize { x: &x[at * GRAIN..][..out.len()], out, wide: &mut [] });
-            });
-        } else {
-            team.for_each_chunk_pair(
-                (&mut self.blocks, GRAIN),
-                (&mut self.wide, GRAIN),
-                1,
-                &|at, out, wide| {
-                    isa.run(Quantize { x: &x[at * GRAIN..][..out.len()], out, wide });
-                },
-            );
-        }
+        let bytes = bytes_of(&self.blocks);
+        team.for_each_chunk(&mut self.wide, most * row_blocks, 1, &|chunk, mut wide| {
+            let mut bytes = &bytes[chunk * most * row_bytes..];
+            while !wide.is_empty() {
+                let tile = tile_rows(wide.len() / row_blocks, most);
+                let (to, rest) = std::mem::take(&mut wide).split_at_mut(tile * row_blocks);
+                wide = rest;
+                // The bytes of a block begin with those of its activations.
+                for (to, block) in to.chunks_exact_mut(tile).zip(bytes.chunks_exact(tile * BLOCK_BYTES)) {
+                    for (to, q) in to.iter_mut().zip(block.as_chunks::<32>().0) {
+                        *to = WideBlock::new(&q.map(|q| q as i8));
+                    }
+                }
+                bytes = &bytes[tile * row_bytes..];
+            }
+        });
     }
 
     /// Row `row` as floats.
@@ -132,58 +195,99 @@ impl Input {
         &self.float[row * self.k..][..self.k]
     }
 
-    /// Row `row` as blocks.
+    /// The blocks of the tile of `R` rows that begins with row `row`.
     #[inline(always)]
-    pub(crate) fn block_row(&self, row: usize) -> &[XBlock] {
-        &self.blocks[row * (self.k / 32)..][..self.k / 32]
+    pub(crate) fn tile<const R: usize>(&self, row: usize) -> &[XBlock<R>] {
+        let row_bytes = self.k / 32 * BLOCK_BYTES;
+        let bytes = &bytes_of(&self.blocks)[row * row_bytes..][..R * row_bytes];
+        // SAFETY: lines are aligned and a row's bytes are a multiple of four, the alignment of a block; any bytes are a block,
+        // and `R` rows of a row's blocks are `k / 32` blocks of `R` rows.
+        unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast(), self.k / 32) }
     }
 
-    /// Row `row` as 16-bit numbers; empty when the instruction set does not read them.
+    /// The same as 16-bit numbers; empty when the instruction set does not read them.
     #[inline(always)]
-    pub(crate) fn wide_row(&self, row: usize) -> &[WideBlock] {
-        if self.wide.is_empty() { &[] } else { &self.wide[row * (self.k / 32)..][..self.k / 32] }
+    pub(crate) fn wide_tile<const R: usize>(&self, row: usize) -> &[[WideBlock; R]] {
+        if self.wide.is_empty() {
+            &[]
+        } else {
+            self.wide[row * (self.k / 32)..][..R * (self.k / 32)].as_chunks().0
+        }
     }
 
     /// Whether it holds the forms that a matrix reads on `isa`.
     pub(crate) fn serves(&self, isa: Isa, kind: InputKind) -> bool {
-        self.kind.covers(kind) && (!kind.bytes || !isa.wide() || self.isa.wide())
+        self.kind.covers(kind) && (!kind.quantized || self.isa == isa)
     }
 }
 
-struct Quantize<'a> {
-    x: &'a [[f32; 32]],
-    out: &'a mut [XBlock],
-    wide: &'a mut [WideBlock],
+/// Rows that a thread claims at once, so that claiming is cheap against quantising them.
+const ROW_GRAIN: usize = 4;
+
+/// Bytes of a block for each of its rows.
+const BLOCK_BYTES: usize = size_of::<XBlock<1>>();
+
+/// What blocks of any number of rows are kept in.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([u8; 64]);
+
+fn bytes_of(lines: &[Line]) -> &[u8] {
+    // SAFETY: a line is 64 initialised bytes without padding.
+    unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), size_of_val(lines)) }
 }
 
-impl Kernel for Quantize<'_> {
+fn bytes_mut(lines: &mut [Line]) -> &mut [u8] {
+    // SAFETY: as in `bytes_of`; any bytes are lines.
+    unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), size_of_val(lines)) }
+}
+
+/// Quantises one row.
+struct Quantize<'a> {
+    x: &'a [[f32; 32]],
+    /// The blocks of a tile.
+    out: &'a mut [u8],
+    /// Row of the tile.
+    lane: usize,
+}
+
+/// As a row of a tile of `R`.
+struct QuantizeTo<'a, const R: usize>(Quantize<'a>);
+
+impl<const R: usize> Kernel for QuantizeTo<'_, R> {
     type Out = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        for (x, out) in self.x.iter().zip(self.out.iter_mut()) {
+        let Quantize { x, out, lane } = self.0;
+        assert!(
+            lane < R && out.len() == x.len() * size_of::<XBlock<R>>(),
+            "a block of the tile for every 32 activations"
+        );
+        let out = out.as_mut_ptr().cast::<XBlock<R>>();
+        for (i, x) in x.iter().enumerate() {
+            // SAFETY: as many blocks were just checked to exist; where they begin is a multiple of four, as in `Input::tile`.
+            let out = unsafe { &mut *out.add(i) };
             let halves = x.as_chunks::<16>().0;
             let (a, b) = (s.load(&halves[0]), s.load(&halves[1]));
             let most = s.largest(s.max(s.abs(a), s.abs(b)));
             // Zero times a number is zero, but not times an infinity or NaN.
             let zero = s.splat(0.0);
             let spoilt = s.sum(s.fma(a, zero, s.mul(b, zero)));
-            *out = XBlock::default();
+            let (mut scale, mut weighted) = (0.0, 0.0);
+            let (mut sums, mut q) = ([0; 2], [0; 32]);
             if spoilt != 0.0 {
-                (out.scale, out.weighted) = (f32::NAN, f32::NAN);
+                (scale, weighted) = (f32::NAN, f32::NAN);
             } else if most >= 1e-30 {
-                out.scale = most / 127.0;
+                scale = most / 127.0;
                 let inverse = s.splat(127.0 / most);
-                let halves = out.q.as_chunks_mut::<16>().0;
-                for (i, (x, to)) in [a, b].into_iter().zip(halves).enumerate() {
+                for (i, (x, to)) in [a, b].into_iter().zip(q.as_chunks_mut::<16>().0).enumerate() {
                     s.store_i8(to, s.mul(x, inverse));
-                    out.sums[i] = to.iter().map(|q| i16::from(*q)).sum();
+                    sums[i] = to.iter().map(|q| i16::from(*q)).sum();
                 }
-                out.weighted = out.scale * f32::from(out.sums[0] + out.sums[1]);
+                weighted = scale * f32::from(sums[0] + sums[1]);
             }
-        }
-        for (wide, block) in self.wide.iter_mut().zip(self.out.iter()) {
-            *wide = WideBlock::new(&block.q);
+            (out.q[lane], out.scale[lane], out.weighted[lane], out.sums[lane]) = (q, scale, weighted, sums);
         }
     }
 }
@@ -192,11 +296,11 @@ impl Kernel for Quantize<'_> {
 mod tests {
     use super::*;
 
-    fn quantized(isa: Isa, x: &[f32; 32]) -> XBlock {
+    fn quantized(isa: Isa, x: &[f32; 32]) -> XBlock<1> {
         let mut input = Input::new();
         let kind = InputKind { float: false, quantized: true, bytes: false };
         input.fill(isa, &Team::new(1), x, 1, 32, kind);
-        input.blocks[0]
+        input.tile::<1>(0)[0]
     }
 
     #[test]
@@ -206,10 +310,10 @@ mod tests {
             (x[0], x[1], x[2], x[17]) = (127.0, 0.5, 1.5, -127.0);
             let block = quantized(isa, &x);
             assert_eq!(
-                (block.scale, block.q[0], block.q[1], block.q[2], block.q[17]),
+                (block.scale[0], block.q[0][0], block.q[0][1], block.q[0][2], block.q[0][17]),
                 (1.0, 127, 0, 2, -127)
             );
-            assert_eq!(block.sums, [129, -127]);
+            assert_eq!(block.sums[0], [129, -127]);
         }
     }
 
@@ -220,7 +324,7 @@ mod tests {
                 for at in 0..32 {
                     let mut x = [1.0; 32];
                     x[at] = bad;
-                    assert!(quantized(isa, &x).scale.is_nan(), "{isa} {bad} at {at}");
+                    assert!(quantized(isa, &x).scale[0].is_nan(), "{isa} {bad} at {at}");
                 }
             }
         }
@@ -231,7 +335,7 @@ mod tests {
         for isa in Isa::available() {
             for x in [0.0, -0.0, 1e-40, 9e-31] {
                 let block = quantized(isa, &[x; 32]);
-                assert_eq!((block.scale, block.q, block.sums), (0.0, [0; 32], [0; 2]));
+                assert_eq!((block.scale[0], block.q[0], block.sums[0]), (0.0, [0; 32], [0; 2]));
             }
         }
     }

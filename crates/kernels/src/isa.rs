@@ -6,10 +6,10 @@
 
 use std::fmt;
 
-use crate::simd::Simd;
 use crate::simd::scalar::Scalar;
+use crate::simd::{Many, Simd};
 #[cfg(target_arch = "x86_64")]
-use crate::simd::{avx2::Avx2, avx512::Avx512};
+use crate::simd::{amx, avx2::Avx2, avx512::Avx512};
 
 /// An instruction set that this CPU has. Results do not depend on it.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -21,7 +21,9 @@ enum Kind {
     #[cfg(target_arch = "x86_64")]
     Avx2(Avx2),
     #[cfg(target_arch = "x86_64")]
-    Avx512(Avx512),
+    Avx512(Avx512<false>),
+    #[cfg(target_arch = "x86_64")]
+    Amx(Avx512<true>),
 }
 
 impl Isa {
@@ -41,11 +43,12 @@ impl Isa {
         {
             found.extend(Avx2::detect().map(|proof| Isa(Kind::Avx2(proof))));
             found.extend(Avx512::detect().map(|proof| Isa(Kind::Avx512(proof))));
+            found.extend(amx::detect().map(|proof| Isa(Kind::Amx(proof))));
         }
         found
     }
 
-    /// `scalar`, `avx2` or `avx512-vnni`.
+    /// `scalar`, `avx2`, `avx512-vnni` or `avx512-amx`.
     pub fn name(self) -> &'static str {
         match self.0 {
             Kind::Scalar => "scalar",
@@ -53,6 +56,8 @@ impl Isa {
             Kind::Avx2(_) => "avx2",
             #[cfg(target_arch = "x86_64")]
             Kind::Avx512(_) => "avx512-vnni",
+            #[cfg(target_arch = "x86_64")]
+            Kind::Amx(_) => "avx512-amx",
         }
     }
 
@@ -63,13 +68,17 @@ impl Isa {
 
     /// Whether products of byte weights read 16-bit activations.
     pub(crate) fn wide(self) -> bool {
-        match self.0 {
-            Kind::Scalar => Scalar::WIDE,
-            #[cfg(target_arch = "x86_64")]
-            Kind::Avx2(_) => Avx2::WIDE,
-            #[cfg(target_arch = "x86_64")]
-            Kind::Avx512(_) => Avx512::WIDE,
-        }
+        self.run(Wide)
+    }
+
+    /// Rows of activations that a register tile holds at most.
+    pub(crate) fn tile_rows(self) -> usize {
+        self.run(TileRows)
+    }
+
+    /// What becomes of a panel that many rows share.
+    pub(crate) fn many(self) -> Many {
+        self.run(WhatOfMany)
     }
 
     /// Runs `kernel` compiled for this instruction set.
@@ -83,13 +92,43 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
             Kind::Avx512(proof) => unsafe { run_avx512(proof, kernel) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
+            Kind::Amx(proof) if K::TILES => unsafe { run_avx512(proof, kernel) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
+            Kind::Amx(proof) => unsafe { run_avx512(proof.without_matrix_unit(), kernel) },
         }
     }
 }
 
+/// A constant of the instruction set.
+macro_rules! constant {
+    ($name:ident, $constant:ident: $type:ty) => {
+        struct $name;
+
+        impl Kernel for $name {
+            const TILES: bool = true;
+            type Out = $type;
+
+            #[inline(always)]
+            fn run<S: Simd>(self, _: S) -> $type {
+                S::$constant
+            }
+        }
+    };
+}
+
+constant!(TileRows, ROWS: usize);
+constant!(WhatOfMany, MANY: Many);
+constant!(Wide, WIDE: bool);
+
 /// An algorithm over sixteen lanes. `run` must be `#[inline(always)]`, and so must everything hot below it:
 /// what is not inlined into the function that enables the instructions is compiled without them.
 pub(crate) trait Kernel {
+    /// Whether it reads activations in register tiles, whose order a matrix unit changes. Any other kernel is the same with
+    /// and without such a unit, and is compiled once for both.
+    const TILES: bool = false;
     /// What it returns.
     type Out;
     /// The algorithm.
@@ -104,7 +143,7 @@ fn run_avx2<K: Kernel>(proof: Avx2, kernel: K) -> K::Out {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-fn run_avx512<K: Kernel>(proof: Avx512, kernel: K) -> K::Out {
+fn run_avx512<K: Kernel, const MATRIX: bool>(proof: Avx512<MATRIX>, kernel: K) -> K::Out {
     kernel.run(proof)
 }
 

@@ -26,6 +26,6 @@ pub mod team;
 pub use dtype::DType;
 pub use input::{Input, InputKind};
 pub use isa::Isa;
-pub use matmul::matmul;
+pub use matmul::{Store, matmul};
 pub use matrix::{PackError, PackedMatrix, Part};
 pub use team::Team;

@@ -133,6 +133,11 @@ impl PackedMatrix {
         part.unpack_row(self.panel_bytes(part, at / LANES), at % LANES, out);
     }
 
+    /// Formats of the parts; `None` for floats.
+    pub(crate) fn formats(&self) -> impl Iterator<Item = Option<Format>> {
+        self.parts.iter().map(|part| Format::of(part.dtype))
+    }
+
     /// Panels of all parts.
     pub(crate) fn panels(&self) -> usize {
         self.parts.iter().map(|part| part.panels).sum()

@@ -9,6 +9,8 @@ pub(crate) use crate::block::Scales;
 use crate::matrix::QuantLayout;
 
 #[cfg(target_arch = "x86_64")]
+pub(crate) mod amx;
+#[cfg(target_arch = "x86_64")]
 pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
@@ -23,18 +25,52 @@ pub(crate) const NIBBLE_BLOCK: usize = 256;
 /// Bytes of 32 inputs by 16 outputs with one weight to a byte.
 pub(crate) const BYTE_BLOCK: usize = 512;
 
-/// Thirty-two activations of one row as signed bytes.
-#[derive(Clone, Copy, Debug, Default)]
+/// Blocks of 32 inputs that a matrix unit multiplies before its sums are looked at: it has room for as many, and with fewer
+/// the two wait for each other.
+pub(crate) const MATRIX_BLOCKS: usize = 4;
+
+/// Rows of activations that it multiplies at once.
+pub(crate) const MATRIX_ROWS: usize = 16;
+
+/// The codes of 32 inputs of 16 outputs with a byte for each, in the order of [`Simd::bytes`]. Whole cache lines: loads across two
+/// of them take twice as long.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub struct ByteBlock(pub(crate) [u8; BYTE_BLOCK]);
+
+/// What a matrix unit has summed: of each block, rows of sixteen outputs.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub struct MatrixSums(pub(crate) [[[i32; LANES]; MATRIX_ROWS]; MATRIX_BLOCKS]);
+
+/// Thirty-two activations of each of `R` rows as signed bytes. What a matrix unit reads at once is 32 bytes for each row
+/// without a gap, so the bytes of all rows come first.
+#[derive(Clone, Copy, Debug)]
 #[repr(C)]
-pub struct XBlock {
-    /// `x ≈ scale · q`.
-    pub(crate) scale: f32,
-    /// Sums of `q[..16]` and `q[16..]`.
-    pub(crate) sums: [i16; 2],
-    /// `scale` times both sums.
-    pub(crate) weighted: f32,
+pub struct XBlock<const R: usize> {
     /// In `-127..=127`.
-    pub(crate) q: [i8; 32],
+    pub(crate) q: [[i8; 32]; R],
+    /// `x ≈ scale · q`.
+    pub(crate) scale: [f32; R],
+    /// `scale` times both sums.
+    pub(crate) weighted: [f32; R],
+    /// Sums of `q[..16]` and `q[16..]`.
+    pub(crate) sums: [[i16; 2]; R],
+}
+
+impl<const R: usize> XBlock<R> {
+    /// `-zero` times the sums of both halves of a row.
+    #[inline(always)]
+    pub(crate) fn bias(&self, row: usize, zero: i16) -> [i32; 2] {
+        self.sums[row].map(|sum| -i32::from(zero) * i32::from(sum))
+    }
+}
+
+/// Rows of the next register tile when `left` rows are left and a tile has at most `most`. Activations lie in the order of
+/// these tiles, so whoever fills them and whoever reads them must cut alike.
+#[inline(always)]
+pub(crate) fn tile_rows(left: usize, most: usize) -> usize {
+    [most, 8, 4, 2].into_iter().find(|rows| *rows <= left.min(most)).unwrap_or(1)
 }
 
 /// The `q` of an [`XBlock`] as 16-bit numbers: of each four consecutive values first the even two,
@@ -66,6 +102,29 @@ pub enum CodeRange {
     Bits8,
 }
 
+/// What becomes of a panel that many rows share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Many {
+    /// Nothing else than for few rows.
+    Same,
+    /// Codes of four bits are unpacked once for all tiles, not once for each.
+    Unpack,
+    /// Its codes are unpacked and multiplied by a matrix unit; [`Simd::matrix`] may be called.
+    Matrix,
+}
+
+impl Many {
+    /// Of `rows` rows, how many are computed so: the first.
+    pub(crate) fn rows(self, format: Option<Format>, rows: usize) -> usize {
+        let Some(Format { range, halves, .. }) = format else { return 0 };
+        match self {
+            Many::Unpack if range == CodeRange::Bits4 && rows >= MATRIX_ROWS => rows,
+            Many::Matrix if !halves => rows / MATRIX_ROWS * MATRIX_ROWS,
+            Many::Same | Many::Unpack | Many::Matrix => 0,
+        }
+    }
+}
+
 /// A quantised type as constants.
 pub trait QuantWeights {
     /// What its blocks mean.
@@ -83,8 +142,14 @@ pub trait Simd: Copy + Send + Sync {
     type F: Copy;
     /// Sixteen `i32`.
     type I: Copy;
-    /// Rows of activations that a register tile holds at most.
+    /// What keeps a matrix unit ready.
+    type Tiles;
+    /// Rows of activations that a register tile holds at most: 16, 8, 6 or 4.
     const ROWS: usize;
+    /// Float vectors that stay in registers as sums beside what is added to them.
+    const SUMS: usize;
+    /// What becomes of a panel that many rows share.
+    const MANY: Many;
     /// Whether products of byte weights read [`WideBlock`]s.
     const WIDE: bool;
 
@@ -124,15 +189,33 @@ pub trait Simd: Copy + Send + Sync {
     /// Largest lane, found by folding in the same tree with [`Simd::max`].
     fn largest(self, x: Self::F) -> f32;
 
-    /// Sums over 32 inputs of 16 outputs by `R` rows, weights two to a byte: vector `g` (64 bytes) holds
-    /// in byte `4·o + j` the weight of output `o` for input `4·g + j` (low half) and `16 + 4·g + j`
-    /// (high half). Starts at `init`. With `HALVES` the first result is over inputs `..16` and the
-    /// second over `16..`; without, the first holds the whole and the second nothing of use.
+    fn load_int(self, x: &[i32; LANES]) -> Self::I;
+
+    /// Makes the matrix unit ready.
+    fn tiles(self) -> Self::Tiles;
+
+    /// `sums[b][r][o] = Σ_i x[b].q[r][i] · w[b]` over the 32 inputs of each of at most [`MATRIX_BLOCKS`] blocks, for
+    /// [`MATRIX_ROWS`] rows by 16 outputs; weights are signed bytes in the order of [`Simd::bytes`].
+    #[inline(always)]
+    fn matrix(
+        self,
+        _x: &[XBlock<MATRIX_ROWS>],
+        _w: &[ByteBlock],
+        _tiles: &mut Self::Tiles,
+        _sums: &mut MatrixSums,
+    ) {
+        unreachable!("callers ask for `Many::Matrix` first")
+    }
+
+    /// `Σ (code - zero) · q` over 32 inputs of 16 outputs by `R` rows, weights two to a byte: vector `g` (64 bytes)
+    /// holds in byte `4·o + j` the weight of output `o` for input `4·g + j` (low half) and `16 + 4·g + j`
+    /// (high half). With `HALVES` the first result is over inputs `..16` and the second over `16..`; without, the
+    /// first holds the whole and the second nothing of use.
     fn nibbles<const R: usize, const HALVES: bool>(
         self,
         w: &[u8; NIBBLE_BLOCK],
-        x: [&XBlock; R],
-        init: [[i32; R]; 2],
+        x: &XBlock<R>,
+        zero: i16,
     ) -> [[Self::I; R]; 2];
 
     /// As [`Simd::nibbles`] with a byte to a weight: vector `g` holds in byte `4·o + j` the weight of
@@ -142,10 +225,19 @@ pub trait Simd: Copy + Send + Sync {
         self,
         w: &[u8; BYTE_BLOCK],
         range: CodeRange,
-        x: [&XBlock; R],
-        wide: [&WideBlock; R],
-        init: [[i32; R]; 2],
+        x: &XBlock<R>,
+        wide: &[WideBlock; R],
+        zero: i16,
     ) -> [[Self::I; R]; 2];
+
+    /// Weights two to a byte as weights of a byte each, less `zero`, in the order of [`Simd::bytes`].
+    #[inline(always)]
+    fn unpack(self, w: &[u8; NIBBLE_BLOCK], zero: u8, to: &mut [u8; BYTE_BLOCK]) {
+        let (low, high) = to.split_at_mut(NIBBLE_BLOCK);
+        for ((both, low), high) in w.iter().zip(low).zip(high) {
+            (*low, *high) = ((both & 15).wrapping_sub(zero), (both >> 4).wrapping_sub(zero));
+        }
+    }
 
     /// `sums[r] += Σ_i weights[r][i] · values[i · stride ..][..16]`, a chain over ascending `i`.
     #[inline(always)]
@@ -168,8 +260,8 @@ pub trait Simd: Copy + Send + Sync {
     #[inline(always)]
     fn panel<Q: QuantWeights, const R: usize>(
         self,
-        _rows: [&[XBlock]; R],
-        _wide: [&[WideBlock]; R],
+        _x: &[XBlock<R>],
+        _wide: &[[WideBlock; R]],
         _panel: &[u8],
     ) -> Option<[Self::F; R]> {
         None

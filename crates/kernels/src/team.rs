@@ -132,22 +132,22 @@ impl Team {
         });
     }
 
-    /// As [`Team::for_each_chunk`] over two slices, each with its chunk length.
+    /// As [`Team::for_each_chunk`], with one of `scratch` lent to each thread.
     ///
     /// # Panics
-    /// When the slices do not have equally many chunks.
-    pub fn for_each_chunk_pair<T: Send, U: Send>(
+    /// When there are fewer scratches than threads.
+    pub fn for_each_chunk_with<S: Send, T: Send>(
         &self,
-        a: (&mut [T], usize),
-        b: (&mut [U], usize),
+        scratch: &mut [S],
+        data: &mut [T],
+        chunk: usize,
         grain: usize,
-        f: &(impl Fn(usize, &mut [T], &mut [U]) + Sync),
+        f: &(dyn Fn(&mut S, usize, &mut [T]) + Sync),
     ) {
-        let (a, b) = (Chunks::new(a.0, a.1), Chunks::new(b.0, b.1));
-        assert_eq!(a.count(), b.count(), "chunks of both slices");
-        self.claim(a.count(), grain, &|_, range| {
+        let chunks = Chunks::new(data, chunk);
+        self.for_each_with(scratch, chunks.count(), grain, &|scratch, range| {
             // SAFETY: every index is claimed once.
-            range.for_each(|index| f(index, unsafe { a.get(index) }, unsafe { b.get(index) }));
+            range.for_each(|index| f(scratch, index, unsafe { chunks.get(index) }));
         });
     }
 

@@ -1,7 +1,7 @@
 //! One decoder layer over all rows of a pass.
 
 use wharf_kernels::attention::{KvElement, write_kv};
-use wharf_kernels::{Input, Isa, Team, matmul, ops};
+use wharf_kernels::{Input, Isa, Store, Team, matmul, ops};
 use wharf_model::ModelConfig;
 use wharf_model::config::{Activation, RopeLayout};
 
@@ -14,8 +14,7 @@ use super::weights::{LayerWeights, Linear};
 pub(super) struct Buffers {
     /// Residual stream: `(rows, hidden)`.
     pub(super) x: Vec<f32>,
-    /// A block's input after its norm, and its output before the residual add: `(rows, hidden)`.
-    normed: Vec<f32>,
+    /// A block's output where a norm or a bias stands between it and the residual stream: `(rows, hidden)`.
     branch: Vec<f32>,
     /// `(rows, q + k + v)`.
     qkv: Vec<f32>,
@@ -23,8 +22,6 @@ pub(super) struct Buffers {
     attended: Vec<f32>,
     /// `(rows, 2 * ffn)`: gate, then up.
     gate_up: Vec<f32>,
-    /// `(rows, ffn)`.
-    gated: Vec<f32>,
     /// What the matrix product at hand reads.
     pub(super) input: Input,
     lanes: Vec<Lane>,
@@ -46,12 +43,10 @@ impl Buffers {
         let attended = config.n_heads * config.head_dim;
         Buffers {
             x: Vec::new(),
-            normed: Vec::new(),
             branch: Vec::new(),
             qkv: Vec::new(),
             attended: Vec::new(),
             gate_up: Vec::new(),
-            gated: Vec::new(),
             input: Input::new(),
             lanes: (0..threads).map(|_| Lane::default()).collect(),
             partials: Vec::new(),
@@ -67,13 +62,16 @@ impl Buffers {
     pub(super) fn resize(&mut self, rows: usize) {
         let Widths { hidden, qkv, attended, ffn } = self.widths;
         self.x.resize(rows * hidden, 0.0);
-        self.normed.resize(rows * hidden, 0.0);
-        self.branch.resize(rows * hidden, 0.0);
         self.qkv.resize(rows * qkv, 0.0);
         self.attended.resize(rows * attended, 0.0);
         self.gate_up.resize(rows * 2 * ffn, 0.0);
-        self.gated.resize(rows * ffn, 0.0);
     }
+}
+
+/// Rows that a product reads, each made where it is quantised.
+struct Rows<'a> {
+    width: usize,
+    make: &'a (dyn Fn(usize, &mut [f32]) + Sync),
 }
 
 /// Rows that a thread claims at once in row-wise work.
@@ -92,8 +90,9 @@ pub(super) struct Context<'a> {
 impl Context<'_> {
     pub(super) fn run<T: KvElement>(&self, weights: &LayerWeights, kv: &mut KvArena<T>, b: &mut Buffers) {
         let Widths { hidden, attended, ffn, .. } = b.widths;
-        self.norm(&b.x, &weights.attn_norm, &mut b.normed);
-        self.linear(&weights.qkv, &b.normed, hidden, &mut b.input, &mut b.qkv);
+        let normed =
+            Rows { width: hidden, make: &|row, to| self.norm(&b.x[row * hidden..], &weights.attn_norm, to) };
+        self.linear(&weights.qkv, normed, &mut b.input, &mut b.qkv, Store::Set);
         self.rotate(weights, &mut b.qkv, b.widths.qkv);
         self.store(kv, &b.qkv, b.widths.qkv);
         let attention = Attention {
@@ -106,32 +105,70 @@ impl Context<'_> {
             qkv: &b.qkv,
         };
         attention.run(&mut b.lanes, &mut b.partials, &mut b.attended);
-        self.linear(&weights.o, &b.attended, attended, &mut b.input, &mut b.branch);
-        self.add(&weights.post_attn_norm, &b.branch, &mut b.normed, &mut b.x);
+        let attended = Rows {
+            width: attended,
+            make: &|row, to| to.copy_from_slice(&b.attended[row * attended..][..attended]),
+        };
+        self.residual(&weights.o, &weights.post_attn_norm, attended, &mut b.input, &mut b.branch, &mut b.x);
 
-        self.norm(&b.x, &weights.ffn_norm, &mut b.normed);
-        self.linear(&weights.gate_up, &b.normed, hidden, &mut b.input, &mut b.gate_up);
-        self.activate(&b.gate_up, &mut b.gated, ffn);
-        self.linear(&weights.down, &b.gated, ffn, &mut b.input, &mut b.branch);
-        self.add(&weights.post_ffn_norm, &b.branch, &mut b.normed, &mut b.x);
+        let normed =
+            Rows { width: hidden, make: &|row, to| self.norm(&b.x[row * hidden..], &weights.ffn_norm, to) };
+        self.linear(&weights.gate_up, normed, &mut b.input, &mut b.gate_up, Store::Set);
+        let act = match self.config.activation {
+            Activation::Silu => ops::silu_mul,
+            Activation::GeluTanh => ops::gelu_tanh_mul,
+            Activation::GeluErf => ops::gelu_erf_mul,
+        };
+        let gated = Rows {
+            width: ffn,
+            make: &|row, to| {
+                let (gate, up) = b.gate_up[row * 2 * ffn..][..2 * ffn].split_at(ffn);
+                act(self.isa, gate, up, to);
+            },
+        };
+        self.residual(&weights.down, &weights.post_ffn_norm, gated, &mut b.input, &mut b.branch, &mut b.x);
     }
 
-    /// `out = norm(x) * weight`, row by row.
-    fn norm(&self, x: &[f32], weight: &[f32], out: &mut [f32]) {
-        let width = weight.len();
-        self.team.for_each_chunk(out, width, ROWS, &|row, out| {
-            ops::rms_norm(self.isa, &x[row * width..][..width], weight, self.config.norm_eps, out);
-        });
+    /// `to = norm(x) * weight`; `x` begins with the row.
+    fn norm(&self, x: &[f32], weight: &[f32], to: &mut [f32]) {
+        ops::rms_norm(self.isa, &x[..weight.len()], weight, self.config.norm_eps, to);
     }
 
-    /// `out = x W^T + bias`; `x: (rows, k)`.
-    fn linear(&self, linear: &Linear, x: &[f32], k: usize, input: &mut Input, out: &mut [f32]) {
+    /// `out = x W^T + bias`, or `out += x W^T` for a matrix without a bias.
+    fn linear(&self, linear: &Linear, x: Rows<'_>, input: &mut Input, out: &mut [f32], store: Store) {
         let n = linear.matrix.n();
-        input.fill(self.isa, self.team, x, self.plan.rows(), k, linear.matrix.input());
-        matmul(self.isa, self.team, input, &linear.matrix, out, n);
+        input.fill_with(self.isa, self.team, self.plan.rows(), x.width, linear.matrix.input(), x.make);
+        matmul(self.isa, self.team, input, &linear.matrix, out, n, store);
         if !linear.bias.is_empty() {
             self.team.for_each_chunk(out, n, ROWS, &|_, row| ops::add_assign(self.isa, row, &linear.bias));
         }
+    }
+
+    /// `stream += x W^T + bias`, with the architecture's norm in between if it has one.
+    fn residual(
+        &self,
+        linear: &Linear,
+        norm: &[f32],
+        x: Rows<'_>,
+        input: &mut Input,
+        branch: &mut Vec<f32>,
+        stream: &mut [f32],
+    ) {
+        if norm.is_empty() && linear.bias.is_empty() {
+            return self.linear(linear, x, input, stream, Store::Add);
+        }
+        branch.resize(stream.len(), 0.0);
+        self.linear(linear, x, input, branch, Store::Set);
+        let width = self.config.hidden_size;
+        self.team.for_each_chunk(stream, width, ROWS, &|row, stream| {
+            let branch = &branch[row * width..][..width];
+            if norm.is_empty() {
+                return ops::add_assign(self.isa, stream, branch);
+            }
+            let mut normed = vec![0.0; width];
+            self.norm(branch, norm, &mut normed);
+            ops::add_assign(self.isa, stream, &normed);
+        });
     }
 
     /// Norms Q and K heads where the architecture does, rotates them, and scales Q.
@@ -172,33 +209,6 @@ impl Context<'_> {
                     write_kv(self.isa, layer[0].page(head), *slot, k, v);
                 }
             }
-        });
-    }
-
-    /// `x += branch`, with the architecture's norm in between if it has one.
-    fn add(&self, norm: &[f32], branch: &[f32], normed: &mut [f32], x: &mut [f32]) {
-        let width = self.config.hidden_size;
-        let branch = if norm.is_empty() {
-            branch
-        } else {
-            self.norm(branch, norm, normed);
-            normed
-        };
-        self.team.for_each_chunk(x, width, ROWS, &|row, x| {
-            ops::add_assign(self.isa, x, &branch[row * width..][..width]);
-        });
-    }
-
-    /// `gated = act(gate) * up`.
-    fn activate(&self, gate_up: &[f32], gated: &mut [f32], ffn: usize) {
-        let act = match self.config.activation {
-            Activation::Silu => ops::silu_mul,
-            Activation::GeluTanh => ops::gelu_tanh_mul,
-            Activation::GeluErf => ops::gelu_erf_mul,
-        };
-        self.team.for_each_chunk(gated, ffn, ROWS, &|row, out| {
-            let (gate, up) = gate_up[row * 2 * ffn..][..2 * ffn].split_at(ffn);
-            act(self.isa, gate, up, out);
         });
     }
 }

@@ -56,7 +56,7 @@ fn product(isa: Isa, team: &Team, w: &PackedMatrix, x: &[f32], rows: usize, stri
     let mut input = Input::new();
     input.fill(isa, team, x, rows, w.k(), w.input());
     let mut y = vec![f32::MAX; rows * stride];
-    matmul(isa, team, &input, w, &mut y, stride);
+    matmul(isa, team, &input, w, &mut y, stride, Store::Set);
     y
 }
 
@@ -221,18 +221,41 @@ fn equals_the_dequantised_product_up_to_rounding() {
 }
 
 #[test]
-fn some_rows_are_the_same_as_all_rows() {
-    let (mut noise, team, isa) = (Noise(6), Team::new(2), Isa::detect());
-    let data = weights(DType::Q4_1, 40, 64, &mut noise);
-    let w = PackedMatrix::pack(&[Part { dtype: DType::Q4_1, rows: 40, data: &data }], 64, &team).unwrap();
-    let x = noise.floats(150 * 64);
-    let all = product(isa, &team, &w, &x, 150, 40);
-    let mut input = Input::new();
-    input.fill(isa, &team, &x, 150, 64, w.input());
-    for rows in [0..1, 149..150, 3..130] {
-        let mut y = vec![0.0; rows.len() * 40];
-        matmul_rows(isa, &team, &input, rows.clone(), &w, &mut y, 40);
-        assert_eq!(bits(&y), bits(&all[rows.start * 40..rows.end * 40]));
+fn rows_do_not_depend_on_how_many_there_are() {
+    let mut noise = Noise(6);
+    // More blocks than are unpacked at once, more rows than one claim covers, and panels of which some are not full.
+    let (k, n, rows) = (256 * 7, 40, 150);
+    let x = noise.floats(rows * k);
+    for dtype in [DType::Q4_0, DType::Q4_1, DType::Q4K, DType::Q8_0] {
+        let data = weights(dtype, n, k, &mut noise);
+        let w = PackedMatrix::pack(&[Part { dtype, rows: n, data: &data }], k, &Team::new(1)).unwrap();
+        for isa in Isa::available() {
+            let one_by_one: Vec<u32> =
+                x.chunks(k).flat_map(|x| bits(&product(isa, &Team::new(1), &w, x, 1, n))).collect();
+            for rows in [15, 16, 17, 63, 64, 150] {
+                let all = product(isa, &Team::new(2), &w, &x[..rows * k], rows, n);
+                assert_eq!(bits(&all), one_by_one[..rows * n], "{dtype} {isa} {rows} rows");
+            }
+        }
+    }
+}
+
+#[test]
+fn results_can_be_added_to_what_is_there() {
+    let (mut noise, team) = (Noise(9), Team::new(2));
+    let (k, n, rows) = (64, 21, 5);
+    let data = weights(DType::Q4_0, n, k, &mut noise);
+    let w = PackedMatrix::pack(&[Part { dtype: DType::Q4_0, rows: n, data: &data }], k, &team).unwrap();
+    let x = noise.floats(rows * k);
+    let before = noise.floats(rows * n);
+    for isa in Isa::available() {
+        let alone = product(isa, &team, &w, &x, rows, n);
+        let mut input = Input::new();
+        input.fill(isa, &team, &x, rows, k, w.input());
+        let mut y = before.clone();
+        matmul(isa, &team, &input, &w, &mut y, n, Store::Add);
+        let want: Vec<f32> = before.iter().zip(&alone).map(|(before, y)| before + y).collect();
+        assert_eq!(bits(&y), bits(&want), "{isa}");
     }
 }
 
@@ -261,5 +284,5 @@ fn activations_in_another_form_are_refused() {
     let w = PackedMatrix::pack(&[Part { dtype: DType::F32, rows: 16, data: &data }], 32, &team).unwrap();
     let mut input = Input::new();
     input.fill(Isa::SCALAR, &team, &noise.floats(32), 1, 32, InputKind::NONE);
-    matmul(Isa::SCALAR, &team, &input, &w, &mut [0.0; 16], 16);
+    matmul(Isa::SCALAR, &team, &input, &w, &mut [0.0; 16], 16, Store::Set);
 }

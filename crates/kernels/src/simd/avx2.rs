@@ -5,7 +5,7 @@ mod tile;
 
 use std::arch::x86_64::*;
 
-use super::{BYTE_BLOCK, CodeRange, LANES, NIBBLE_BLOCK, QuantWeights, Simd, WideBlock, XBlock};
+use super::{BYTE_BLOCK, CodeRange, LANES, Many, NIBBLE_BLOCK, QuantWeights, Simd, WideBlock, XBlock};
 
 /// Proof of AVX2, FMA and F16C; only `detect` makes one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +45,10 @@ macro_rules! both {
 impl Simd for Avx2 {
     type F = F;
     type I = I;
+    type Tiles = ();
     const ROWS: usize = 6;
+    const SUMS: usize = 6;
+    const MANY: Many = Many::Same;
     const WIDE: bool = true;
 
     #[inline(always)]
@@ -160,16 +163,25 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn tiles(self) {}
+
+    #[inline(always)]
+    fn load_int(self, x: &[i32; LANES]) -> I {
+        both!(|i| _mm256_loadu_si256(x.as_ptr().add(8 * i).cast()))
+    }
+
+    #[inline(always)]
     fn nibbles<const R: usize, const HALVES: bool>(
         self,
         w: &[u8; NIBBLE_BLOCK],
-        x: [&XBlock; R],
-        init: [[i32; R]; 2],
+        x: &XBlock<R>,
+        zero: i16,
     ) -> [[I; R]; 2] {
+        let init = bias::<R, HALVES>(x, zero);
         // SAFETY: `self` proves the features; vector `g` of `w` and group `g` of `x` are within the arrays.
         unsafe {
-            let zero = [[_mm256_setzero_si256(); 2]; R];
-            let (mut low, mut high) = (zero, zero);
+            let none = [[_mm256_setzero_si256(); 2]; R];
+            let (mut low, mut high) = (none, none);
             let mask = _mm256_set1_epi8(15);
             for g in 0..4 {
                 for i in 0..2 {
@@ -178,8 +190,8 @@ impl Simd for Avx2 {
                         (_mm256_and_si256(both, mask), _mm256_and_si256(_mm256_srli_epi16::<4>(both), mask));
                     for r in 0..R {
                         // A pair is at most 2·15·127 and eight are added: 30,480 fits 16 bits.
-                        let pl = _mm256_maddubs_epi16(l, quad(&x[r].q, g));
-                        let ph = _mm256_maddubs_epi16(h, quad(&x[r].q, 4 + g));
+                        let pl = _mm256_maddubs_epi16(l, quad(&x.q[r], g));
+                        let ph = _mm256_maddubs_epi16(h, quad(&x.q[r], 4 + g));
                         low[r][i] = _mm256_add_epi16(low[r][i], pl);
                         if HALVES {
                             high[r][i] = _mm256_add_epi16(high[r][i], ph);
@@ -189,7 +201,7 @@ impl Simd for Avx2 {
                     }
                 }
             }
-            let mut out = [zero; 2];
+            let mut out = [none; 2];
             for r in 0..R {
                 for i in 0..2 {
                     out[0][r][i] = _mm256_add_epi32(widen(low[r][i]), _mm256_set1_epi32(init[0][r]));
@@ -207,10 +219,11 @@ impl Simd for Avx2 {
         self,
         w: &[u8; BYTE_BLOCK],
         range: CodeRange,
-        x: [&XBlock; R],
-        wide: [&WideBlock; R],
-        init: [[i32; R]; 2],
+        x: &XBlock<R>,
+        wide: &[WideBlock; R],
+        zero: i16,
     ) -> [[I; R]; 2] {
+        let init = bias::<R, HALVES>(x, zero);
         // SAFETY: `self` proves the features; vector `g` of `w` and group `g` of `x` are within the arrays.
         unsafe {
             let mut out = [[[_mm256_setzero_si256(); 2]; R]; 2];
@@ -251,7 +264,7 @@ impl Simd for Avx2 {
                         let codes = _mm256_loadu_si256(w.as_ptr().add(64 * g + 32 * i).cast());
                         for r in 0..R {
                             // At most 4·2·31·127 or 2·2·63·127: both fit 16 bits.
-                            let products = _mm256_maddubs_epi16(codes, quad(&x[r].q, g));
+                            let products = _mm256_maddubs_epi16(codes, quad(&x.q[r], g));
                             sums[r] = _mm256_add_epi16(sums[r], products);
                         }
                     }
@@ -279,14 +292,25 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn panel<Q: QuantWeights, const R: usize>(
         self,
-        rows: [&[XBlock]; R],
-        wide: [&[WideBlock]; R],
+        x: &[XBlock<R>],
+        wide: &[[WideBlock; R]],
         panel: &[u8],
     ) -> Option<[F; R]> {
         // One or two rows leave registers free for all sixteen outputs, so that a panel is read in one sweep.
         // SAFETY: `self` proves the features; `wide` is filled for formats of whole bytes, because `WIDE` is set.
-        (R > 2 && tile::knows::<Q>()).then(|| unsafe { tile::tile::<Q, R>(rows, wide, panel) })
+        (R > 2 && tile::knows::<Q>()).then(|| unsafe { tile::tile::<Q, R>(x, wide, panel) })
     }
+}
+
+/// What the sums begin with: what the zero point takes off.
+#[inline(always)]
+fn bias<const R: usize, const HALVES: bool>(x: &XBlock<R>, zero: i16) -> [[i32; R]; 2] {
+    let mut init = [[0; R]; 2];
+    for r in 0..R {
+        let [a, b] = x.bias(r, zero);
+        (init[0][r], init[1][r]) = if HALVES { (a, b) } else { (a + b, 0) };
+    }
+    init
 }
 
 /// Four consecutive activations in every 32-bit lane.

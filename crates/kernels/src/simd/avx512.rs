@@ -4,14 +4,17 @@
 use std::arch::x86_64::*;
 
 use super::avx2::{fold_largest, fold_sum};
-use super::{BYTE_BLOCK, CodeRange, LANES, NIBBLE_BLOCK, Simd, WideBlock, XBlock};
+use super::{
+    BYTE_BLOCK, ByteBlock, CodeRange, LANES, MATRIX_ROWS, Many, MatrixSums, NIBBLE_BLOCK, Simd, WideBlock,
+    XBlock, amx,
+};
 
-/// Proof of AVX-512 F, BW, VL, DQ and VNNI, and of AVX2, FMA and F16C; only `detect` makes one.
+/// Proof of AVX-512 F, BW, VL, DQ and VNNI, and of AVX2, FMA and F16C; with `MATRIX` of AMX too. Only `detect` makes one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Avx512(());
+pub(crate) struct Avx512<const MATRIX: bool>(());
 
-impl Avx512 {
-    pub(crate) fn detect() -> Option<Avx512> {
+impl Avx512<false> {
+    pub(crate) fn detect() -> Option<Avx512<false>> {
         (super::avx2::Avx2::detect().is_some()
             && is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")
@@ -19,6 +22,12 @@ impl Avx512 {
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512vnni"))
         .then_some(Avx512(()))
+    }
+
+    /// # Safety
+    /// The CPU has AMX with tiles of bytes, and the system lets this process use it.
+    pub(super) unsafe fn with_matrix_unit(self) -> Avx512<true> {
+        Avx512(())
     }
 }
 
@@ -30,10 +39,19 @@ macro_rules! op {
     }};
 }
 
-impl Simd for Avx512 {
+impl Avx512<true> {
+    pub(crate) fn without_matrix_unit(self) -> Avx512<false> {
+        Avx512(())
+    }
+}
+
+impl<const MATRIX: bool> Simd for Avx512<MATRIX> {
     type F = __m512;
     type I = __m512i;
-    const ROWS: usize = 8;
+    type Tiles = amx::Tiles;
+    const ROWS: usize = if MATRIX { MATRIX_ROWS } else { 8 };
+    const SUMS: usize = 12;
+    const MANY: Many = if MATRIX { Many::Matrix } else { Many::Unpack };
     const WIDE: bool = false;
 
     #[inline(always)]
@@ -142,36 +160,24 @@ impl Simd for Avx512 {
     fn nibbles<const R: usize, const HALVES: bool>(
         self,
         w: &[u8; NIBBLE_BLOCK],
-        x: [&XBlock; R],
-        init: [[i32; R]; 2],
+        x: &XBlock<R>,
+        zero: i16,
     ) -> [[__m512i; R]; 2] {
         // SAFETY: `self` proves the features; vector `g` of `w` and group `g` of `x` are within the arrays.
         unsafe {
-            let mut low = [_mm512_setzero_si512(); R];
-            let mut high = [_mm512_setzero_si512(); R];
-            for r in 0..R {
-                low[r] = _mm512_set1_epi32(init[0][r]);
-                if HALVES {
-                    high[r] = _mm512_set1_epi32(init[1][r]);
-                }
-            }
+            let mut sums = start::<R, HALVES>(x, zero);
             let mask = _mm512_set1_epi8(15);
             for g in 0..4 {
                 let both = _mm512_loadu_si512(w.as_ptr().add(64 * g).cast());
-                let l = _mm512_and_si512(both, mask);
-                let h = _mm512_and_si512(_mm512_srli_epi16::<4>(both), mask);
+                let low = _mm512_and_si512(both, mask);
+                let high = _mm512_and_si512(_mm512_srli_epi16::<4>(both), mask);
                 for r in 0..R {
-                    low[r] = _mm512_dpbusd_epi32(low[r], l, quad(&x[r].q, g));
-                    // Two chains even without halves: the dot product has a latency of several cycles.
-                    high[r] = _mm512_dpbusd_epi32(high[r], h, quad(&x[r].q, 4 + g));
+                    sums[0][r] = _mm512_dpbusd_epi32(sums[0][r], low, quad(&x.q[r], g));
+                    let to = second_chain::<R, HALVES>();
+                    sums[to][r] = _mm512_dpbusd_epi32(sums[to][r], high, quad(&x.q[r], 4 + g));
                 }
             }
-            if !HALVES {
-                for r in 0..R {
-                    low[r] = _mm512_add_epi32(low[r], high[r]);
-                }
-            }
-            [low, high]
+            finish::<R, HALVES>(sums)
         }
     }
 
@@ -180,35 +186,63 @@ impl Simd for Avx512 {
         self,
         w: &[u8; BYTE_BLOCK],
         _: CodeRange,
-        x: [&XBlock; R],
-        _: [&WideBlock; R],
-        init: [[i32; R]; 2],
+        x: &XBlock<R>,
+        _: &[WideBlock; R],
+        zero: i16,
     ) -> [[__m512i; R]; 2] {
         // SAFETY: `self` proves the features; vector `g` of `w` and group `g` of `x` are within the arrays.
         unsafe {
-            let mut low = [_mm512_setzero_si512(); R];
-            let mut high = [_mm512_setzero_si512(); R];
-            for r in 0..R {
-                low[r] = _mm512_set1_epi32(init[0][r]);
-                if HALVES {
-                    high[r] = _mm512_set1_epi32(init[1][r]);
-                }
-            }
+            let mut sums = start::<R, HALVES>(x, zero);
             for g in 0..4 {
-                let l = _mm512_loadu_si512(w.as_ptr().add(64 * g).cast());
-                let h = _mm512_loadu_si512(w.as_ptr().add(64 * (4 + g)).cast());
+                let low = _mm512_loadu_si512(w.as_ptr().add(64 * g).cast());
+                let high = _mm512_loadu_si512(w.as_ptr().add(64 * (4 + g)).cast());
                 for r in 0..R {
-                    low[r] = _mm512_dpbusd_epi32(low[r], l, quad(&x[r].q, g));
-                    high[r] = _mm512_dpbusd_epi32(high[r], h, quad(&x[r].q, 4 + g));
+                    sums[0][r] = _mm512_dpbusd_epi32(sums[0][r], low, quad(&x.q[r], g));
+                    let to = second_chain::<R, HALVES>();
+                    sums[to][r] = _mm512_dpbusd_epi32(sums[to][r], high, quad(&x.q[r], 4 + g));
                 }
             }
-            if !HALVES {
-                for r in 0..R {
-                    low[r] = _mm512_add_epi32(low[r], high[r]);
-                }
-            }
-            [low, high]
+            finish::<R, HALVES>(sums)
         }
+    }
+
+    #[inline(always)]
+    fn unpack(self, w: &[u8; NIBBLE_BLOCK], zero: u8, to: &mut [u8; BYTE_BLOCK]) {
+        // SAFETY: `self` proves the features; vector `g` is within the arrays.
+        unsafe {
+            let mask = _mm512_set1_epi8(15);
+            let zero = _mm512_set1_epi8(zero as i8);
+            for g in 0..4 {
+                let both = _mm512_loadu_si512(w.as_ptr().add(64 * g).cast());
+                let low = _mm512_sub_epi8(_mm512_and_si512(both, mask), zero);
+                let high = _mm512_sub_epi8(_mm512_and_si512(_mm512_srli_epi16::<4>(both), mask), zero);
+                _mm512_storeu_si512(to.as_mut_ptr().add(64 * g).cast(), low);
+                _mm512_storeu_si512(to.as_mut_ptr().add(64 * (4 + g)).cast(), high);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn load_int(self, x: &[i32; LANES]) -> __m512i {
+        op!(_mm512_loadu_si512(x.as_ptr().cast()))
+    }
+
+    #[inline(always)]
+    fn tiles(self) -> amx::Tiles {
+        assert!(MATRIX, "only this proof is of AMX");
+        // SAFETY: just checked.
+        unsafe { amx::Tiles::new() }
+    }
+
+    #[inline(always)]
+    fn matrix(
+        self,
+        x: &[XBlock<MATRIX_ROWS>],
+        w: &[ByteBlock],
+        tiles: &mut amx::Tiles,
+        sums: &mut MatrixSums,
+    ) {
+        tiles.products(x, w, sums);
     }
 
     #[inline(always)]
@@ -236,6 +270,55 @@ impl Simd for Avx512 {
             }
         }
     }
+}
+
+/// What the sums begin with: what the zero point takes off. The sums of both halves are neighbours in one lane, so that one
+/// instruction multiplies and adds them.
+///
+/// # Safety
+/// The CPU has what [`Avx512`] proves.
+#[inline(always)]
+unsafe fn start<const R: usize, const HALVES: bool>(x: &XBlock<R>, zero: i16) -> [[__m512i; R]; 2] {
+    // SAFETY: two 16-bit sums are four bytes; the features are the caller's promise.
+    unsafe {
+        let mut sums = [[_mm512_setzero_si512(); R]; 2];
+        if zero == 0 {
+            return sums;
+        }
+        let factors = [i32::from(-zero) & 0xffff, i32::from(-zero) << 16];
+        for r in 0..R {
+            let both = _mm512_set1_epi32((&raw const x.sums[r]).cast::<i32>().read_unaligned());
+            let times = |factors| _mm512_madd_epi16(both, _mm512_set1_epi32(factors));
+            if HALVES {
+                sums[0][r] = times(factors[0]);
+                sums[1][r] = times(factors[1]);
+            } else {
+                sums[0][r] = times(factors[0] | factors[1]);
+            }
+        }
+        sums
+    }
+}
+
+/// Which of the two sums takes the products of the second half. Few rows have two chains in any case, because a dot product
+/// has a latency of several cycles; many rows are as many chains, and one sum each saves the addition.
+const fn second_chain<const R: usize, const HALVES: bool>() -> usize {
+    if HALVES || R < 4 { 1 } else { 0 }
+}
+
+/// The sums as the trait wants them.
+///
+/// # Safety
+/// The CPU has what [`Avx512`] proves.
+#[inline(always)]
+unsafe fn finish<const R: usize, const HALVES: bool>(mut sums: [[__m512i; R]; 2]) -> [[__m512i; R]; 2] {
+    if !HALVES && second_chain::<R, HALVES>() == 1 {
+        for r in 0..R {
+            // SAFETY: the features are the caller's promise.
+            sums[0][r] = unsafe { _mm512_add_epi32(sums[0][r], sums[1][r]) };
+        }
+    }
+    sums
 }
 
 /// Four consecutive activations in every 32-bit lane.

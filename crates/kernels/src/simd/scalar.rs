@@ -3,7 +3,7 @@
 
 use half::{bf16, f16};
 
-use super::{BYTE_BLOCK, CodeRange, LANES, NIBBLE_BLOCK, Simd, WideBlock, XBlock};
+use super::{BYTE_BLOCK, CodeRange, LANES, Many, NIBBLE_BLOCK, Simd, WideBlock, XBlock};
 
 /// Portable lanes; needs no proof.
 #[derive(Clone, Copy, Debug)]
@@ -20,7 +20,10 @@ fn each(f: impl Fn(usize) -> f32) -> F {
 impl Simd for Scalar {
     type F = F;
     type I = I;
+    type Tiles = ();
     const ROWS: usize = 4;
+    const SUMS: usize = 4;
+    const MANY: Many = Many::Same;
     const WIDE: bool = false;
 
     #[inline(always)]
@@ -114,19 +117,27 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
+    fn tiles(self) {}
+
+    #[inline(always)]
+    fn load_int(self, x: &[i32; LANES]) -> I {
+        *x
+    }
+
+    #[inline(always)]
     fn nibbles<const R: usize, const HALVES: bool>(
         self,
         w: &[u8; NIBBLE_BLOCK],
-        x: [&XBlock; R],
-        init: [[i32; R]; 2],
+        x: &XBlock<R>,
+        zero: i16,
     ) -> [[I; R]; 2] {
-        let mut sums = [init[0].map(|i| [i; LANES]), init[1].map(|i| [i; LANES])];
+        let mut sums = start::<R, HALVES>(x, zero);
         for r in 0..R {
             for (g, vector) in w.chunks_exact(64).enumerate() {
                 for (at, code) in vector.iter().enumerate() {
                     let (o, k) = (at / 4, 4 * g + at % 4);
-                    sums[0][r][o] += i32::from(code & 15) * i32::from(x[r].q[k]);
-                    sums[usize::from(HALVES)][r][o] += i32::from(code >> 4) * i32::from(x[r].q[16 + k]);
+                    sums[0][r][o] += i32::from(code & 15) * i32::from(x.q[r][k]);
+                    sums[usize::from(HALVES)][r][o] += i32::from(code >> 4) * i32::from(x.q[r][16 + k]);
                 }
             }
         }
@@ -138,21 +149,33 @@ impl Simd for Scalar {
         self,
         w: &[u8; BYTE_BLOCK],
         _: CodeRange,
-        x: [&XBlock; R],
-        _: [&WideBlock; R],
-        init: [[i32; R]; 2],
+        x: &XBlock<R>,
+        _: &[WideBlock; R],
+        zero: i16,
     ) -> [[I; R]; 2] {
-        let mut sums = [init[0].map(|i| [i; LANES]), init[1].map(|i| [i; LANES])];
+        let mut sums = start::<R, HALVES>(x, zero);
         for r in 0..R {
             for (g, vector) in w.chunks_exact(64).enumerate() {
                 for (at, code) in vector.iter().enumerate() {
                     let (o, k) = (at / 4, 4 * g + at % 4);
-                    sums[usize::from(HALVES && k >= 16)][r][o] += i32::from(*code) * i32::from(x[r].q[k]);
+                    sums[usize::from(HALVES && k >= 16)][r][o] += i32::from(*code) * i32::from(x.q[r][k]);
                 }
             }
         }
         sums
     }
+}
+
+/// What the sums begin with: what the zero point takes off.
+#[inline(always)]
+fn start<const R: usize, const HALVES: bool>(x: &XBlock<R>, zero: i16) -> [[I; R]; 2] {
+    let mut sums = [[[0; LANES]; R]; 2];
+    for r in 0..R {
+        let [a, b] = x.bias(r, zero);
+        (sums[0][r], sums[1][r]) =
+            if HALVES { ([a; LANES], [b; LANES]) } else { ([a + b; LANES], [0; LANES]) };
+    }
+    sums
 }
 
 /// Folds the upper half of the lanes onto the lower until one is left.

@@ -86,14 +86,17 @@ fn two_callers_may_share_a_team() {
 #[test]
 fn chunks_are_handed_out_whole() {
     let team = Team::new(3);
-    let (mut a, mut b) = (vec![0; 103], vec![0; 11]);
+    let mut a = vec![0; 103];
     team.for_each_chunk(&mut a, 10, 2, &|i, chunk| chunk.fill(i));
     assert_eq!(a, (0..103).map(|i| i / 10).collect::<Vec<_>>());
-    team.for_each_chunk_pair((&mut a, 10), (&mut b, 1), 1, &|i, a, b| {
-        assert_eq!(a.len(), if i == 10 { 3 } else { 10 });
-        b[0] = a[0] + 1;
+    let mut counts = [0; 3];
+    team.for_each_chunk_with(&mut counts, &mut a, 10, 1, &|count, i, chunk| {
+        assert_eq!(chunk.len(), if i == 10 { 3 } else { 10 });
+        *count += chunk.len();
+        chunk.fill(i + 1);
     });
-    assert_eq!(b, (1..12).collect::<Vec<_>>());
+    assert_eq!(counts.iter().sum::<usize>(), 103);
+    assert_eq!(a, (0..103).map(|i| i / 10 + 1).collect::<Vec<_>>());
     team.for_each_chunk(&mut Vec::<u8>::new(), 0, 1, &|_, _| unreachable!("there are no chunks"));
 }
 

@@ -22,24 +22,18 @@ pub(super) const fn knows<Q: QuantWeights>() -> bool {
 /// The product of `R` rows with sixteen outputs.
 ///
 /// # Safety
-/// The CPU has AVX2, FMA and F16C; rows have a block for every 32 inputs of the panel, and so have `wide` rows for a format
-/// of whole bytes.
+/// The CPU has AVX2, FMA and F16C, and `wide` is filled for a format of whole bytes.
 #[inline(always)]
 pub(super) unsafe fn tile<Q: QuantWeights, const R: usize>(
-    rows: [&[XBlock]; R],
-    wide: [&[WideBlock]; R],
+    x: &[XBlock<R>],
+    wide: &[[WideBlock; R]],
     panel: &[u8],
 ) -> [[__m256; 2]; R] {
     let blocks = panel.len() / Q::LAYOUT.group() * Q::LAYOUT.blocks;
     let bytes = matches!(Q::FORMAT.range, CodeRange::Bits8);
-    for r in 0..R {
-        assert!(
-            rows[r].len() >= blocks && (!bytes || wide[r].len() >= blocks),
-            "a block for every 32 inputs"
-        );
-    }
+    assert!(x.len() >= blocks && (!bytes || wide.len() >= blocks), "a block for every 32 inputs");
     // SAFETY: the lengths were just checked; the features are the caller's promise.
-    let [low, high] = unsafe { [half::<Q, R>(rows, wide, panel, 0), half::<Q, R>(rows, wide, panel, 1)] };
+    let [low, high] = unsafe { [half::<Q, R>(x, wide, panel, 0), half::<Q, R>(x, wide, panel, 1)] };
     std::array::from_fn(|r| [low[r], high[r]])
 }
 
@@ -49,14 +43,14 @@ pub(super) unsafe fn tile<Q: QuantWeights, const R: usize>(
 /// As [`tile`].
 #[inline(always)]
 unsafe fn half<Q: QuantWeights, const R: usize>(
-    rows: [&[XBlock]; R],
-    wide: [&[WideBlock]; R],
+    rows: &[XBlock<R>],
+    wide: &[[WideBlock; R]],
     panel: &[u8],
     half: usize,
 ) -> [__m256; R] {
     let (format, layout) = (Q::FORMAT, Q::LAYOUT);
-    let rows = rows.map(<[XBlock]>::as_ptr);
-    let wide = wide.map(<[WideBlock]>::as_ptr);
+    let rows = rows.as_ptr();
+    let wide = wide.as_ptr().cast::<WideBlock>();
     // SAFETY: groups are as long as the layout says, rows as long as the caller says.
     unsafe {
         let mut y = [_mm256_setzero_ps(); R];
@@ -76,13 +70,13 @@ unsafe fn half<Q: QuantWeights, const R: usize>(
             };
             for block in 0..layout.blocks {
                 let at = group * layout.blocks + block;
-                let x: [*const XBlock; R] = std::array::from_fn(|r| rows[r].add(at));
+                let x = &*rows.add(at);
                 let codes = data.as_ptr().add(block * layout.codes + 32 * half);
                 let sums = match format.range {
                     CodeRange::Bits4 => nibbles::<Q, R>(codes, x),
                     CodeRange::Bits5 | CodeRange::Bits6 => bytes::<Q, R>(codes, x),
                     CodeRange::Bits8 => {
-                        wide_bytes::<Q, R>(codes, x, std::array::from_fn(|r| wide[r].add(at)))
+                        wide_bytes::<Q, R>(codes, x, std::array::from_fn(|r| wide.add(at * R + r)))
                     }
                 };
                 let (mut scale, mut min) = (d, min);
@@ -94,10 +88,10 @@ unsafe fn half<Q: QuantWeights, const R: usize>(
                     }
                 }
                 for r in 0..R {
-                    let scale = _mm256_mul_ps(scale, _mm256_set1_ps((*x[r]).scale));
+                    let scale = _mm256_mul_ps(scale, _mm256_set1_ps(x.scale[r]));
                     y[r] = _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(sums[r]), y[r]);
                     if format.affine {
-                        y[r] = _mm256_fmadd_ps(min, _mm256_set1_ps((*x[r]).weighted), y[r]);
+                        y[r] = _mm256_fmadd_ps(min, _mm256_set1_ps(x.weighted[r]), y[r]);
                     }
                 }
                 keep_order(&mut y);
@@ -114,7 +108,7 @@ unsafe fn half<Q: QuantWeights, const R: usize>(
 /// # Safety
 /// As [`tile`], for one block.
 #[inline(always)]
-unsafe fn nibbles<Q: QuantWeights, const R: usize>(codes: *const u8, x: [*const XBlock; R]) -> [__m256i; R] {
+unsafe fn nibbles<Q: QuantWeights, const R: usize>(codes: *const u8, x: &XBlock<R>) -> [__m256i; R] {
     // SAFETY: four vectors of codes, 64 bytes apart, and a block of activations per row.
     unsafe {
         let mask = _mm256_set1_epi8(15);
@@ -124,11 +118,11 @@ unsafe fn nibbles<Q: QuantWeights, const R: usize>(codes: *const u8, x: [*const 
             let low = _mm256_and_si256(both, mask);
             let high = _mm256_and_si256(_mm256_srli_epi16::<4>(both), mask);
             for r in 0..R {
-                let q = (*x[r]).q.as_ptr();
+                let q = x.q[r].as_ptr();
                 let products = _mm256_maddubs_epi16(low, quad(q.add(4 * g)));
                 sums[r] = match g {
                     0 if Q::FORMAT.zero == 8 => {
-                        _mm256_sub_epi16(products, _mm256_slli_epi16::<3>(halves_of(x[r])))
+                        _mm256_sub_epi16(products, _mm256_slli_epi16::<3>(halves_of(x, r)))
                     }
                     0 => products,
                     _ => _mm256_add_epi16(sums[r], products),
@@ -150,19 +144,19 @@ unsafe fn nibbles<Q: QuantWeights, const R: usize>(codes: *const u8, x: [*const 
 /// # Safety
 /// As [`tile`], for one block.
 #[inline(always)]
-unsafe fn bytes<Q: QuantWeights, const R: usize>(codes: *const u8, x: [*const XBlock; R]) -> [__m256i; R] {
+unsafe fn bytes<Q: QuantWeights, const R: usize>(codes: *const u8, x: &XBlock<R>) -> [__m256i; R] {
     // SAFETY: eight vectors of codes, 64 bytes apart, and a block of activations per row.
     unsafe {
         let mut out = [_mm256_setzero_si256(); R];
         for r in 0..R {
-            out[r] = bias::<Q>(x[r]);
+            out[r] = bias::<Q, R>(x, r);
         }
         for first in [0, 4] {
             let mut sums = [_mm256_setzero_si256(); R];
             for g in first..first + 4 {
                 let codes = _mm256_loadu_si256(codes.add(64 * g).cast());
                 for r in 0..R {
-                    let products = _mm256_maddubs_epi16(codes, quad((*x[r]).q.as_ptr().add(4 * g)));
+                    let products = _mm256_maddubs_epi16(codes, quad(x.q[r].as_ptr().add(4 * g)));
                     sums[r] = _mm256_add_epi16(sums[r], products);
                 }
                 keep_order_i(&mut sums);
@@ -182,14 +176,14 @@ unsafe fn bytes<Q: QuantWeights, const R: usize>(codes: *const u8, x: [*const XB
 #[inline(always)]
 unsafe fn wide_bytes<Q: QuantWeights, const R: usize>(
     codes: *const u8,
-    x: [*const XBlock; R],
+    x: &XBlock<R>,
     wide: [*const WideBlock; R],
 ) -> [__m256i; R] {
     // SAFETY: eight vectors of codes, 64 bytes apart, and a block of activations in both forms per row.
     unsafe {
         let mut sums = [_mm256_setzero_si256(); R];
         for r in 0..R {
-            sums[r] = bias::<Q>(x[r]);
+            sums[r] = bias::<Q, R>(x, r);
         }
         for g in 0..8 {
             let both = _mm256_loadu_si256(codes.add(64 * g).cast());
@@ -209,14 +203,14 @@ unsafe fn wide_bytes<Q: QuantWeights, const R: usize>(
 /// `-zero` times the sum of a block's activations, in every lane.
 ///
 /// # Safety
-/// The CPU has AVX2 and the block exists.
+/// The CPU has AVX2.
 #[inline(always)]
-unsafe fn bias<Q: QuantWeights>(x: *const XBlock) -> __m256i {
+unsafe fn bias<Q: QuantWeights, const R: usize>(x: &XBlock<R>, row: usize) -> __m256i {
     // SAFETY: the caller's promise.
     unsafe {
         match Q::FORMAT.zero {
             0 => _mm256_setzero_si256(),
-            zero => _mm256_madd_epi16(halves_of(x), _mm256_set1_epi16(-i16::from(zero))),
+            zero => _mm256_madd_epi16(halves_of(x, row), _mm256_set1_epi16(-i16::from(zero))),
         }
     }
 }
@@ -224,11 +218,11 @@ unsafe fn bias<Q: QuantWeights>(x: *const XBlock) -> __m256i {
 /// The sums of both halves of a block, as 16-bit neighbours in every 32-bit lane.
 ///
 /// # Safety
-/// The CPU has AVX2 and the block exists.
+/// The CPU has AVX2.
 #[inline(always)]
-unsafe fn halves_of(x: *const XBlock) -> __m256i {
+unsafe fn halves_of<const R: usize>(x: &XBlock<R>, row: usize) -> __m256i {
     // SAFETY: two 16-bit numbers are four bytes.
-    unsafe { quad((&raw const (*x).sums).cast()) }
+    unsafe { quad((&raw const x.sums[row]).cast()) }
 }
 
 /// Four bytes in every 32-bit lane.
