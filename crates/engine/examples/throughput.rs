@@ -1,6 +1,6 @@
 //! Prints how fast a model prefills and decodes on this machine.
 //!
-//! `throughput MODEL [--row ROW].. [--threads N] [--kv TYPE] [--steps N] [--repeat N] [--json]`, where a row is one of
+//! `throughput MODEL [--row ROW].. [--threads N] [--isa NAME] [--kv TYPE] [--steps N] [--repeat N] [--json]`, where a row is one of
 //!   * `prefill:TOKENS`: one prompt from an empty context;
 //!   * `decode:STREAMS@CONTEXT`: `--steps` tokens for each of several streams, every stream with a context of its own;
 //!   * `prefix:SHARED+OWN`: what remains to be computed of a prompt whose first `SHARED` tokens are in the KV memory.
@@ -15,10 +15,11 @@ use std::time::Instant;
 
 use wharf_engine::cpu::{CpuBackend, CpuOptions, KvType};
 use wharf_engine::{BLOCK_TOKENS, Backend as _, BlockId, Chunk, Logits, LogitsFor};
+use wharf_kernels::Isa;
 use wharf_model::Model;
 
 const USAGE: &str =
-    "usage: throughput MODEL [--row ROW].. [--threads N] [--kv TYPE] [--steps N] [--repeat N] [--json]
+    "usage: throughput MODEL [--row ROW].. [--threads N] [--isa NAME] [--kv TYPE] [--steps N] [--repeat N] [--json]
 types of keys and values: f16, f32, int8
 rows: prefill:TOKENS, decode:STREAMS@CONTEXT, prefix:SHARED+OWN";
 const DEFAULT_ROWS: [Row; 6] = [
@@ -73,6 +74,7 @@ struct Arguments {
     model: String,
     rows: Vec<Row>,
     threads: usize,
+    isa: Isa,
     kv_type: KvType,
     steps: usize,
     repeat: usize,
@@ -85,6 +87,7 @@ impl Arguments {
             model: String::new(),
             rows: Vec::new(),
             threads: CpuOptions::default().threads,
+            isa: CpuOptions::default().isa,
             kv_type: CpuOptions::default().kv_type,
             steps: 32,
             repeat: 3,
@@ -99,6 +102,11 @@ impl Arguments {
             match word.as_str() {
                 "--row" => parsed.rows.push(value()?.parse()?),
                 "--threads" => parsed.threads = number(value()?)?,
+                "--isa" => {
+                    let name = value()?;
+                    parsed.isa = Isa::by_name(&name)
+                        .ok_or_else(|| format!("{name:?} is no instruction set of this CPU\n{USAGE}"))?;
+                }
                 "--kv" => {
                     let name = value()?;
                     parsed.kv_type = KvType::by_name(&name)
@@ -125,8 +133,8 @@ fn main() -> Result<(), Failure> {
     let arguments = Arguments::parse(std::env::args().skip(1))?;
     let steps = arguments.steps;
     let kv_tokens = arguments.rows.iter().map(|row| kv_tokens(*row, steps)).max().unwrap_or(0);
-    let (threads, kv_type) = (arguments.threads, arguments.kv_type);
-    let options = CpuOptions { threads, kv_tokens, kv_type, ..CpuOptions::default() };
+    let (threads, isa, kv_type) = (arguments.threads, arguments.isa, arguments.kv_type);
+    let options = CpuOptions { threads, isa, kv_tokens, kv_type, ..CpuOptions::default() };
     let started = Instant::now();
     let mut backend = CpuBackend::load(Model::open(Path::new(&arguments.model))?, &options, &mut |_, _| {})?;
     if !arguments.json {

@@ -9,7 +9,7 @@ use crate::{
     Isa, Team,
     block::Format,
     isa::Kernel,
-    simd::{CodeRange, Simd, WideBlock, XBlock, tile_rows},
+    simd::{CodeRange, MATRIX_ROWS, Many, Simd, VECTOR_ROWS, WideBlock, XBlock, tile_rows},
 };
 
 /// The forms of activations that a matrix product reads.
@@ -19,18 +19,23 @@ pub struct InputKind {
     quantized: bool,
     /// Whether byte weights of the full range occur, for which some instruction sets want 16-bit numbers.
     bytes: bool,
+    /// Whether formats occur that a matrix unit multiplies.
+    matrix: bool,
 }
 
 impl InputKind {
     /// No form at all.
-    pub const NONE: InputKind = InputKind { float: false, quantized: false, bytes: false };
+    pub const NONE: InputKind = InputKind { float: false, quantized: false, bytes: false, matrix: false };
 
     pub(crate) fn of(format: Option<Format>) -> InputKind {
         match format {
             None => InputKind { float: true, ..InputKind::NONE },
-            Some(format) => {
-                InputKind { float: false, quantized: true, bytes: format.range == CodeRange::Bits8 }
-            }
+            Some(format) => InputKind {
+                float: false,
+                quantized: true,
+                bytes: format.range == CodeRange::Bits8,
+                matrix: Many::Matrix.knows(format),
+            },
         }
     }
 
@@ -40,6 +45,7 @@ impl InputKind {
             float: self.float || other.float,
             quantized: self.quantized || other.quantized,
             bytes: self.bytes || other.bytes,
+            matrix: self.matrix || other.matrix,
         }
     }
 
@@ -129,7 +135,7 @@ impl Input {
             return;
         }
         assert!(k.is_multiple_of(32), "activations of a quantised matrix are whole blocks");
-        let most = isa.tile_rows();
+        let most = self.tile_rows();
         let row_blocks = k / 32;
         self.blocks.resize((rows * row_blocks * BLOCK_BYTES).div_ceil(64), Line([0; 64]));
         self.scratch.resize_with(team.threads(), Vec::new);
@@ -189,6 +195,20 @@ impl Input {
         });
     }
 
+    /// Rows of the largest register tile in whose order blocks lie.
+    #[inline(always)]
+    pub(crate) fn tile_rows(&self) -> usize {
+        match self.isa.tile_rows() {
+            MATRIX_ROWS if !self.kind.matrix => VECTOR_ROWS,
+            rows => rows,
+        }
+    }
+
+    /// Rows over which a claim goes panel by panel.
+    pub(crate) fn chunk_rows(&self) -> usize {
+        CHUNK_TILES * self.tile_rows()
+    }
+
     /// Row `row` as floats.
     #[inline(always)]
     pub(crate) fn float_row(&self, row: usize) -> &[f32] {
@@ -220,6 +240,12 @@ impl Input {
         self.kind.covers(kind) && (!kind.quantized || self.isa == isa)
     }
 }
+
+/// Register tiles of rows that one claim of a product covers: their activations stay in the second-level cache over all panels.
+const CHUNK_TILES: usize = 8;
+
+/// Rows of as many of the largest tiles.
+pub(crate) const MOST_CHUNK_ROWS: usize = MATRIX_ROWS * CHUNK_TILES;
 
 /// Rows that a thread claims at once, so that claiming is cheap against quantising them.
 const ROW_GRAIN: usize = 4;
@@ -298,7 +324,7 @@ mod tests {
 
     fn quantized(isa: Isa, x: &[f32; 32]) -> XBlock<1> {
         let mut input = Input::new();
-        let kind = InputKind { float: false, quantized: true, bytes: false };
+        let kind = InputKind { quantized: true, ..InputKind::NONE };
         input.fill(isa, &Team::new(1), x, 1, 32, kind);
         input.tile::<1>(0)[0]
     }

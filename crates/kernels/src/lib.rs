@@ -26,6 +26,6 @@ pub mod team;
 pub use dtype::DType;
 pub use input::{Input, InputKind};
 pub use isa::Isa;
-pub use matmul::{Store, matmul};
+pub use matmul::{Store, matmul, matmul_gated};
 pub use matrix::{PackError, PackedMatrix, Part};
 pub use team::Team;

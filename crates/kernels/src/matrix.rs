@@ -133,6 +133,11 @@ impl PackedMatrix {
         part.unpack_row(self.panel_bytes(part, at / LANES), at % LANES, out);
     }
 
+    /// Whether the outputs are two parts of the same number.
+    pub(crate) fn halves(&self) -> bool {
+        matches!(&self.parts[..], [first, second] if first.rows == second.rows)
+    }
+
     /// Formats of the parts; `None` for floats.
     pub(crate) fn formats(&self) -> impl Iterator<Item = Option<Format>> {
         self.parts.iter().map(|part| Format::of(part.dtype))
@@ -143,13 +148,23 @@ impl PackedMatrix {
         self.parts.iter().map(|part| part.panels).sum()
     }
 
+    /// The type of panel `index` of all parts, and how many panels from it on are of the same part.
+    pub(crate) fn panels_of_type(&self, mut index: usize) -> (DType, usize) {
+        for part in &self.parts {
+            if index < part.panels {
+                return (part.dtype, part.panels - index);
+            }
+            index -= part.panels;
+        }
+        unreachable!("callers count panels with `panels`")
+    }
+
     /// Panel `index` of all parts.
     pub(crate) fn panel(&self, mut index: usize) -> Panel<'_> {
         for part in &self.parts {
             if index < part.panels {
                 let first = index * LANES;
                 return Panel {
-                    dtype: part.dtype,
                     first: part.first + first,
                     outputs: (part.rows - first).min(LANES),
                     data: self.panel_bytes(part, index),

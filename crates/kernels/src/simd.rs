@@ -4,6 +4,8 @@
 //! Values that implement [`Simd`] prove that the CPU has the instructions, so the methods are safe. All
 //! memory operands are references to arrays of the exact length, so no method can read out of bounds.
 
+#![cfg_attr(target_arch = "x86_64", expect(unsafe_code, reason = "asks the CPU for memory ahead of its use"))]
+
 use crate::block::Format;
 pub(crate) use crate::block::Scales;
 use crate::matrix::QuantLayout;
@@ -31,6 +33,9 @@ pub(crate) const MATRIX_BLOCKS: usize = 4;
 
 /// Rows of activations that it multiplies at once.
 pub(crate) const MATRIX_ROWS: usize = 16;
+
+/// Rows of activations that vectors multiply at once at most: with more, the sums leave the registers.
+pub(crate) const VECTOR_ROWS: usize = 8;
 
 /// The codes of 32 inputs of 16 outputs with a byte for each, in the order of [`Simd::bytes`]. Whole cache lines: loads across two
 /// of them take twice as long.
@@ -116,11 +121,21 @@ pub enum Many {
 impl Many {
     /// Of `rows` rows, how many are computed so: the first.
     pub(crate) fn rows(self, format: Option<Format>, rows: usize) -> usize {
-        let Some(Format { range, halves, .. }) = format else { return 0 };
         match self {
-            Many::Unpack if range == CodeRange::Bits4 && rows >= MATRIX_ROWS => rows,
-            Many::Matrix if !halves => rows / MATRIX_ROWS * MATRIX_ROWS,
-            Many::Same | Many::Unpack | Many::Matrix => 0,
+            _ if !format.is_some_and(|format| self.knows(format)) => 0,
+            Many::Same => 0,
+            Many::Unpack if rows < MATRIX_ROWS => 0,
+            Many::Unpack => rows,
+            Many::Matrix => rows / MATRIX_ROWS * MATRIX_ROWS,
+        }
+    }
+
+    /// Whether it is a way for a format.
+    pub(crate) const fn knows(self, format: Format) -> bool {
+        match self {
+            Many::Same => true,
+            Many::Unpack => matches!(format.range, CodeRange::Bits4),
+            Many::Matrix => !format.halves,
         }
     }
 }
@@ -265,6 +280,21 @@ pub trait Simd: Copy + Send + Sync {
         _panel: &[u8],
     ) -> Option<[Self::F; R]> {
         None
+    }
+}
+
+/// How far ahead of its use a weight is asked for: memory answers after about as long as these bytes take to compute with.
+const AHEAD: usize = 4 << 10;
+
+/// Asks for the bytes that come [`AHEAD`] after `data`. Hardware prefetching stops at every page of 4 KiB, which a small
+/// matrix crosses with each panel.
+#[inline(always)]
+pub(crate) fn prefetch(data: &[u8]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in (0..data.len()).step_by(64) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: prefetching any address is harmless; nothing is read.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(data.as_ptr().wrapping_add(AHEAD + line).cast()) }
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
     any::Any,
     cell::UnsafeCell,
     marker::PhantomData,
-    ops::Range,
+    ops::{Range, RangeInclusive},
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{
         Arc, Mutex, PoisonError, TryLockError,
@@ -94,7 +94,18 @@ impl Team {
     /// A loop started from inside a loop of the same team, or while another thread's loop runs, is run by
     /// the caller alone. A panic of `f` is raised again here, once no thread is inside the loop any more.
     pub fn for_each(&self, items: usize, grain: usize, f: &(dyn Fn(Range<usize>) + Sync)) {
-        self.claim(items, grain, &|_, range| f(range));
+        self.claim(items, grain..=grain, &|_, range| f(range));
+    }
+
+    /// As [`Team::for_each`], over ranges that shrink from the largest to the smallest of `grains` as the items run out, so that
+    /// the threads end at about the same time.
+    pub fn for_each_shrinking(
+        &self,
+        items: usize,
+        grains: RangeInclusive<usize>,
+        f: &(dyn Fn(Range<usize>) + Sync),
+    ) {
+        self.claim(items, grains, &|_, range| f(range));
     }
 
     /// As [`Team::for_each`], with one of `scratch` lent to each thread.
@@ -110,7 +121,7 @@ impl Team {
     ) {
         assert!(scratch.len() >= self.threads(), "a scratch for every thread");
         let scratch = Chunks::new(scratch, 1);
-        self.claim(items, grain, &|thread, range| {
+        self.claim(items, grain..=grain, &|thread, range| {
             // SAFETY: threads inside one loop have different numbers below the length.
             f(unsafe { &mut scratch.get(thread)[0] }, range);
         });
@@ -126,7 +137,7 @@ impl Team {
         f: &(dyn Fn(usize, &mut [T]) + Sync),
     ) {
         let chunks = Chunks::new(data, chunk);
-        self.claim(chunks.count(), grain, &|_, range| {
+        self.claim(chunks.count(), grain..=grain, &|_, range| {
             // SAFETY: every index is claimed once.
             range.for_each(|index| f(index, unsafe { chunks.get(index) }));
         });
@@ -152,22 +163,29 @@ impl Team {
     }
 
     /// Claims until no items are left, on this thread and on every worker that comes in time.
-    fn claim(&self, items: usize, grain: usize, f: &(dyn Fn(usize, Range<usize>) + Sync)) {
-        let grain = grain.max(1);
+    fn claim(&self, items: usize, grains: RangeInclusive<usize>, f: &(dyn Fn(usize, Range<usize>) + Sync)) {
+        let least = (*grains.start()).max(1);
+        let most = (*grains.end()).max(least);
         if items == 0 {
             return;
         }
         let next = AtomicUsize::new(0);
         let job = |thread: usize| {
-            loop {
-                let first = next.fetch_add(grain, Ordering::Relaxed);
-                if first >= items {
-                    return;
+            let mut first = next.load(Ordering::Relaxed);
+            while first < items {
+                // Half of this thread's share of what is left.
+                let grain = ((items - first) / (2 * self.threads())).clamp(least, most);
+                let end = items.min(first + grain);
+                match next.compare_exchange_weak(first, end, Ordering::Relaxed, Ordering::Relaxed) {
+                    Ok(_) => {
+                        f(thread, first..end);
+                        first = next.load(Ordering::Relaxed);
+                    }
+                    Err(now) => first = now,
                 }
-                f(thread, first..items.min(first + grain));
             }
         };
-        if items <= grain || self.workers.is_empty() {
+        if items <= least || self.workers.is_empty() {
             return job(0);
         }
         let _busy = match self.busy.try_lock() {

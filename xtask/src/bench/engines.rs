@@ -44,7 +44,7 @@ impl Llama {
         let flash = |mmap| [true, false].map(|flash| Llama { flash, mmap });
         match kind {
             // Without the mapping, repacked weights are not resident beside the file.
-            Kind::Memory => [flash(true), flash(false)].concat(),
+            Kind::Memory { .. } => [flash(true), flash(false)].concat(),
             _ => flash(true).to_vec(),
         }
     }
@@ -113,12 +113,13 @@ impl<'a> Engine<'a> {
                 Ok(plain(beside.value / alone.value))
             }
             (engine, Kind::Start) => {
-                let mut server = engine.serve(file)?;
+                let mut server = engine.serve(file, None)?;
                 let answer = server.ask(&Ask { prompt: "The capital of France is", tokens: 4 })?;
                 Ok(plain((answer.first - server.started()).as_secs_f64() * 1e3))
             }
-            (engine, Kind::Memory) => {
-                let mut server = engine.serve(file)?;
+            (engine, Kind::Memory { int8 }) => {
+                let kv = int8.then_some("int8");
+                let mut server = engine.serve(file, kv)?;
                 let prompt = served::text(LONG_PROMPT, 1);
                 let answer = server.ask(&Ask { prompt: &prompt, tokens: LONG_ANSWER })?;
                 let used = answer.usage.prompt_tokens;
@@ -128,7 +129,7 @@ impl<'a> Engine<'a> {
                 server.peak_megabytes().map(plain)
             }
             (engine, Kind::SharedPrefix { shared, own }) => {
-                let mut server = engine.serve(file)?;
+                let mut server = engine.serve(file, None)?;
                 let prompt = |seed| served::text(shared, 0) + " " + &served::text(own, seed);
                 server.ask(&Ask { prompt: &prompt(1), tokens: 4 })?;
                 let asked = std::time::Instant::now();
@@ -138,8 +139,8 @@ impl<'a> Engine<'a> {
         }
     }
 
-    /// A server with a context of 4096 for one request at a time.
-    fn serve(&self, file: &Path) -> anyhow::Result<Served> {
+    /// A server with a context of 4096 for one request at a time; ours with keys and values of a type other than its default.
+    fn serve(&self, file: &Path, our_kv: Option<&str>) -> anyhow::Result<Served> {
         let words = |words: &[&str]| words.iter().map(|w| (*w).to_owned()).collect::<Vec<String>>();
         let context = CONTEXT.to_string();
         match self {
@@ -148,6 +149,9 @@ impl<'a> Engine<'a> {
                 command.args(["serve", "--threads", &tools.threads.to_string(), "--model"]).arg(file);
                 command.args(["--host", "127.0.0.1", "--max-model-len", &context, "--max-num-seqs", "1"]);
                 command.args(["--model-name", served::MODEL]);
+                if let Some(kv) = our_kv {
+                    command.args(["--kv-cache-dtype", kv]);
+                }
                 Served::start(command, &tools.log, |port| {
                     words(&["--port", &port.to_string(), "--metrics-port", "0"])
                 })
@@ -179,7 +183,7 @@ fn row_argument(kind: Kind) -> anyhow::Result<(String, usize)> {
     match kind {
         Kind::Prefill { tokens } => Ok((format!("prefill:{tokens}"), 1)),
         Kind::Decode { streams, context } => Ok((format!("decode:{streams}@{context}"), steps(streams))),
-        Kind::SharedPrefix { .. } | Kind::Start | Kind::Memory | Kind::Interference => {
+        Kind::SharedPrefix { .. } | Kind::Start | Kind::Memory { .. } | Kind::Interference => {
             bail!("{kind:?} is not a rate")
         }
     }
@@ -230,7 +234,7 @@ impl Tools {
         let (prompt, generate, depth) = match kind {
             Kind::Prefill { tokens } => (tokens, 0, 0),
             Kind::Decode { streams, context } => (0, steps(streams), context),
-            Kind::SharedPrefix { .. } | Kind::Start | Kind::Memory | Kind::Interference => {
+            Kind::SharedPrefix { .. } | Kind::Start | Kind::Memory { .. } | Kind::Interference => {
                 bail!("{kind:?} is not a rate")
             }
         };

@@ -7,6 +7,7 @@ use std::process::Command;
 use anyhow::{Context, bail};
 use sha2::{Digest, Sha256};
 
+use super::rows::OTHER_SHAPE;
 use crate::cache::Cache;
 use crate::demo_model::{self, DemoModel};
 use crate::python::Python;
@@ -106,7 +107,7 @@ impl Files {
             // K-quants are made by llama.cpp, from F16, which is therefore made first.
             wanted.push("F16");
         }
-        for kind in ["F16", "Q8_0", "Q4_0", "Q4_1", "Q4_K"] {
+        for kind in ["F16", "Q8_0", "Q4_0", "Q4_1", "Q4_K", OTHER_SHAPE] {
             let path = files.path(kind);
             if wanted.contains(&kind) && !path.is_file() {
                 eprintln!("deriving {kind} from {}", files.name);

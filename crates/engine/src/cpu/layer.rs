@@ -1,7 +1,7 @@
 //! One decoder layer over all rows of a pass.
 
 use wharf_kernels::attention::{KvElement, write_kv};
-use wharf_kernels::{Input, Isa, Store, Team, matmul, ops};
+use wharf_kernels::{Input, Isa, Store, Team, matmul, matmul_gated, ops};
 use wharf_model::ModelConfig;
 use wharf_model::config::{Activation, RopeLayout};
 
@@ -20,8 +20,8 @@ pub(super) struct Buffers {
     qkv: Vec<f32>,
     /// `(rows, n_heads * head_dim)`.
     attended: Vec<f32>,
-    /// `(rows, 2 * ffn)`: gate, then up.
-    gate_up: Vec<f32>,
+    /// The feed-forward layer's activations of some rows: `(FFN_ROWS, ffn)`.
+    gated: Vec<f32>,
     /// What the matrix product at hand reads.
     pub(super) input: Input,
     lanes: Vec<Lane>,
@@ -46,7 +46,7 @@ impl Buffers {
             branch: Vec::new(),
             qkv: Vec::new(),
             attended: Vec::new(),
-            gate_up: Vec::new(),
+            gated: Vec::new(),
             input: Input::new(),
             lanes: (0..threads).map(|_| Lane::default()).collect(),
             partials: Vec::new(),
@@ -64,18 +64,23 @@ impl Buffers {
         self.x.resize(rows * hidden, 0.0);
         self.qkv.resize(rows * qkv, 0.0);
         self.attended.resize(rows * attended, 0.0);
-        self.gate_up.resize(rows * 2 * ffn, 0.0);
+        self.gated.resize(rows.min(FFN_ROWS) * ffn, 0.0);
     }
 }
 
 /// Rows that a product reads, each made where it is quantised.
 struct Rows<'a> {
+    rows: usize,
     width: usize,
     make: &'a (dyn Fn(usize, &mut [f32]) + Sync),
 }
 
 /// Rows that a thread claims at once in row-wise work.
 const ROWS: usize = 4;
+
+/// Rows that go through the feed-forward layer together: a multiple of what a claim of a product covers on every instruction
+/// set, and few enough that what is between its two products stays in a cache.
+const FFN_ROWS: usize = 384;
 
 /// Everything about a layer but its weights and memory.
 pub(super) struct Context<'a> {
@@ -90,8 +95,12 @@ pub(super) struct Context<'a> {
 impl Context<'_> {
     pub(super) fn run<T: KvElement>(&self, weights: &LayerWeights, kv: &mut KvArena<T>, b: &mut Buffers) {
         let Widths { hidden, attended, ffn, .. } = b.widths;
-        let normed =
-            Rows { width: hidden, make: &|row, to| self.norm(&b.x[row * hidden..], &weights.attn_norm, to) };
+        let rows = self.plan.rows();
+        let normed = Rows {
+            rows,
+            width: hidden,
+            make: &|row, to| self.norm(&b.x[row * hidden..], &weights.attn_norm, to),
+        };
         self.linear(&weights.qkv, normed, &mut b.input, &mut b.qkv, Store::Set);
         self.rotate(weights, &mut b.qkv, b.widths.qkv);
         self.store(kv, &b.qkv, b.widths.qkv);
@@ -106,27 +115,29 @@ impl Context<'_> {
         };
         attention.run(&mut b.lanes, &mut b.partials, &mut b.attended);
         let attended = Rows {
+            rows,
             width: attended,
             make: &|row, to| to.copy_from_slice(&b.attended[row * attended..][..attended]),
         };
         self.residual(&weights.o, &weights.post_attn_norm, attended, &mut b.input, &mut b.branch, &mut b.x);
 
-        let normed =
-            Rows { width: hidden, make: &|row, to| self.norm(&b.x[row * hidden..], &weights.ffn_norm, to) };
-        self.linear(&weights.gate_up, normed, &mut b.input, &mut b.gate_up, Store::Set);
         let act = match self.config.activation {
             Activation::Silu => ops::silu_mul,
             Activation::GeluTanh => ops::gelu_tanh_mul,
             Activation::GeluErf => ops::gelu_erf_mul,
         };
-        let gated = Rows {
-            width: ffn,
-            make: &|row, to| {
-                let (gate, up) = b.gate_up[row * 2 * ffn..][..2 * ffn].split_at(ffn);
-                act(self.isa, gate, up, to);
-            },
-        };
-        self.residual(&weights.down, &weights.post_ffn_norm, gated, &mut b.input, &mut b.branch, &mut b.x);
+        for x in b.x.chunks_mut(FFN_ROWS * hidden) {
+            let rows = x.len() / hidden;
+            let gate_up = &weights.gate_up;
+            b.input.fill_with(self.isa, self.team, rows, hidden, gate_up.input(), &|row, to| {
+                self.norm(&x[row * hidden..], &weights.ffn_norm, to);
+            });
+            matmul_gated(self.isa, self.team, &b.input, gate_up, act, &mut b.gated, ffn);
+            let gated = &b.gated[..rows * ffn];
+            let gated =
+                Rows { rows, width: ffn, make: &|row, to| to.copy_from_slice(&gated[row * ffn..][..ffn]) };
+            self.residual(&weights.down, &weights.post_ffn_norm, gated, &mut b.input, &mut b.branch, x);
+        }
     }
 
     /// `to = norm(x) * weight`; `x` begins with the row.
@@ -137,7 +148,7 @@ impl Context<'_> {
     /// `out = x W^T + bias`, or `out += x W^T` for a matrix without a bias.
     fn linear(&self, linear: &Linear, x: Rows<'_>, input: &mut Input, out: &mut [f32], store: Store) {
         let n = linear.matrix.n();
-        input.fill_with(self.isa, self.team, self.plan.rows(), x.width, linear.matrix.input(), x.make);
+        input.fill_with(self.isa, self.team, x.rows, x.width, linear.matrix.input(), x.make);
         matmul(self.isa, self.team, input, &linear.matrix, out, n, store);
         if !linear.bias.is_empty() {
             self.team.for_each_chunk(out, n, ROWS, &|_, row| ops::add_assign(self.isa, row, &linear.bias));

@@ -69,7 +69,8 @@ pub(super) struct LayerWeights {
     pub(super) post_attn_norm: Vec<f32>,
     pub(super) ffn_norm: Vec<f32>,
     /// `[gate + up, hidden]`.
-    pub(super) gate_up: Linear,
+    /// No architecture has biases here.
+    pub(super) gate_up: PackedMatrix,
     pub(super) down: Linear,
     pub(super) post_ffn_norm: Vec<f32>,
 }
@@ -148,7 +149,10 @@ impl CpuWeights {
 
 impl LayerWeights {
     fn bytes(&self) -> usize {
-        [&self.qkv, &self.o, &self.gate_up, &self.down].iter().map(|linear| linear.matrix.bytes()).sum()
+        [&self.qkv.matrix, &self.o.matrix, &self.gate_up, &self.down.matrix]
+            .iter()
+            .map(|matrix| matrix.bytes())
+            .sum()
     }
 }
 
@@ -171,7 +175,7 @@ impl Loader<'_> {
             o: linear(&[Role::O], &[Role::OBias])?,
             post_attn_norm: norm(Role::PostAttnNorm)?,
             ffn_norm: norm(Role::FfnNorm)?,
-            gate_up: linear(&[Role::Gate, Role::Up], &[])?,
+            gate_up: self.linear(layer, &[Role::Gate, Role::Up], &[])?.matrix,
             down: linear(&[Role::Down], &[])?,
             post_ffn_norm: norm(Role::PostFfnNorm)?,
         })

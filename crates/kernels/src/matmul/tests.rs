@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     InputKind, Part,
-    block::{Codes, dequantize},
+    block::{Codes, Format, Scales, dequantize},
 };
 
 /// Numbers without structure, the same for the same seed.
@@ -285,4 +285,55 @@ fn activations_in_another_form_are_refused() {
     let mut input = Input::new();
     input.fill(Isa::SCALAR, &team, &noise.floats(32), 1, 32, InputKind::NONE);
     matmul(Isa::SCALAR, &team, &input, &w, &mut [0.0; 16], 16, Store::Set);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases.min(32), ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_gated_product_is_the_activation_of_both_halves(
+        seed: u64,
+        types in [0..13usize, 0..13],
+        n in 1..40usize,
+        rows in 0..40usize,
+        threads in 1..4usize,
+        gap in 0..3usize,
+    ) {
+        let mut noise = Noise(seed);
+        let types = types.map(|at| DType::ALL[at]);
+        let k = 256;
+        let data = types.map(|dtype| weights(dtype, n, k, &mut noise));
+        let parts = [0, 1].map(|at| Part { dtype: types[at], rows: n, data: &data[at] });
+        let x = noise.floats(rows * k);
+        let team = Team::new(threads);
+        let w = PackedMatrix::pack(&parts, k, &team).unwrap();
+        let stride = n + gap;
+        for isa in Isa::available() {
+            let both = product(isa, &team, &w, &x, rows, 2 * n);
+            let mut input = Input::new();
+            input.fill(isa, &team, &x, rows, k, w.input());
+            let mut y = vec![f32::MAX; rows * stride];
+            matmul_gated(isa, &team, &input, &w, crate::ops::silu_mul, &mut y, stride);
+            let mut want = vec![0.0; n];
+            for (both, y) in both.chunks_exact(2 * n).zip(y.chunks_exact(stride)) {
+                crate::ops::silu_mul(isa, &both[..n], &both[n..], &mut want);
+                prop_assert_eq!(bits(&y[..n]), bits(&want), "{} {:?}", isa, w);
+                prop_assert!(y[n..].iter().all(|y| *y == f32::MAX), "columns beyond are not written");
+            }
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "as many outputs of the other half")]
+fn a_gate_needs_another_half() {
+    let team = Team::new(1);
+    let data = weights(DType::Q4_0, 48, 32, &mut Noise(1));
+    let (gate, up) = data.split_at(data.len() / 3);
+    let parts =
+        [Part { dtype: DType::Q4_0, rows: 16, data: gate }, Part { dtype: DType::Q4_0, rows: 32, data: up }];
+    let w = PackedMatrix::pack(&parts, 32, &team).unwrap();
+    let mut input = Input::new();
+    input.fill(Isa::SCALAR, &team, &[0.0; 32], 1, 32, w.input());
+    matmul_gated(Isa::SCALAR, &team, &input, &w, crate::ops::silu_mul, &mut [0.0; 24], 24);
 }

@@ -9,7 +9,6 @@ use crate::{
 
 /// Sixteen outputs of a packed matrix.
 pub(crate) struct Panel<'a> {
-    pub(crate) dtype: DType,
     /// Output of lane 0.
     pub(crate) first: usize,
     /// Lanes in use.

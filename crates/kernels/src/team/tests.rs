@@ -30,6 +30,25 @@ fn every_item_is_run_once() {
 }
 
 #[test]
+fn shrinking_ranges_are_every_item_once_and_end_small() {
+    for threads in 1..4 {
+        let team = Team::new(threads);
+        for (items, grains) in [(0, 1..=4), (1, 3..=9), (500, 2..=40), (500, 0..=0), (500, 7..=3)] {
+            let ranges = Mutex::new(Vec::new());
+            team.for_each_shrinking(items, grains.clone(), &|range| ranges.lock().unwrap().push(range));
+            let mut ranges = ranges.into_inner().unwrap();
+            ranges.sort_by_key(|range| range.start);
+            assert_eq!(ranges.iter().cloned().flatten().collect::<Vec<_>>(), (0..items).collect::<Vec<_>>());
+            if items == 500 && grains == (2..=40) && threads > 1 {
+                let lens: Vec<usize> = ranges.iter().map(Range::len).collect();
+                assert_eq!((lens[0], lens.iter().max()), (40, Some(&40)), "the first are the largest");
+                assert!(lens.is_sorted_by(|a, b| a >= b) && lens[lens.len() - 2] == 2, "{lens:?}");
+            }
+        }
+    }
+}
+
+#[test]
 fn many_short_loops_lose_nothing() {
     let team = Team::new(3);
     let total = AtomicUsize::new(0);

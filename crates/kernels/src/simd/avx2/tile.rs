@@ -7,7 +7,7 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use crate::simd::{CodeRange, LANES, QuantWeights, Scales, WideBlock, XBlock};
+use crate::simd::{CodeRange, LANES, QuantWeights, Scales, WideBlock, XBlock, prefetch};
 
 /// Whether [`tile`] knows the format: one sum per block, and codes whose sums it knows how to hold.
 pub(super) const fn knows<Q: QuantWeights>() -> bool {
@@ -56,7 +56,7 @@ unsafe fn half<Q: QuantWeights, const R: usize>(
         let mut y = [_mm256_setzero_ps(); R];
         for (group, data) in panel.chunks_exact(layout.group()).enumerate() {
             if R <= 4 && half == 0 {
-                crate::matmul::prefetch(data);
+                prefetch(data);
             }
             let scales = data.as_ptr().add(layout.codes * layout.blocks);
             let d = halves(scales.add(16 * half));

@@ -1,0 +1,53 @@
+//! Decides how the two halves of a gated feed-forward layer become one product: a panel of the gate, its panel of the other
+//! half, and the activation of both while they are in the cache. Neither half is ever in memory as a whole.
+#![expect(unsafe_code, reason = "threads write disjoint columns of one output")]
+
+use std::marker::PhantomData;
+
+use super::{Claim, Output, Piece, Store, for_each_piece, multiply};
+use crate::{Input, Isa, PackedMatrix, Team, input::MOST_CHUNK_ROWS, simd::LANES};
+
+/// `y[r][n] = act(gate[r][n], up[r][n])`, where `w` is the gate's outputs and then as many of the other half, and `act` is a
+/// function of [`ops`](crate::ops) such as `silu_mul`: `y[r · stride + n]` is written for `n < w.n() / 2`.
+///
+/// # Panics
+/// When `w` is not two parts of as many outputs, `x` is not as wide as `w` or lacks a form that it reads, or `y` is too short.
+pub fn matmul_gated(
+    isa: Isa,
+    team: &Team,
+    x: &Input,
+    w: &PackedMatrix,
+    act: fn(Isa, &[f32], &[f32], &mut [f32]),
+    y: &mut [f32],
+    stride: usize,
+) {
+    let (rows, n, panels) = (x.rows(), w.n() / 2, w.panels() / 2);
+    assert!(w.halves(), "a gate and as many outputs of the other half");
+    if rows == 0 || n == 0 {
+        return;
+    }
+    assert!(stride >= n && y.len() >= (rows - 1) * stride + n, "room for the result");
+    let out = Output { start: y.as_mut_ptr(), stride, first: [0; 2], store: Store::Set, rows: PhantomData };
+    for_each_piece(isa, team, x, w, panels, &|Piece { rows, panels: gates, many }| {
+        let mut out = out;
+        let len = rows.len() * LANES;
+        let mut results = [[0.0; MOST_CHUNK_ROWS * LANES]; 3];
+        let [gate, up, acted] = results.each_mut().map(|results| &mut results[..len]);
+        for panel in gates {
+            for (panel, to) in [(panel, &mut *gate), (panel + panels, &mut *up)] {
+                let first = [rows.start, w.panel(panel).first];
+                let start = to.as_mut_ptr();
+                let to = Output { start, stride: LANES, first, store: Store::Set, rows: PhantomData };
+                // SAFETY: `to` has sixteen outputs for every row and is this thread's.
+                multiply(isa, many, unsafe { Claim::new(x, w, rows.clone(), panel..panel + 1, to) });
+            }
+            act(isa, gate, up, acted);
+            let panel = w.panel(panel);
+            for (row, acted) in rows.clone().zip(acted.chunks_exact(LANES)) {
+                // SAFETY: no two pieces share both rows and panels.
+                let to = unsafe { out.row(row, panel.first, panel.outputs) };
+                to.copy_from_slice(&acted[..panel.outputs]);
+            }
+        }
+    });
+}
