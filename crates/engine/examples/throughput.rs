@@ -1,25 +1,26 @@
 //! Prints how fast a model prefills and decodes on this machine.
 //!
-//! `throughput MODEL [--row ROW].. [--threads N] [--isa NAME] [--kv TYPE] [--steps N] [--repeat N] [--json]`, where a row is one of
+//! `throughput MODEL [--row ROW].. [--threads N] [--isa NAME] [--kv TYPE] [--steps N] [--repeat N] [--profile] [--json]`, where a row is one of
 //!   * `prefill:TOKENS`: one prompt from an empty context;
 //!   * `decode:STREAMS@CONTEXT`: `--steps` tokens for each of several streams, every stream with a context of its own;
 //!   * `prefix:SHARED+OWN`: what remains to be computed of a prompt whose first `SHARED` tokens are in the KV memory.
 //!
 //! Each row is warmed up once, then repeated; the median is printed in tokens per second, as a table or as one JSON object per
-//! line that also says what the machine had to do: multiply-adds of the matrix products and bytes read from memory.
+//! line that also says what the machine had to do: multiply-adds of the matrix products and bytes read from memory. `--profile`
+//! adds how long each step of a layer took: what is left of a layer when its products are infinitely fast.
 #![expect(clippy::print_stdout, reason = "a table for a person at a terminal")]
 
 use std::path::Path;
 use std::str::FromStr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use wharf_engine::cpu::{CpuBackend, CpuOptions, KvType};
+use wharf_engine::cpu::{CpuBackend, CpuOptions, KvType, Step};
 use wharf_engine::{BLOCK_TOKENS, Backend as _, BlockId, Chunk, Logits, LogitsFor};
 use wharf_kernels::Isa;
 use wharf_model::Model;
 
 const USAGE: &str =
-    "usage: throughput MODEL [--row ROW].. [--threads N] [--isa NAME] [--kv TYPE] [--steps N] [--repeat N] [--json]
+    "usage: throughput MODEL [--row ROW].. [--threads N] [--isa NAME] [--kv TYPE] [--steps N] [--repeat N] [--profile] [--json]
 types of keys and values: f16, f32, int8
 rows: prefill:TOKENS, decode:STREAMS@CONTEXT, prefix:SHARED+OWN";
 const DEFAULT_ROWS: [Row; 6] = [
@@ -78,6 +79,7 @@ struct Arguments {
     kv_type: KvType,
     steps: usize,
     repeat: usize,
+    profile: bool,
     json: bool,
 }
 
@@ -91,6 +93,7 @@ impl Arguments {
             kv_type: CpuOptions::default().kv_type,
             steps: 32,
             repeat: 3,
+            profile: false,
             json: false,
         };
         while let Some(word) = words.next() {
@@ -114,6 +117,7 @@ impl Arguments {
                 }
                 "--steps" => parsed.steps = number(value()?)?,
                 "--repeat" => parsed.repeat = number(value()?)?,
+                "--profile" => parsed.profile = true,
                 "--json" => parsed.json = true,
                 _ if parsed.model.is_empty() && !word.starts_with("--") => parsed.model = word,
                 _ => return Err(format!("{word:?} is not understood\n{USAGE}")),
@@ -142,6 +146,9 @@ fn main() -> Result<(), Failure> {
         let seconds = started.elapsed().as_secs_f64();
         println!("loaded in {seconds:.3} s: {bytes:.1} MB of weights, {} threads, {isa}", options.threads);
     }
+    if arguments.profile {
+        backend.profile();
+    }
     for row in arguments.rows {
         let seconds = run(&mut backend, row, steps, arguments.repeat)?;
         let work = Work::of(row, steps, &backend, kv_type);
@@ -154,8 +161,20 @@ fn main() -> Result<(), Failure> {
         } else {
             println!("{:<20} {rate:9.1} tok/s", row.to_string());
         }
+        if arguments.profile {
+            print_profile(&backend.take_profile());
+        }
     }
     Ok(())
+}
+
+/// Shares of everything since the last row, its preparation included.
+fn print_profile(steps: &[(Step, Duration)]) {
+    let all: Duration = steps.iter().map(|(_, spent)| *spent).sum();
+    for (step, spent) in steps {
+        let (ms, share) = (spent.as_secs_f64() * 1e3, spent.as_secs_f64() / all.as_secs_f64() * 100.0);
+        println!("  {:<10} {ms:10.2} ms {share:5.1}%", format!("{step:?}"));
+    }
 }
 
 /// What a row asks of the machine. Attention's multiply-adds are not counted: they run in another precision.

@@ -9,8 +9,11 @@ mod attend;
 mod kv;
 mod kv_type;
 mod layer;
+mod profile;
 mod rope;
 mod weights;
+
+use std::time::Duration;
 
 use half::vec::HalfBitsVecExt as _;
 use wharf_kernels::{Isa, Store, Team, matmul, ops};
@@ -21,6 +24,8 @@ use kv::KvArena;
 use kv_type::Kv;
 pub use kv_type::KvType;
 use layer::Buffers;
+use profile::Profile;
+pub use profile::Step;
 use rope::Rotations;
 use weights::CpuWeights;
 pub use weights::LoadError;
@@ -63,6 +68,7 @@ pub struct CpuBackend {
     max_batch_tokens: usize,
     buffers: Buffers,
     rotations: Vec<Rotations>,
+    profile: Profile,
 }
 
 impl CpuBackend {
@@ -103,6 +109,7 @@ impl CpuBackend {
             isa: options.isa,
             max_batch_tokens: options.max_batch_tokens,
             rotations,
+            profile: Profile::default(),
         })
     }
 
@@ -114,6 +121,16 @@ impl CpuBackend {
     /// The model's shape.
     pub fn config(&self) -> &ModelConfig {
         &self.config
+    }
+
+    /// Starts telling the time of each step of a pass, which costs a few microseconds a pass.
+    pub fn profile(&mut self) {
+        self.profile.on = true;
+    }
+
+    /// Time spent in each step since the last call; nothing without [`CpuBackend::profile`].
+    pub fn take_profile(&mut self) -> Vec<(Step, Duration)> {
+        self.profile.take()
     }
 
     /// Refuses what the pass could only panic over.
@@ -168,7 +185,8 @@ impl Backend for CpuBackend {
 
     fn forward(&mut self, chunks: &[Chunk<'_>], logits: &mut Logits) -> Result<(), BackendError> {
         self.check(chunks)?;
-        let CpuBackend { config, weights, kv, team, isa, buffers, rotations, .. } = self;
+        let CpuBackend { config, weights, kv, team, isa, buffers, rotations, profile, .. } = self;
+        let profile = &*profile;
         let (isa, hidden) = (*isa, config.hidden_size);
 
         let plan = attend::Plan::new(chunks, team.threads());
@@ -181,15 +199,17 @@ impl Backend for CpuBackend {
         }
         let tokens: Vec<u32> = chunks.iter().flat_map(|chunk| chunk.tokens).copied().collect();
         buffers.resize(tokens.len());
-        team.for_each_chunk(&mut buffers.x, hidden, 8, &|row, x| {
-            weights.embed(tokens[row], x);
-            if config.embedding_scale != 1.0 {
-                ops::scale(isa, x, config.embedding_scale);
-            }
+        profile.time(Step::Embed, || {
+            team.for_each_chunk(&mut buffers.x, hidden, 8, &|row, x| {
+                weights.embed(tokens[row], x);
+                if config.embedding_scale != 1.0 {
+                    ops::scale(isa, x, config.embedding_scale);
+                }
+            });
         });
 
         for index in 0..config.layers.len() {
-            let context = layer::Context { config, isa, team, plan: &plan, rotations, index };
+            let context = layer::Context { config, isa, team, plan: &plan, rotations, profile, index };
             match kv {
                 Kv::F16(kv) => context.run(&weights.layers[index], kv, buffers),
                 Kv::F32(kv) => context.run(&weights.layers[index], kv, buffers),
@@ -205,17 +225,19 @@ impl Backend for CpuBackend {
         }
         let Buffers { input, x, .. } = buffers;
         let (output, norm) = (&weights.output, &weights.output_norm);
-        input.fill_with(isa, team, rows.len(), hidden, output.input(), &|index, to| {
-            ops::rms_norm(isa, &x[rows[index] * hidden..][..hidden], norm, config.norm_eps, to);
-        });
-        matmul(isa, team, input, output, &mut logits.data, config.vocab_size, Store::Set);
-        team.for_each_chunk(&mut logits.data, config.vocab_size, 1, &|_, row| {
-            if config.logit_scale != 1.0 {
-                ops::scale(isa, row, config.logit_scale);
-            }
-            if let Some(cap) = config.logit_softcap {
-                ops::softcap(isa, row, cap);
-            }
+        profile.time(Step::Logits, || {
+            input.fill_with(isa, team, rows.len(), hidden, output.input(), &|index, to| {
+                ops::rms_norm(isa, &x[rows[index] * hidden..][..hidden], norm, config.norm_eps, to);
+            });
+            matmul(isa, team, input, output, &mut logits.data, config.vocab_size, Store::Set);
+            team.for_each_chunk(&mut logits.data, config.vocab_size, 1, &|_, row| {
+                if config.logit_scale != 1.0 {
+                    ops::scale(isa, row, config.logit_scale);
+                }
+                if let Some(cap) = config.logit_softcap {
+                    ops::softcap(isa, row, cap);
+                }
+            });
         });
         Ok(())
     }

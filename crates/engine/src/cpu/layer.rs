@@ -7,6 +7,7 @@ use wharf_model::config::{Activation, RopeLayout};
 
 use super::attend::{Attention, Lane, Plan};
 use super::kv::KvArena;
+use super::profile::{Profile, Step};
 use super::rope::Rotations;
 use super::weights::{LayerWeights, Linear};
 
@@ -89,6 +90,7 @@ pub(super) struct Context<'a> {
     pub(super) team: &'a Team,
     pub(super) plan: &'a Plan,
     pub(super) rotations: &'a [Rotations],
+    pub(super) profile: &'a Profile,
     pub(super) index: usize,
 }
 
@@ -96,14 +98,15 @@ impl Context<'_> {
     pub(super) fn run<T: KvElement>(&self, weights: &LayerWeights, kv: &mut KvArena<T>, b: &mut Buffers) {
         let Widths { hidden, attended, ffn, .. } = b.widths;
         let rows = self.plan.rows();
+        let time = self.profile;
         let normed = Rows {
             rows,
             width: hidden,
             make: &|row, to| self.norm(&b.x[row * hidden..], &weights.attn_norm, to),
         };
-        self.linear(&weights.qkv, normed, &mut b.input, &mut b.qkv, Store::Set);
-        self.rotate(weights, &mut b.qkv, b.widths.qkv);
-        self.store(kv, &b.qkv, b.widths.qkv);
+        time.time(Step::Qkv, || self.linear(&weights.qkv, normed, &mut b.input, &mut b.qkv, Store::Set));
+        time.time(Step::Rotate, || self.rotate(weights, &mut b.qkv, b.widths.qkv));
+        time.time(Step::Store, || self.store(kv, &b.qkv, b.widths.qkv));
         let attention = Attention {
             config: self.config,
             isa: self.isa,
@@ -113,30 +116,36 @@ impl Context<'_> {
             layer: self.index,
             qkv: &b.qkv,
         };
-        attention.run(&mut b.lanes, &mut b.partials, &mut b.attended);
+        time.time(Step::Attend, || attention.run(&mut b.lanes, &mut b.partials, &mut b.attended));
+        let Buffers { input, branch, attended: from, gated, x, .. } = b;
         let attended = Rows {
             rows,
             width: attended,
-            make: &|row, to| to.copy_from_slice(&b.attended[row * attended..][..attended]),
+            make: &|row, to| to.copy_from_slice(&from[row * attended..][..attended]),
         };
-        self.residual(&weights.o, &weights.post_attn_norm, attended, &mut b.input, &mut b.branch, &mut b.x);
+        time.time(Step::Project, || {
+            self.residual(&weights.o, &weights.post_attn_norm, attended, input, branch, x);
+        });
 
         let act = match self.config.activation {
             Activation::Silu => ops::silu_mul,
             Activation::GeluTanh => ops::gelu_tanh_mul,
             Activation::GeluErf => ops::gelu_erf_mul,
         };
-        for x in b.x.chunks_mut(FFN_ROWS * hidden) {
+        let gate_up = &weights.gate_up;
+        for x in x.chunks_mut(FFN_ROWS * hidden) {
             let rows = x.len() / hidden;
-            let gate_up = &weights.gate_up;
-            b.input.fill_with(self.isa, self.team, rows, hidden, gate_up.input(), &|row, to| {
-                self.norm(&x[row * hidden..], &weights.ffn_norm, to);
+            time.time(Step::GateUp, || {
+                input.fill_with(self.isa, self.team, rows, hidden, gate_up.input(), &|row, to| {
+                    self.norm(&x[row * hidden..], &weights.ffn_norm, to);
+                });
+                matmul_gated(self.isa, self.team, input, gate_up, act, gated, ffn);
             });
-            matmul_gated(self.isa, self.team, &b.input, gate_up, act, &mut b.gated, ffn);
-            let gated = &b.gated[..rows * ffn];
             let gated =
                 Rows { rows, width: ffn, make: &|row, to| to.copy_from_slice(&gated[row * ffn..][..ffn]) };
-            self.residual(&weights.down, &weights.post_ffn_norm, gated, &mut b.input, &mut b.branch, x);
+            time.time(Step::Down, || {
+                self.residual(&weights.down, &weights.post_ffn_norm, gated, input, branch, x);
+            });
         }
     }
 

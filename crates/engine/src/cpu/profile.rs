@@ -1,6 +1,6 @@
 //! Decides which steps of a pass are told apart when somebody asks where the time goes.
 
-use std::cell::Cell;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// A step of a pass, over all layers and rows.
@@ -45,7 +45,7 @@ impl Step {
 #[derive(Debug, Default)]
 pub(super) struct Profile {
     pub(super) on: bool,
-    spent: [Cell<Duration>; Step::ALL.len()],
+    nanoseconds: [AtomicU64; Step::ALL.len()],
 }
 
 impl Profile {
@@ -56,14 +56,14 @@ impl Profile {
         }
         let began = Instant::now();
         let result = run();
-        let spent = &self.spent[step as usize];
-        spent.set(spent.get() + began.elapsed());
+        self.nanoseconds[step as usize].fetch_add(began.elapsed().as_nanos() as u64, Ordering::Relaxed);
         result
     }
 
     /// What was spent, from now on counted anew.
     pub(super) fn take(&mut self) -> Vec<(Step, Duration)> {
-        Step::ALL.into_iter().map(|step| (step, self.spent[step as usize].take())).collect()
+        let spent = Step::ALL.into_iter().zip(&mut self.nanoseconds);
+        spent.map(|(step, spent)| (step, Duration::from_nanos(std::mem::take(spent.get_mut())))).collect()
     }
 }
 
