@@ -115,6 +115,10 @@ serve_config! {
     Server max_num_seqs: usize = 64;
     /// Most tokens computed in one step, over all requests.
     Server max_num_batched_tokens: usize = 512;
+    /// Milliseconds between two tokens of a stream that long prompts may cause: while streams run, prompts are computed in
+    /// chunks sized to that, at most 256 tokens a step. Prompts always get a fifth of the time, or 16 tokens of a step. 0
+    /// leaves only the bound on tokens.
+    Server inter_token_latency_target_ms: u32 = 50;
     /// Most requests that wait to be computed; more are refused with 429.
     Server max_waiting: usize = 256;
     /// Memory for the KV cache; sized from free memory if absent.

@@ -88,6 +88,21 @@ fn all_problems_are_reported_at_once_with_their_place() {
 }
 
 #[test]
+fn a_latency_beyond_a_minute_is_refused_and_none_turns_the_bound_off() {
+    problems(
+        "server: {inter_token_latency_target_ms: 60001}",
+        "{}",
+        &[],
+        expect![
+            "server_config.yaml: server.inter_token_latency_target_ms: must be at most 60000 milliseconds, got 60001"
+        ],
+    );
+    let off = files("server: {inter_token_latency_target_ms: 0}", "{}");
+    let config = resolve(&off, &BTreeMap::new(), &PartialConfig::default()).unwrap();
+    assert_eq!(config.inter_token_latency_target_ms, 0);
+}
+
+#[test]
 fn broken_files_say_where() {
     problems(
         "server: [",
