@@ -9,6 +9,7 @@ mod attend;
 mod kv;
 mod kv_type;
 mod layer;
+mod pinning;
 mod rope;
 mod weights;
 
@@ -21,6 +22,8 @@ use kv::KvArena;
 use kv_type::Kv;
 pub use kv_type::KvType;
 use layer::Buffers;
+pub use pinning::Pinning;
+use pinning::{available_cpus, pin_caller, pin_workers};
 use rope::Rotations;
 use weights::CpuWeights;
 pub use weights::LoadError;
@@ -30,6 +33,8 @@ pub use weights::LoadError;
 pub struct CpuOptions {
     /// Threads that compute.
     pub threads: usize,
+    /// Where they run.
+    pub pinning: Pinning,
     /// Instruction set.
     pub isa: Isa,
     /// Tokens that the KV memory holds, rounded up to whole blocks.
@@ -43,7 +48,8 @@ pub struct CpuOptions {
 impl Default for CpuOptions {
     fn default() -> Self {
         CpuOptions {
-            threads: std::thread::available_parallelism().map_or(1, usize::from),
+            threads: available_cpus(),
+            pinning: Pinning::Off,
             isa: Isa::detect(),
             kv_tokens: 4096,
             kv_type: KvType::F16,
@@ -63,6 +69,8 @@ pub struct CpuBackend {
     max_batch_tokens: usize,
     buffers: Buffers,
     rotations: Vec<Rotations>,
+    /// The CPU of the thread that calls [`Backend::forward`], until its first call.
+    caller_cpu: Option<usize>,
 }
 
 impl CpuBackend {
@@ -80,6 +88,10 @@ impl CpuBackend {
             return Err(LoadError::HeadTooLarge { head_dim: config.head_dim, most: layer::MAX_HEAD_DIM });
         }
         let team = Team::new(options.threads);
+        let caller_cpu = match options.pinning {
+            Pinning::Off => None,
+            Pinning::On => pin_workers(&team),
+        };
         let packed = CpuWeights::load(&config, &weights, &team, progress)?;
         drop(weights);
         let kv_blocks = options.kv_tokens.div_ceil(BLOCK_TOKENS);
@@ -103,6 +115,7 @@ impl CpuBackend {
             isa: options.isa,
             max_batch_tokens: options.max_batch_tokens,
             rotations,
+            caller_cpu,
         })
     }
 
@@ -168,6 +181,9 @@ impl Backend for CpuBackend {
 
     fn forward(&mut self, chunks: &[Chunk<'_>], logits: &mut Logits) -> Result<(), BackendError> {
         self.check(chunks)?;
+        if let Some(cpu) = self.caller_cpu.take() {
+            pin_caller(cpu);
+        }
         let CpuBackend { config, weights, kv, team, isa, buffers, rotations, .. } = self;
         let (isa, hidden) = (*isa, config.hidden_size);
 

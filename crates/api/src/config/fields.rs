@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::types::{ByteSize, KvCacheDtype, LogFormat, Secret, Speculation};
+use super::types::{ByteSize, CpuPinning, KvCacheDtype, LogFormat, Secret, Speculation};
 
 /// The user's file that a field belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,8 +126,12 @@ serve_config! {
     /// How the KV cache stores keys and values: `f16`, or `int8` for nearly twice the tokens in the same memory at a small
     /// loss of precision.
     Server kv_cache_dtype: KvCacheDtype = KvCacheDtype::F16;
-    /// Compute threads; one per available core if absent.
+    /// Compute threads; if absent, one for each CPU that the process may use. Its affinity mask and its container's CPU limit
+    /// count.
     Server threads: Option<usize> = None;
+    /// `on` keeps every compute thread on a CPU of its own (Linux), one of each core before a second of any. For machines or
+    /// containers that have their CPUs to themselves; where others compute on them too it costs speed.
+    Server cpu_pinning: CpuPinning = CpuPinning::Off;
     /// Guess tokens from what followed the same words earlier, to compute several in one step. It changes no answer.
     /// `auto` guesses as much as was worth it lately, and nothing among many streams; a number guesses up to that many
     /// in every step.

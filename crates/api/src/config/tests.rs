@@ -103,6 +103,30 @@ fn a_latency_beyond_a_minute_is_refused_and_none_turns_the_bound_off() {
 }
 
 #[test]
+fn pinning_is_on_or_off_quoted_or_not() {
+    let pinning = |server: &str| {
+        resolve(&files(server, "{}"), &BTreeMap::new(), &PartialConfig::default()).map(|c| c.cpu_pinning)
+    };
+    for (text, expected) in [
+        ("on", CpuPinning::On),
+        ("'on'", CpuPinning::On),
+        ("off", CpuPinning::Off),
+        ("'off'", CpuPinning::Off),
+    ] {
+        assert_eq!(pinning(&format!("server: {{cpu_pinning: {text}}}")), Ok(expected), "{text}");
+    }
+    assert_eq!(pinning("server: {}"), Ok(CpuPinning::Off));
+    problems(
+        "server: {cpu_pinning: cores}",
+        "{}",
+        &[],
+        expect![[
+            r#"server_config.yaml: server.cpu_pinning: invalid value: string "cores", expected on or off"#
+        ]],
+    );
+}
+
+#[test]
 fn broken_files_say_where() {
     problems(
         "server: [",

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use wharf_api::{ServeConfig, config};
-use wharf_engine::cpu::{CpuBackend, CpuOptions, KvType};
+use wharf_engine::cpu::{CpuBackend, CpuOptions, KvType, Pinning};
 use wharf_engine::{EngineConfig, Speculation, StartError, start};
 use wharf_model::Model;
 use wharf_server::Loaded;
@@ -40,6 +40,10 @@ pub(crate) fn load(
     let defaults = CpuOptions::default();
     let options = CpuOptions {
         threads: config.threads.unwrap_or(defaults.threads),
+        pinning: match config.cpu_pinning {
+            config::CpuPinning::Off => Pinning::Off,
+            config::CpuPinning::On => Pinning::On,
+        },
         kv_tokens: kv.tokens,
         kv_type,
         max_batch_tokens: config.max_num_batched_tokens,
