@@ -9,6 +9,7 @@ mod attend;
 mod kv;
 mod kv_type;
 mod layer;
+mod pinning;
 mod profile;
 mod rope;
 mod weights;
@@ -24,6 +25,8 @@ use kv::KvArena;
 use kv_type::Kv;
 pub use kv_type::KvType;
 use layer::Buffers;
+pub use pinning::Pinning;
+use pinning::{available_cpus, pin_caller, pin_workers};
 use profile::Profile;
 pub use profile::Step;
 use rope::Rotations;
@@ -35,6 +38,8 @@ pub use weights::LoadError;
 pub struct CpuOptions {
     /// Threads that compute.
     pub threads: usize,
+    /// Where they run.
+    pub pinning: Pinning,
     /// Instruction set.
     pub isa: Isa,
     /// Tokens that the KV memory holds, rounded up to whole blocks.
@@ -48,7 +53,8 @@ pub struct CpuOptions {
 impl Default for CpuOptions {
     fn default() -> Self {
         CpuOptions {
-            threads: std::thread::available_parallelism().map_or(1, usize::from),
+            threads: available_cpus(),
+            pinning: Pinning::Off,
             isa: Isa::detect(),
             kv_tokens: 4096,
             kv_type: KvType::F16,
@@ -69,6 +75,8 @@ pub struct CpuBackend {
     buffers: Buffers,
     rotations: Vec<Rotations>,
     profile: Profile,
+    /// The CPU of the thread that calls [`Backend::forward`], until its first call.
+    caller_cpu: Option<usize>,
 }
 
 impl CpuBackend {
@@ -86,6 +94,10 @@ impl CpuBackend {
             return Err(LoadError::HeadTooLarge { head_dim: config.head_dim, most: layer::MAX_HEAD_DIM });
         }
         let team = Team::new(options.threads);
+        let caller_cpu = match options.pinning {
+            Pinning::Off => None,
+            Pinning::On => pin_workers(&team),
+        };
         let packed = CpuWeights::load(&config, &weights, &team, progress)?;
         drop(weights);
         let kv_blocks = options.kv_tokens.div_ceil(BLOCK_TOKENS);
@@ -110,6 +122,7 @@ impl CpuBackend {
             max_batch_tokens: options.max_batch_tokens,
             rotations,
             profile: Profile::default(),
+            caller_cpu,
         })
     }
 
@@ -185,6 +198,9 @@ impl Backend for CpuBackend {
 
     fn forward(&mut self, chunks: &[Chunk<'_>], logits: &mut Logits) -> Result<(), BackendError> {
         self.check(chunks)?;
+        if let Some(cpu) = self.caller_cpu.take() {
+            pin_caller(cpu);
+        }
         let CpuBackend { config, weights, kv, team, isa, buffers, rotations, profile, .. } = self;
         let profile = &*profile;
         let (isa, hidden) = (*isa, config.hidden_size);

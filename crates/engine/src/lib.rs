@@ -7,6 +7,7 @@ pub mod backend;
 pub mod cpu;
 pub mod handle;
 pub mod kv;
+mod prefill;
 pub mod random;
 pub mod request;
 pub mod runner;

@@ -8,58 +8,34 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
+
+mod config;
+
+pub use config::{EngineConfig, StartError};
 
 use crate::backend::{BLOCK_TOKENS, Backend, Logits};
 use crate::handle::{Arrival, EngineHandle, Limits, RequestId, Shared, Totals};
 use crate::kv::{BlockPool, PrefixHasher};
+use crate::prefill::{self, StepCosts};
 use crate::request::{Event, EventSink, FinishReason, LogitsHook, SamplingParams, StopConditions, Usage};
 use crate::sampler::{self, History};
 use crate::scheduler::{Plan, Scheduler, SchedulerConfig, Sequence, Work};
 use crate::speculation::{Drafter, Prices, Speculation};
 
-/// How an engine bounds its work.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EngineConfig {
-    /// Most tokens that prompt and answer of one request may have together.
-    pub max_model_len: usize,
-    /// Most requests computed at the same time.
-    pub max_running: usize,
-    /// Most tokens of one step.
-    pub max_batch_tokens: usize,
-    /// Most prompt tokens of a step that also decodes.
-    pub prefill_tokens_while_decoding: usize,
-    /// Most requests that wait for their first step.
-    pub max_waiting: usize,
-    /// Reuse KV of earlier requests with the same beginning.
-    pub prefix_caching: bool,
-    /// When tokens are guessed; it changes no answer.
-    pub speculation: Speculation,
-}
-
-/// Why an engine cannot start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The KV memory cannot hold one request of the promised length.
-    #[error(
-        "the KV cache holds {capacity} tokens, less than max_model_len {max_model_len}; give it more memory or lower max_model_len"
-    )]
-    CacheTooSmall {
-        /// Tokens that the KV cache holds.
-        capacity: usize,
-        /// The promised length.
-        max_model_len: usize,
-    },
-    /// A bound is zero or contradicts another.
-    #[error("invalid engine configuration: {0}")]
-    Invalid(&'static str),
-    /// The operating system refused a thread.
-    #[error("failed to start the engine's thread")]
-    Thread(#[source] std::io::Error),
-}
+/// Tells the time.
+type Clock = Box<dyn Fn() -> Instant + Send>;
 
 /// Starts an engine on a thread of its own. The thread ends when every handle is gone and every request finished.
 pub fn start(backend: Box<dyn Backend>, config: EngineConfig) -> Result<EngineHandle, StartError> {
+    start_with_clock(backend, config, Box::new(Instant::now))
+}
+
+fn start_with_clock(
+    backend: Box<dyn Backend>,
+    config: EngineConfig,
+    clock: Clock,
+) -> Result<EngineHandle, StartError> {
     let capacity = backend.kv_blocks() * BLOCK_TOKENS;
     if config.max_model_len < 2
         || config.max_running < 1
@@ -100,6 +76,8 @@ pub fn start(backend: Box<dyn Backend>, config: EngineConfig) -> Result<EngineHa
         max_model_len: config.max_model_len,
         speculation: config.speculation,
         prices: Prices::new(),
+        costs: StepCosts::new(config.inter_token_latency_target),
+        clock,
         prefill_limit: max_batch_tokens,
         most_prefill: max_batch_tokens,
         totals: Totals::default(),
@@ -141,26 +119,13 @@ struct Engine {
     max_model_len: usize,
     speculation: Speculation,
     prices: Prices,
+    costs: StepCosts,
+    clock: Clock,
     /// Prompt tokens that a step may have at the moment, and at most.
     prefill_limit: usize,
     most_prefill: usize,
     totals: Totals,
     shared: Arc<Shared>,
-}
-
-/// A step that takes longer than this delays aborts and looks like a stall to a health check.
-const LONG_STEP: Duration = Duration::from_secs(4);
-
-/// Prompt tokens that the next step may have, after one of `tokens` tokens `took` so long: halved when it was long, doubled
-/// again when it was short and full.
-fn prefill_limit(limit: usize, most: usize, tokens: usize, took: Duration) -> usize {
-    if took > LONG_STEP {
-        (limit.min(tokens) / 2).max(1)
-    } else if took < LONG_STEP / 4 && tokens >= limit {
-        (limit * 2).min(most)
-    } else {
-        limit
-    }
 }
 
 /// What the engine knows of a request beyond its tokens.
@@ -205,11 +170,13 @@ impl Engine {
     }
 
     fn step(&mut self) {
+        let began = (self.clock)();
+        self.scheduler.allow_prefill(self.costs.allowance(self.scheduler.decoding()));
         let mut plan = self.scheduler.plan();
-        self.note_admissions(&plan);
+        self.note_admissions(&plan, began);
         self.speculate(&mut plan);
         if !plan.work.is_empty() {
-            self.compute(&plan);
+            self.compute(&plan, began);
         }
         let pool = self.scheduler.pool();
         self.shared.publish(self.scheduler.running(), self.scheduler.waiting(), pool.used(), self.totals);
@@ -228,12 +195,13 @@ impl Engine {
         });
     }
 
-    fn compute(&mut self, plan: &Plan) {
-        let began = Instant::now();
+    /// Computes and ends a step.
+    fn compute(&mut self, plan: &Plan, step_began: Instant) {
+        let began = (self.clock)();
         let chunks: Vec<_> = plan.work.iter().map(|work| self.scheduler.chunk(work)).collect();
         let computed = self.backend.forward(&chunks, &mut self.logits);
-        let (tokens, took) = (plan.tokens(), began.elapsed());
-        self.prefill_limit = prefill_limit(self.prefill_limit, self.most_prefill, tokens, took);
+        let (tokens, took) = (plan.tokens(), (self.clock)().duration_since(began));
+        self.prefill_limit = prefill::limit(self.prefill_limit, self.most_prefill, tokens, took);
         self.scheduler.limit_prefill(self.prefill_limit);
         let guessed: usize = plan.work.iter().map(|work| work.guessed).sum();
         if tokens == plan.work.len() + guessed {
@@ -242,7 +210,12 @@ impl Engine {
         // Counted before anybody hears of a token: who has the answer finds its steps in the metrics.
         self.shared.stepped(tokens);
         match computed {
-            Ok(()) => self.take_results(plan),
+            Ok(()) => {
+                self.take_results(plan);
+                // A stream waits for all of it: planning, computing, drawing tokens and handing them over.
+                let took = (self.clock)().duration_since(step_began);
+                self.costs.observe(&plan.load(), took.as_secs_f64());
+            }
             Err(error) => {
                 tracing::error!(error = &error as &dyn std::error::Error, "a step failed");
                 let message = format!("the forward pass failed: {error}");
@@ -253,9 +226,8 @@ impl Engine {
         }
     }
 
-    fn note_admissions(&mut self, plan: &Plan) {
+    fn note_admissions(&mut self, plan: &Plan, now: Instant) {
         self.totals.preemptions += plan.preempted.len() as u64;
-        let now = Instant::now();
         for (id, cached) in &plan.admitted {
             let stream = self.streams.get_mut(id).expect("admitted requests have a stream");
             if stream.started.is_some() {
@@ -302,7 +274,7 @@ impl Engine {
             return ControlFlow::Break(());
         };
         stream.history.push(token);
-        stream.first_token.get_or_insert_with(Instant::now);
+        stream.first_token.get_or_insert_with(&self.clock);
         let guessed = self.scheduler.push(id, token);
         self.totals.generation_tokens += 1;
         self.totals.accepted_draft_tokens += u64::from(guessed);
@@ -320,7 +292,7 @@ impl Engine {
 
     fn finish(&mut self, id: RequestId, reason: FinishReason) {
         if let Some(mut stream) = self.close(id) {
-            let usage = stream.usage(Instant::now());
+            let usage = stream.usage((self.clock)());
             let _ = (stream.sink)(Event::Finished { reason, usage });
         }
     }

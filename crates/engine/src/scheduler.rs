@@ -7,9 +7,14 @@
 
 use std::collections::VecDeque;
 
+mod plan;
+
+pub use plan::{Plan, Work};
+
 use crate::backend::{BLOCK_TOKENS, BlockId, Chunk, LogitsFor};
 use crate::handle::RequestId;
 use crate::kv::{BlockHash, BlockPool, PrefixHasher};
+use crate::prefill::{Allowance, Budget, TILE};
 
 /// Bounds of one step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,55 +78,14 @@ impl Sequence {
     }
 }
 
-/// Tokens of one request to compute in a step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Work {
-    /// Whose.
-    pub id: RequestId,
-    /// How many, from the first that is not computed, guessed ones included.
-    pub tokens: usize,
-    /// This computes the request's last token, so the next one can be sampled.
-    pub samples: bool,
-    /// How many of `tokens` are guessed; they are the last ones.
-    pub guessed: usize,
-}
-
-impl Work {
-    /// Rows of logits that this yields.
-    pub fn rows(&self) -> usize {
-        if self.samples { 1 + self.guessed } else { 0 }
-    }
-}
-
-/// One step.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Plan {
-    /// In order of arrival.
-    pub work: Vec<Work>,
-    /// Requests that left the waiting queue, with the prompt tokens they found in the cache.
-    pub admitted: Vec<(RequestId, usize)>,
-    /// Requests that lost their blocks and wait again.
-    pub preempted: Vec<RequestId>,
-}
-
-impl Plan {
-    /// Tokens of the step.
-    pub fn tokens(&self) -> usize {
-        self.work.iter().map(|work| work.tokens).sum()
-    }
-
-    /// Requests that compute their last token alone.
-    pub fn decoding(&self) -> usize {
-        self.work.iter().filter(|work| work.samples && work.tokens == 1).count()
-    }
-}
-
 /// The state of every unfinished request.
 #[derive(Debug)]
 pub struct Scheduler {
     config: SchedulerConfig,
     /// See [`Scheduler::limit_prefill`].
     prefill_limit: usize,
+    /// See [`Scheduler::allow_prefill`].
+    allowance: Option<Allowance>,
     hasher: PrefixHasher,
     pool: BlockPool,
     /// In order of arrival.
@@ -140,6 +104,7 @@ impl Scheduler {
         assert!(config.prefill_tokens_while_decoding >= 1, "prompts must advance while others decode");
         Scheduler {
             prefill_limit: config.max_batch_tokens,
+            allowance: None,
             config,
             hasher,
             pool,
@@ -157,6 +122,16 @@ impl Scheduler {
     /// Changes the bound on the prompt tokens of a step, decoding or not.
     pub fn limit_prefill(&mut self, tokens: usize) {
         self.prefill_limit = tokens.max(1);
+    }
+
+    /// Changes the time that prompts may take of each step, within all bounds on tokens.
+    pub(crate) fn allow_prefill(&mut self, allowance: Option<Allowance>) {
+        self.allowance = allowance;
+    }
+
+    /// Sequences that decode in the next step if their blocks last.
+    pub(crate) fn decoding(&self) -> usize {
+        self.running.iter().filter(|sequence| sequence.pending() == 1).count()
     }
 
     /// Requests that hold blocks.
@@ -182,17 +157,16 @@ impl Scheduler {
     /// Chooses the next step's work and takes the blocks that it needs. Empty only when nothing is unfinished.
     pub fn plan(&mut self) -> Plan {
         let mut plan = Plan::default();
-        let decoding = self.running.iter().filter(|sequence| sequence.pending() == 1).count();
-        let mut prefill_budget = match decoding {
+        let tokens = match self.decoding() {
             0 => self.config.max_batch_tokens,
             n => (self.config.max_batch_tokens - n).min(self.config.prefill_tokens_while_decoding),
-        }
-        .min(self.prefill_limit);
+        };
+        let mut prefill = Budget { tokens: tokens.min(self.prefill_limit), allowance: self.allowance };
 
         let mut index = 0;
         while index < self.running.len() {
-            let pending = self.running[index].pending();
-            let tokens = if pending == 1 { 1 } else { pending.min(prefill_budget) };
+            let (start, pending) = (self.running[index].computed, self.running[index].pending());
+            let tokens = if pending == 1 { 1 } else { prefill.fit(start, pending) };
             if tokens == 0 {
                 index += 1;
                 continue;
@@ -204,10 +178,11 @@ impl Scheduler {
                 continue;
             }
             if pending > 1 {
-                prefill_budget -= tokens;
+                prefill.spend(start, tokens);
             }
             plan.work.push(Work {
                 id: self.running[index].id,
+                start,
                 tokens,
                 samples: tokens == pending,
                 guessed: 0,
@@ -216,15 +191,21 @@ impl Scheduler {
         }
 
         // A preemption means that blocks are short: admitting someone now would only preempt again.
-        while plan.preempted.is_empty() && prefill_budget > 0 && self.running.len() < self.config.max_running
+        while plan.preempted.is_empty()
+            && prefill.fit(0, TILE) > 0
+            && self.running.len() < self.config.max_running
         {
-            let Some(cached) = self.admit() else { break };
+            let Some(start) = self.admit() else { break };
             let sequence = self.running.last().expect("admit pushed it");
+            plan.admitted.push((sequence.id, start));
             let pending = sequence.pending();
-            let tokens = pending.min(prefill_budget);
-            prefill_budget -= tokens;
-            plan.admitted.push((sequence.id, cached));
-            plan.work.push(Work { id: sequence.id, tokens, samples: tokens == pending, guessed: 0 });
+            let tokens = prefill.fit(start, pending);
+            // What it found in the cache may make its tokens too dear for what is left of this step.
+            if tokens == 0 {
+                break;
+            }
+            prefill.spend(start, tokens);
+            plan.work.push(Work { id: sequence.id, start, tokens, samples: tokens == pending, guessed: 0 });
         }
         plan
     }
@@ -243,7 +224,7 @@ impl Scheduler {
         }
         let decoding = plan.decoding();
         let mut room = self.config.max_batch_tokens - plan.tokens();
-        for work in plan.work.iter_mut().filter(|work| work.samples && work.tokens == 1) {
+        for work in plan.work.iter_mut().filter(|work| work.decodes()) {
             let index = self.position(work.id).expect("planned work belongs to a running request");
             let guessed = guess(work.id, &self.running[index].tokens, decoding, room);
             debug_assert!(guessed.len() <= room, "more guesses than there is room for");

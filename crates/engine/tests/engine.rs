@@ -5,3 +5,5 @@
 mod golden;
 #[path = "engine/identical.rs"]
 mod identical;
+#[path = "engine/pinning.rs"]
+mod pinning;

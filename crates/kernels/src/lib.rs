@@ -13,6 +13,7 @@
 
 pub mod attention;
 pub mod block;
+pub mod cpus;
 pub mod dtype;
 pub mod input;
 pub mod isa;

@@ -20,6 +20,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+#[cfg(target_os = "linux")]
+use crate::cpus;
+use crate::cpus::{PinError, Placement};
+
 /// How long a worker looks for the next loop before it gives its core away. A step of a model starts a
 /// loop every few microseconds; parking costs tens.
 const SPIN: Duration = Duration::from_micros(40);
@@ -82,6 +86,24 @@ impl Team {
     /// Threads, the caller included.
     pub fn threads(&self) -> usize {
         1 + self.workers.len()
+    }
+
+    /// Keeps every worker on a CPU of its own from now on. The first CPU is for the caller of loops, which stays as it
+    /// is: it may be another thread than the one that made the team. After an error workers stay, or those that were not
+    /// reached, where the system puts them.
+    #[cfg(target_os = "linux")]
+    pub fn pin(&self) -> Result<Placement, PinError> {
+        let placement = cpus::place(self.threads(), cpus::with_siblings(&cpus::allowed()?)?)?;
+        for (thread, worker) in (1..).zip(&self.workers) {
+            cpus::pin_thread(worker, thread, placement.cpus[thread])?;
+        }
+        Ok(placement)
+    }
+
+    /// Refuses.
+    #[cfg(not(target_os = "linux"))]
+    pub fn pin(&self) -> Result<Placement, PinError> {
+        Err(PinError::Unsupported)
     }
 
     /// Runs `job(i)` once for every `i` below `threads()`, on as many threads as are free.

@@ -28,6 +28,9 @@ pub(super) fn check(config: &ServeConfig) -> Vec<(&'static str, String)> {
     for (field, value) in [("max_workers", c.max_workers), ("threads", c.threads.unwrap_or(1))] {
         require(value <= 4096, field, &|| format!("must be at most 4096, got {value}"));
     }
+    require(c.inter_token_latency_target_ms <= 60_000, "inter_token_latency_target_ms", &|| {
+        format!("must be at most 60000 milliseconds, got {}", c.inter_token_latency_target_ms)
+    });
     require(c.max_body_bytes.0 >= 1024, "max_body_bytes", &|| "must be at least 1024".to_owned());
     for (field, value) in [
         ("drain_grace_seconds", c.drain_grace_seconds),

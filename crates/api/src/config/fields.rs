@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::types::{ByteSize, KvCacheDtype, LogFormat, Secret, Speculation};
+use super::types::{ByteSize, CpuPinning, KvCacheDtype, LogFormat, Secret, Speculation};
 
 /// The user's file that a field belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,6 +115,10 @@ serve_config! {
     Server max_num_seqs: usize = 64;
     /// Most tokens computed in one step, over all requests.
     Server max_num_batched_tokens: usize = 512;
+    /// Milliseconds between two tokens of a stream that long prompts may cause: while streams run, prompts are computed in
+    /// chunks sized to that, at most 256 tokens a step. Prompts always get a fifth of the time, or 16 tokens of a step. 0
+    /// leaves only the bound on tokens.
+    Server inter_token_latency_target_ms: u32 = 50;
     /// Most requests that wait to be computed; more are refused with 429.
     Server max_waiting: usize = 256;
     /// Memory for the KV cache; sized from free memory if absent.
@@ -122,8 +126,12 @@ serve_config! {
     /// How the KV cache stores keys and values: `f16`, or `int8` for nearly twice the tokens in the same memory at a small
     /// loss of precision.
     Server kv_cache_dtype: KvCacheDtype = KvCacheDtype::F16;
-    /// Compute threads; one per available core if absent.
+    /// Compute threads; if absent, one for each CPU that the process may use. Its affinity mask and its container's CPU limit
+    /// count.
     Server threads: Option<usize> = None;
+    /// `on` keeps every compute thread on a CPU of its own (Linux), one of each core before a second of any. For machines or
+    /// containers that have their CPUs to themselves; where others compute on them too it costs speed.
+    Server cpu_pinning: CpuPinning = CpuPinning::Off;
     /// Guess tokens from what followed the same words earlier, to compute several in one step. It changes no answer.
     /// `auto` guesses as much as was worth it lately, and nothing among many streams; a number guesses up to that many
     /// in every step.

@@ -53,6 +53,7 @@ fn type_in_words(rust_type: &str) -> &str {
         "PathBuf" => "path",
         "ByteSize" => "bytes, or a size such as `512MiB`",
         "String" | "Secret" => "string",
+        "CpuPinning" => "`on` or `off`",
         "KvCacheDtype" => "`f16` or `int8`",
         "LogFormat" => "`json` or `text`",
         "Speculation" => "`auto`, `off`, or a number up to 16",

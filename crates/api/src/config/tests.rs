@@ -88,6 +88,45 @@ fn all_problems_are_reported_at_once_with_their_place() {
 }
 
 #[test]
+fn a_latency_beyond_a_minute_is_refused_and_none_turns_the_bound_off() {
+    problems(
+        "server: {inter_token_latency_target_ms: 60001}",
+        "{}",
+        &[],
+        expect![
+            "server_config.yaml: server.inter_token_latency_target_ms: must be at most 60000 milliseconds, got 60001"
+        ],
+    );
+    let off = files("server: {inter_token_latency_target_ms: 0}", "{}");
+    let config = resolve(&off, &BTreeMap::new(), &PartialConfig::default()).unwrap();
+    assert_eq!(config.inter_token_latency_target_ms, 0);
+}
+
+#[test]
+fn pinning_is_on_or_off_quoted_or_not() {
+    let pinning = |server: &str| {
+        resolve(&files(server, "{}"), &BTreeMap::new(), &PartialConfig::default()).map(|c| c.cpu_pinning)
+    };
+    for (text, expected) in [
+        ("on", CpuPinning::On),
+        ("'on'", CpuPinning::On),
+        ("off", CpuPinning::Off),
+        ("'off'", CpuPinning::Off),
+    ] {
+        assert_eq!(pinning(&format!("server: {{cpu_pinning: {text}}}")), Ok(expected), "{text}");
+    }
+    assert_eq!(pinning("server: {}"), Ok(CpuPinning::Off));
+    problems(
+        "server: {cpu_pinning: cores}",
+        "{}",
+        &[],
+        expect![[
+            r#"server_config.yaml: server.cpu_pinning: invalid value: string "cores", expected on or off"#
+        ]],
+    );
+}
+
+#[test]
 fn broken_files_say_where() {
     problems(
         "server: [",

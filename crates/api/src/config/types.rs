@@ -116,6 +116,40 @@ pub enum KvCacheDtype {
     Int8,
 }
 
+/// Whether compute threads keep to a CPU each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CpuPinning {
+    /// The system places them.
+    Off,
+    /// One CPU for each.
+    On,
+}
+
+impl<'de> Deserialize<'de> for CpuPinning {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl de::Visitor<'_> for Visitor {
+            type Value = CpuPinning;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("on or off")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<CpuPinning, E> {
+                match text.trim() {
+                    "on" => Ok(CpuPinning::On),
+                    "off" => Ok(CpuPinning::Off),
+                    _ => Err(E::invalid_value(de::Unexpected::Str(text), &self)),
+                }
+            }
+            // YAML 1.1 reads an unquoted `off` as false.
+            fn visit_bool<E: de::Error>(self, on: bool) -> Result<CpuPinning, E> {
+                Ok(if on { CpuPinning::On } else { CpuPinning::Off })
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
 /// When the engine guesses tokens to compute several of an answer in one step: `auto`, `off`, or a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Speculation {

@@ -1,8 +1,10 @@
 //! From an opened checkpoint to a running engine with its tokenizer and chat template.
 
+use std::time::Duration;
+
 use anyhow::Context;
 use wharf_api::{ServeConfig, config};
-use wharf_engine::cpu::{CpuBackend, CpuOptions, KvType};
+use wharf_engine::cpu::{CpuBackend, CpuOptions, KvType, Pinning};
 use wharf_engine::{EngineConfig, Speculation, StartError, start};
 use wharf_model::Model;
 use wharf_server::Loaded;
@@ -10,7 +12,7 @@ use wharf_server::Loaded;
 use super::memory::{self, Wanted};
 use super::text::TextSide;
 
-/// While others decode, a long prompt may take this much of a step, so that their tokens keep coming.
+/// While others decode, prompts take no more tokens of a step, whatever latency is aimed at.
 const PREFILL_WHILE_DECODING: usize = 256;
 
 /// Loads weights, tokenizer and chat template and starts the engine. Takes seconds; `progress(done, total)`
@@ -38,6 +40,10 @@ pub(crate) fn load(
     let defaults = CpuOptions::default();
     let options = CpuOptions {
         threads: config.threads.unwrap_or(defaults.threads),
+        pinning: match config.cpu_pinning {
+            config::CpuPinning::Off => Pinning::Off,
+            config::CpuPinning::On => Pinning::On,
+        },
         kv_tokens: kv.tokens,
         kv_type,
         max_batch_tokens: config.max_num_batched_tokens,
@@ -48,6 +54,7 @@ pub(crate) fn load(
         max_running: config.max_num_seqs,
         max_batch_tokens: config.max_num_batched_tokens,
         prefill_tokens_while_decoding: PREFILL_WHILE_DECODING.min(config.max_num_batched_tokens),
+        inter_token_latency_target: latency_target(config.inter_token_latency_target_ms),
         max_waiting: config.max_waiting,
         prefix_caching: true,
         speculation: match config.speculation {
@@ -62,7 +69,23 @@ pub(crate) fn load(
     Ok(Loaded::new(engine, text.tokenizer, text.chat_template, generation))
 }
 
+/// 0 stands for none.
+fn latency_target(milliseconds: u32) -> Option<Duration> {
+    (milliseconds > 0).then(|| Duration::from_millis(milliseconds.into()))
+}
+
 /// Whether [`load`] failed because the operating system refused a thread: nothing is wrong with the model then.
 pub(crate) fn lacked_a_thread(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(StartError::Thread(_)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_milliseconds_are_no_target() {
+        assert_eq!(latency_target(0), None);
+        assert_eq!(latency_target(50), Some(Duration::from_millis(50)));
+    }
 }

@@ -3,12 +3,14 @@
 
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use super::*;
 use crate::backend::{BackendError, BlockId, Chunk};
 use crate::handle::SubmitError;
 use crate::request::Request;
 
+mod latency;
 mod speculation;
 
 const VOCAB: usize = 97;
@@ -81,6 +83,7 @@ const CONFIG: EngineConfig = EngineConfig {
     max_running: 16,
     max_batch_tokens: 64,
     prefill_tokens_while_decoding: 32,
+    inter_token_latency_target: None,
     max_waiting: 100,
     prefix_caching: true,
     speculation: Speculation::Off,
@@ -183,18 +186,6 @@ fn a_repeated_prompt_is_served_from_the_cache() {
         let Event::Finished { usage, .. } = outcome(&events).1 else { panic!("did not finish") };
         assert_eq!((usage.prompt_tokens, usage.cached_tokens, usage.generated_tokens), (40, cached, 3));
     }
-}
-
-#[test]
-fn long_steps_halve_the_prompt_tokens_of_the_next_and_short_ones_bring_them_back() {
-    let seconds = Duration::from_secs;
-    assert_eq!(prefill_limit(512, 512, 512, seconds(5)), 256);
-    assert_eq!(prefill_limit(512, 512, 100, seconds(9)), 50, "a step need not have been full to be long");
-    assert_eq!(prefill_limit(1, 512, 1, seconds(9)), 1);
-    assert_eq!(prefill_limit(256, 512, 256, seconds(2)), 256);
-    assert_eq!(prefill_limit(256, 512, 256, Duration::from_millis(500)), 512);
-    assert_eq!(prefill_limit(512, 512, 512, Duration::ZERO), 512);
-    assert_eq!(prefill_limit(256, 512, 3, Duration::ZERO), 256, "a small step says nothing about large ones");
 }
 
 #[test]

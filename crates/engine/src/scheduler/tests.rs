@@ -1,7 +1,9 @@
 //! Scenarios: add requests, run steps, look at the plan.
 
 use super::*;
+use crate::prefill::{Load, StepCosts};
 use proptest::prelude::*;
+use std::time::Duration;
 
 const CONFIG: SchedulerConfig = SchedulerConfig {
     max_batch_tokens: 64,
@@ -64,6 +66,28 @@ fn running_streams_go_first_and_bound_the_prompt_tokens_beside_them() {
     step(&mut s);
     s.add(prompt(2, 100));
     assert_eq!(work(&step(&mut s)), [(1, 1, true), (2, 32, false)]);
+}
+
+#[test]
+fn prompts_beside_streams_take_whole_tiles_of_the_time_they_are_allowed() {
+    // A token takes a millisecond, and as much again where 4096 positions come before it.
+    let mut costs = StepCosts::new(Some(Duration::from_millis(50)));
+    costs.observe(&Load { streams: 1, ..Load::default() }, 0.010);
+    costs.observe(&Load { streams: 0, tokens: 100, pairs: 0.0 }, 0.100);
+    let config = SchedulerConfig { prefill_tokens_while_decoding: 64, max_batch_tokens: 128, ..CONFIG };
+    let mut s = scheduler(400, config);
+    s.allow_prefill(costs.allowance(s.decoding()));
+    s.add(prompt(1, 10));
+    step(&mut s);
+    s.allow_prefill(costs.allowance(s.decoding()));
+    s.add(prompt(2, 50));
+    s.add(prompt(3, 100));
+    assert_eq!(work(&step(&mut s)), [(1, 1, true), (2, 32, false)], "40 ms, of which the third gets no tile");
+    assert_eq!((s.running(), s.waiting()), (2, 1));
+    assert_eq!(work(&step(&mut s)), [(1, 1, true), (2, 18, true), (3, 16, false)]);
+    s.remove(RequestId(2));
+    s.limit_prefill(5);
+    assert_eq!(work(&step(&mut s)), [(1, 1, true), (3, 5, false)], "bounds on tokens hold as well");
 }
 
 #[test]

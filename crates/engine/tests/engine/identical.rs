@@ -4,6 +4,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::ops::ControlFlow;
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use wharf_engine::cpu::{CpuBackend, CpuOptions, KvType};
 use wharf_engine::{
@@ -215,6 +216,8 @@ fn crowd(kv_type: KvType) {
         max_running: 32,
         max_batch_tokens: 128,
         prefill_tokens_while_decoding: 48,
+        // Chunks follow the time that steps happen to take: no token may.
+        inter_token_latency_target: Some(Duration::from_millis(5)),
         max_waiting: 64,
         prefix_caching: true,
         speculation: Speculation::UpTo(4),

@@ -111,6 +111,7 @@ pub(crate) fn engine_config() -> EngineConfig {
         max_running: 32,
         max_batch_tokens: 256,
         prefill_tokens_while_decoding: 64,
+        inter_token_latency_target: None,
         max_waiting: 64,
         prefix_caching: true,
         speculation: Speculation::Off,
