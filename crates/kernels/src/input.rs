@@ -19,17 +19,17 @@ pub struct InputKind {
     quantized: bool,
     /// Whether byte weights of the full range occur, for which some instruction sets want 16-bit numbers.
     bytes: bool,
-    /// Whether formats occur that a matrix unit multiplies.
+    /// Whether a matrix unit multiplies all formats that occur.
     matrix: bool,
 }
 
 impl InputKind {
     /// No form at all.
-    pub const NONE: InputKind = InputKind { float: false, quantized: false, bytes: false, matrix: false };
+    pub const NONE: InputKind = InputKind { float: false, quantized: false, bytes: false, matrix: true };
 
     pub(crate) fn of(format: Option<Format>) -> InputKind {
         match format {
-            None => InputKind { float: true, ..InputKind::NONE },
+            None => InputKind { float: true, matrix: false, ..InputKind::NONE },
             Some(format) => InputKind {
                 float: false,
                 quantized: true,
@@ -45,7 +45,7 @@ impl InputKind {
             float: self.float || other.float,
             quantized: self.quantized || other.quantized,
             bytes: self.bytes || other.bytes,
-            matrix: self.matrix || other.matrix,
+            matrix: self.matrix && other.matrix,
         }
     }
 

@@ -126,8 +126,8 @@ constant!(Wide, WIDE: bool);
 /// An algorithm over sixteen lanes. `run` must be `#[inline(always)]`, and so must everything hot below it:
 /// what is not inlined into the function that enables the instructions is compiled without them.
 pub(crate) trait Kernel {
-    /// Whether it reads activations in register tiles, whose order a matrix unit changes. Any other kernel is the same with
-    /// and without such a unit, and is compiled once for both.
+    /// Whether it uses a matrix unit where there is one. Any other kernel is the same with and without, and is compiled once for
+    /// both.
     const TILES: bool = false;
     /// What it returns.
     type Out;

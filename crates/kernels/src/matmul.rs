@@ -18,7 +18,7 @@ use std::{marker::PhantomData, ops::Range};
 use crate::{
     DType, Input, Isa, PackedMatrix, Team,
     matrix::Panel,
-    simd::{MATRIX_ROWS, Simd, load_part, store_part, tile_rows},
+    simd::{MATRIX_ROWS, Many, Simd, load_part, store_part, tile_rows},
 };
 use few_rows::FewRows;
 use float::FloatRows;
@@ -66,7 +66,7 @@ pub fn matmul(
 struct Piece {
     rows: Range<usize>,
     panels: Range<usize>,
-    /// Whether [`Many`](crate::simd::Many) says that the rows are computed together.
+    /// Whether [`Many`] says that the rows are computed together.
     many: bool,
 }
 
@@ -82,7 +82,7 @@ fn for_each_piece(
     assert_eq!(x.k(), w.k(), "inputs of the matrix");
     assert!(x.serves(isa, w.input()), "activations were filled for this matrix and instruction set");
     let (rows, most) = (x.rows(), x.chunk_rows());
-    let together = w.formats().map(|format| isa.many().rows(format, rows)).min().unwrap_or(0);
+    let together = rows_together(isa.many(), x, w);
     for (rows, many) in [(0..together, true), (together..rows, false)] {
         let cost = (w.bytes() / panels.max(1)).max(1) * rows.len().min(most).div_ceil(4).max(1);
         let [largest, smallest] = CLAIM_BYTES.map(|bytes| bytes.div_ceil(cost));
@@ -96,6 +96,17 @@ fn for_each_piece(
                 items.start = end;
             }
         });
+    }
+}
+
+/// How many rows, the first, are computed together.
+fn rows_together(many: Many, x: &Input, w: &PackedMatrix) -> usize {
+    let rows = x.rows();
+    let known = w.formats().all(|format| format.is_some_and(|format| many.knows(format)));
+    match many {
+        Many::Unpack if known && rows >= MATRIX_ROWS => rows,
+        Many::Matrix if known && x.tile_rows() == MATRIX_ROWS => rows / MATRIX_ROWS * MATRIX_ROWS,
+        Many::Same | Many::Unpack | Many::Matrix => 0,
     }
 }
 
@@ -215,12 +226,12 @@ impl PanelProduct<'_> {
         while row < self.rows.len() {
             let rows = tile_rows(self.rows.len() - row, most);
             match rows {
-                MATRIX_ROWS if S::ROWS == MATRIX_ROWS => each.call::<MATRIX_ROWS>(s, self, row),
                 8 if S::ROWS >= 8 => each.call::<8>(s, self, row),
                 6 if S::ROWS == 6 => each.call::<6>(s, self, row),
                 4 => each.call::<4>(s, self, row),
                 2 => each.call::<2>(s, self, row),
-                _ => each.call::<1>(s, self, row),
+                1 => each.call::<1>(s, self, row),
+                rows => unreachable!("there is no tile of {rows} rows"),
             }
             row += rows;
         }

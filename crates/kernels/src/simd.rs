@@ -119,17 +119,6 @@ pub enum Many {
 }
 
 impl Many {
-    /// Of `rows` rows, how many are computed so: the first.
-    pub(crate) fn rows(self, format: Option<Format>, rows: usize) -> usize {
-        match self {
-            _ if !format.is_some_and(|format| self.knows(format)) => 0,
-            Many::Same => 0,
-            Many::Unpack if rows < MATRIX_ROWS => 0,
-            Many::Unpack => rows,
-            Many::Matrix => rows / MATRIX_ROWS * MATRIX_ROWS,
-        }
-    }
-
     /// Whether it is a way for a format.
     pub(crate) const fn knows(self, format: Format) -> bool {
         match self {

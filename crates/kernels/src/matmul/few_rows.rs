@@ -7,7 +7,6 @@ use crate::{isa::Kernel, simd::Simd};
 pub(super) struct FewRows<'a, const T: usize>(pub(super) Claim<'a>);
 
 impl<const T: usize> Kernel for FewRows<'_, T> {
-    const TILES: bool = true;
     type Out = ();
 
     #[inline(always)]

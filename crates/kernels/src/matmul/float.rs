@@ -5,7 +5,7 @@ use super::{Claim, PanelProduct, TileFn};
 use crate::{
     DType,
     isa::Kernel,
-    simd::{LANES, Simd, VECTOR_ROWS},
+    simd::{LANES, Simd},
 };
 
 /// Products of a type of floats.
@@ -17,7 +17,7 @@ impl Kernel for FloatRows<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let FloatRows(dtype, claim) = self;
-        let most = S::ROWS.min(VECTOR_ROWS);
+        let most = S::ROWS;
         for mut product in claim.products() {
             match dtype {
                 DType::F32 => product.tiles(s, most, F32),

@@ -33,7 +33,7 @@ fn every_item_is_run_once() {
 fn shrinking_ranges_are_every_item_once_and_end_small() {
     for threads in 1..4 {
         let team = Team::new(threads);
-        for (items, grains) in [(0, 1..=4), (1, 3..=9), (500, 2..=40), (500, 0..=0), (500, 7..=3)] {
+        for (items, grains) in [(0, 1..=4), (1, 3..=9), (500, 2..=40), (500, 0..=0)] {
             let ranges = Mutex::new(Vec::new());
             team.for_each_shrinking(items, grains.clone(), &|range| ranges.lock().unwrap().push(range));
             let mut ranges = ranges.into_inner().unwrap();
