@@ -14,7 +14,9 @@ use anyhow::{Context, anyhow};
 use clap::builder::RangedU64ValueParser;
 use serde::Serialize;
 use serde_json::{Value, json};
+use wharf_api::ServeConfig;
 use wharf_api::config::KvCacheDtype;
+use wharf_telemetry::log;
 
 use self::interrupts::Signals;
 use self::local::{LocalModel, LocalStream};
@@ -43,6 +45,12 @@ pub(crate) struct Args {
     /// With --model: how keys and values are stored, f16 or int8
     #[arg(long, value_name = "TYPE", requires = "model", default_value = "f16", value_parser = kv_cache_dtype)]
     kv_cache_dtype: KvCacheDtype,
+    /// With --model: folder to keep packed weights in, so that the next start is faster
+    #[arg(long, value_name = "DIR", requires = "model")]
+    pack_cache: Option<PathBuf>,
+    /// With --pack-cache: compare all of the packed weights with their digest before they are used
+    #[arg(long, requires = "pack_cache")]
+    verify: bool,
     /// Answer this one prompt and exit; `-` reads it from standard input
     #[arg(long, value_name = "TEXT")]
     prompt: Option<String>,
@@ -100,6 +108,7 @@ Examples:
   wharf chat                                     talk to the server on this machine
   wharf chat https://llm.example.com --api-key-file key.txt
   wharf chat --model model.gguf                  no server needed
+  wharf chat --model model.gguf --pack-cache ~/.cache/wharf/packed
   wharf chat --prompt 'Name three rivers.' --max-tokens 60
   git diff | wharf chat --prompt - --system 'Review this change.'
 
@@ -175,11 +184,23 @@ fn remote(args: &Args, env: &Env) -> anyhow::Result<Client> {
 }
 
 fn local(path: &Path, args: &Args) -> Result<LocalModel, Failure> {
-    LocalModel::load(path, args.threads, args.kv_cache_dtype).map_err(|error| {
-        match load::lacked_a_thread(&error) {
-            true => Failure::Failed(error),
-            false => Failure::BadInput(error),
-        }
+    if args.pack_cache.is_some() {
+        // A cache that cannot be used fails nothing, so its warnings have no other way to the user.
+        log::init(log::Format::Text, "warn").context("failed to set up logging").bad_input()?;
+    }
+    // One conversation: no other sequence needs KV memory or a place in a queue.
+    let config = ServeConfig {
+        threads: args.threads,
+        kv_cache_dtype: args.kv_cache_dtype,
+        pack_cache: args.pack_cache.clone(),
+        verify_pack_cache: args.verify,
+        max_num_seqs: 1,
+        max_waiting: 1,
+        ..ServeConfig::default()
+    };
+    LocalModel::load(path, &config).map_err(|error| match load::lacked_a_thread(&error) {
+        true => Failure::Failed(error),
+        false => Failure::BadInput(error),
     })
 }
 

@@ -32,6 +32,8 @@ Examples:
   wharf serve --model model.gguf
   wharf serve --model ./Qwen2.5-0.5B-Instruct --port 9000 --threads 8
   wharf serve --config /etc/wharf --api-key-file keys.txt --tls-cert cert.pem --tls-key key.pem
+  wharf serve --model model.gguf --pack-cache ~/.cache/wharf/packed
+  wharf serve --model model.gguf --pack-cache /var/cache/wharf --verify
 
 Every option except --config can also be set by environment (WHARF_PORT, MODEL_PATH, …) and in the files of
 --config; flags win over the environment, the environment over files. SIGTERM stops accepting requests, lets
@@ -55,6 +57,14 @@ fn flag(field: &'static Field) -> Arg {
     if field.name == "model_path" {
         return arg.long("model").visible_alias("model-path");
     }
+    let arg = match value_name(field) {
+        // A switch that can also be turned off where a file turns it on.
+        "BOOL" => arg.num_args(0..=1).require_equals(true).default_missing_value("true"),
+        _ => arg,
+    };
+    if field.name == "verify_pack_cache" {
+        return arg.long("verify").visible_alias("verify-pack-cache");
+    }
     // A few dozen names, made once for the whole life of the program.
     let name: &'static str = field.name.replace('_', "-").leak();
     arg.long(name)
@@ -64,6 +74,7 @@ fn value_name(field: &Field) -> &'static str {
     let inner = field.rust_type.strip_prefix("Option<").and_then(|t| t.strip_suffix('>'));
     match inner.unwrap_or(field.rust_type) {
         "PathBuf" => "PATH",
+        "bool" => "BOOL",
         "ByteSize" => "BYTES",
         "f32" | "f64" => "X",
         "u16" | "u32" | "usize" => "N",
@@ -76,6 +87,7 @@ fn value_name(field: &Field) -> &'static str {
 fn value(field: &Field, typed: &str) -> Value {
     let text = || Value::String(typed.to_owned());
     match value_name(field) {
+        "BOOL" => typed.parse().map_or_else(|_| text(), Value::Bool),
         "X" | "N" => serde_json::from_str::<serde_json::Number>(typed).map_or_else(|_| text(), Value::Number),
         _ => text(),
     }

@@ -9,6 +9,8 @@ mod attend;
 mod kv;
 mod kv_type;
 mod layer;
+mod loader;
+mod pack_cache;
 mod pinning;
 mod profile;
 mod rope;
@@ -25,6 +27,7 @@ use kv::KvArena;
 use kv_type::Kv;
 pub use kv_type::KvType;
 use layer::Buffers;
+pub use pack_cache::{PackCache, PackCheck, PackFault};
 pub use pinning::Pinning;
 use pinning::{available_cpus, pin_caller, pin_workers};
 use profile::Profile;
@@ -48,6 +51,8 @@ pub struct CpuOptions {
     pub kv_type: KvType,
     /// Most tokens of one pass.
     pub max_batch_tokens: usize,
+    /// Where packed weights are kept for the next start; `None` packs them every time.
+    pub pack_cache: Option<PackCache>,
 }
 
 impl Default for CpuOptions {
@@ -59,6 +64,7 @@ impl Default for CpuOptions {
             kv_tokens: 4096,
             kv_type: KvType::F16,
             max_batch_tokens: 512,
+            pack_cache: None,
         }
     }
 }
@@ -80,7 +86,7 @@ pub struct CpuBackend {
 }
 
 impl CpuBackend {
-    /// Takes over a model's weights; the files are unmapped afterwards. `progress(done, total)` hears of every layer.
+    /// Takes over a model's weights; the model's files are unmapped afterwards. `progress(done, total)` hears of every layer.
     ///
     /// # Errors
     /// When a weight is missing or malformed, or a head is too large.
@@ -98,7 +104,8 @@ impl CpuBackend {
             Pinning::Off => None,
             Pinning::On => pin_workers(&team),
         };
-        let packed = CpuWeights::load(&config, &weights, &team, progress)?;
+        let source = loader::Source { config: &config, weights: &weights, team: &team };
+        let packed = loader::load(source, options.pack_cache.as_ref(), progress)?;
         drop(weights);
         let kv_blocks = options.kv_tokens.div_ceil(BLOCK_TOKENS);
         reserve_kv(&config, kv_blocks, options.kv_type)?;
@@ -126,7 +133,7 @@ impl CpuBackend {
         })
     }
 
-    /// Bytes of packed weights.
+    /// Bytes of packed weights, in memory of our own or mapped.
     pub fn weight_bytes(&self) -> usize {
         self.weights.bytes()
     }

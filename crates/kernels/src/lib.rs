@@ -28,5 +28,5 @@ pub use dtype::DType;
 pub use input::{Input, InputKind};
 pub use isa::Isa;
 pub use matmul::{Store, matmul, matmul_gated};
-pub use matrix::{PackError, PackedMatrix, Part};
+pub use matrix::{PACK_LAYOUT, PackError, PackedMatrix, Part, SharedBytes};
 pub use team::Team;

@@ -5,13 +5,21 @@
 //! Nothing is padded but the outputs of a part to a multiple of 16, and the source is not kept.
 
 mod layout;
+mod storage;
 
 use std::fmt;
 
-use layout::{Lines, PartLayout};
+use layout::PartLayout;
 pub(crate) use layout::{Panel, QuantLayout};
+pub use storage::SharedBytes;
+use storage::{LINE, Owned, Storage};
 
 use crate::{DType, InputKind, Team, block::Format, simd::LANES};
+
+/// Version of the order in which a packed matrix holds its bytes. It is the same on every instruction set and for any
+/// number of threads. Whoever keeps packed bytes keeps this number with them; it goes up when the order changes, to which
+/// a test holds it.
+pub const PACK_LAYOUT: u32 = 1;
 
 /// A block of consecutive outputs of a matrix, as a file stores it.
 #[derive(Clone, Copy)]
@@ -56,23 +64,42 @@ pub enum PackError {
     /// The matrix has more bytes than memory can address.
     #[error("failed to pack a matrix: its size overflows")]
     Overflow,
+    /// Packed bytes are not where they are said to be.
+    #[error("failed to view a packed matrix: {wanted} bytes from byte {offset} on do not lie within {there}")]
+    Outside {
+        /// Where the matrix begins.
+        offset: usize,
+        /// Bytes that it takes.
+        wanted: usize,
+        /// Bytes that there are.
+        there: usize,
+    },
+    /// Packed bytes do not begin at a cache line.
+    #[error("failed to view a packed matrix: byte {offset} is not at the begin of a cache line")]
+    Misaligned {
+        /// Where the matrix begins.
+        offset: usize,
+    },
 }
 
 /// A weight matrix `[n outputs, k inputs]` in the order in which kernels read it.
 pub struct PackedMatrix {
-    lines: Lines,
+    storage: Storage,
+    shape: Shape,
+}
+
+/// Everything about a packed matrix but its bytes.
+struct Shape {
     parts: Vec<PartLayout>,
     n: usize,
     k: usize,
+    lines: usize,
     input: InputKind,
 }
 
-impl PackedMatrix {
-    /// Packs row blocks that stand on top of each other (fused QKV, gate and up), each of its own type.
-    ///
-    /// # Errors
-    /// When a part's bytes do not fit its shape.
-    pub fn pack(parts: &[Part<'_>], k: usize, team: &Team) -> Result<PackedMatrix, PackError> {
+impl Shape {
+    /// Looks at the length of the parts' data, never at the data.
+    fn new(parts: &[Part<'_>], k: usize) -> Result<Shape, PackError> {
         let mut layouts = Vec::with_capacity(parts.len());
         let (mut n, mut lines) = (0usize, 0usize);
         let mut input = InputKind::NONE;
@@ -87,35 +114,74 @@ impl PackedMatrix {
             input = input.union(InputKind::of(Format::of(dtype)));
             layouts.push(layout);
         }
-        let mut packed = Lines::zeroed(lines);
-        for (layout, part) in layouts.iter().zip(parts) {
-            let panels = packed.range_mut(layout.first_line, layout.panels * layout.panel_lines);
+        Ok(Shape { parts: layouts, n, k, lines, input })
+    }
+}
+
+impl PackedMatrix {
+    /// Packs row blocks that stand on top of each other (fused QKV, gate and up), each of its own type.
+    ///
+    /// # Errors
+    /// When a part's bytes do not fit its shape.
+    pub fn pack(parts: &[Part<'_>], k: usize, team: &Team) -> Result<PackedMatrix, PackError> {
+        let shape = Shape::new(parts, k)?;
+        let mut packed = Owned::zeroed(shape.lines);
+        let mut rest = packed.bytes_mut();
+        for (layout, part) in shape.parts.iter().zip(parts) {
+            let (panels, after) = rest.split_at_mut(layout.panels * layout.panel_bytes());
+            rest = after;
             let grain = 65_536usize.div_ceil(layout.panel_bytes().max(1));
             team.for_each_chunk(panels, layout.panel_bytes(), grain, &|panel, out| {
                 layout.pack_panel(part.data, panel, out);
             });
         }
-        Ok(PackedMatrix { lines: packed, parts: layouts, n, k, input })
+        Ok(PackedMatrix { storage: Storage::Owned(packed), shape })
+    }
+
+    /// The matrix that [`PackedMatrix::pack`] makes of `parts`, whose [`PackedMatrix::as_bytes`] somebody has kept in `bytes`
+    /// from `offset` on. Only the lengths of the parts' data are looked at; what `bytes` say is believed.
+    ///
+    /// # Errors
+    /// When the matrix does not lie within the bytes, or not at a cache line, or a part does not fit its shape.
+    pub fn view(
+        parts: &[Part<'_>],
+        k: usize,
+        bytes: SharedBytes,
+        offset: usize,
+    ) -> Result<PackedMatrix, PackError> {
+        let shape = Shape::new(parts, k)?;
+        let (wanted, held) = (shape.lines * LINE, bytes.as_ref().as_ref());
+        let outside = PackError::Outside { offset, wanted, there: held.len() };
+        let view = held.get(offset..).and_then(|rest| rest.get(..wanted)).ok_or(outside)?;
+        if !view.as_ptr().addr().is_multiple_of(LINE) {
+            return Err(PackError::Misaligned { offset });
+        }
+        Ok(PackedMatrix { storage: Storage::Shared { bytes, offset, len: wanted }, shape })
+    }
+
+    /// The packed bytes, to be kept and viewed later. [`PACK_LAYOUT`] tells whether they still can be.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.storage.bytes()
     }
 
     /// Outputs.
     pub fn n(&self) -> usize {
-        self.n
+        self.shape.n
     }
 
     /// Inputs.
     pub fn k(&self) -> usize {
-        self.k
+        self.shape.k
     }
 
-    /// Resident bytes.
+    /// Length of the packed bytes, whoever holds them.
     pub fn bytes(&self) -> usize {
-        self.lines.len() * 64
+        self.shape.lines * LINE
     }
 
     /// The forms of activations that a product with this matrix reads.
     pub fn input(&self) -> InputKind {
-        self.input
+        self.shape.input
     }
 
     /// Weights of output `n`, exactly as `block::dequantize` reads them from the source.
@@ -123,8 +189,9 @@ impl PackedMatrix {
     /// # Panics
     /// When there is no such output or `out` is not `k` long.
     pub fn row(&self, n: usize, out: &mut [f32]) {
-        assert_eq!(out.len(), self.k, "length of a row");
+        assert_eq!(out.len(), self.shape.k, "length of a row");
         let part = self
+            .shape
             .parts
             .iter()
             .find(|part| (part.first..part.first + part.rows).contains(&n))
@@ -135,22 +202,22 @@ impl PackedMatrix {
 
     /// Whether the outputs are two parts of the same number.
     pub(crate) fn halves(&self) -> bool {
-        matches!(&self.parts[..], [first, second] if first.rows == second.rows)
+        matches!(&self.shape.parts[..], [first, second] if first.rows == second.rows)
     }
 
     /// Formats of the parts; `None` for floats.
     pub(crate) fn formats(&self) -> impl Iterator<Item = Option<Format>> {
-        self.parts.iter().map(|part| Format::of(part.dtype))
+        self.shape.parts.iter().map(|part| Format::of(part.dtype))
     }
 
     /// Panels of all parts.
     pub(crate) fn panels(&self) -> usize {
-        self.parts.iter().map(|part| part.panels).sum()
+        self.shape.parts.iter().map(|part| part.panels).sum()
     }
 
     /// The type of panel `index` of all parts, and how many panels from it on are of the same part.
     pub(crate) fn panels_of_type(&self, mut index: usize) -> (DType, usize) {
-        for part in &self.parts {
+        for part in &self.shape.parts {
             if index < part.panels {
                 return (part.dtype, part.panels - index);
             }
@@ -161,7 +228,7 @@ impl PackedMatrix {
 
     /// Panel `index` of all parts.
     pub(crate) fn panel(&self, mut index: usize) -> Panel<'_> {
-        for part in &self.parts {
+        for part in &self.shape.parts {
             if index < part.panels {
                 let first = index * LANES;
                 return Panel {
@@ -176,15 +243,15 @@ impl PackedMatrix {
     }
 
     fn panel_bytes(&self, part: &PartLayout, panel: usize) -> &[u8] {
-        let bytes = self.lines.range(part.first_line + panel * part.panel_lines, part.panel_lines);
-        &bytes[..part.used_bytes()]
+        let first = (part.first_line + panel * part.panel_lines) * LINE;
+        &self.storage.bytes()[first..][..part.used_bytes()]
     }
 }
 
 impl fmt::Debug for PackedMatrix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let types: Vec<&str> = self.parts.iter().map(|part| part.dtype.name()).collect();
-        write!(f, "PackedMatrix([{}, {}] {})", self.n, self.k, types.join("+"))
+        let types: Vec<&str> = self.shape.parts.iter().map(|part| part.dtype.name()).collect();
+        write!(f, "PackedMatrix([{}, {}] {})", self.n(), self.k(), types.join("+"))
     }
 }
 

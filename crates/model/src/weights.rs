@@ -4,6 +4,8 @@
 //! shape is compared with the configuration, and a tensor that no rule claims is an error, because a
 //! forward pass that ignores a weight would answer wrongly without saying so.
 
+mod identity;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::path::PathBuf;

@@ -1,5 +1,7 @@
 //! Ranges of single fields and agreements between fields, on a configuration whose types are right.
 
+use std::path::Path;
+
 use super::fields::ServeConfig;
 
 /// Field and complaint, for each thing that is wrong.
@@ -56,6 +58,10 @@ pub(super) fn check(config: &ServeConfig) -> Vec<(&'static str, String)> {
     require(c.model_name.as_deref() != Some(""), "model_name", &|| "must not be empty".to_owned());
     require(c.tls_cert.is_none() || c.tls_key.is_some(), "tls_key", &|| "is needed with tls_cert".to_owned());
     require(c.tls_key.is_none() || c.tls_cert.is_some(), "tls_cert", &|| "is needed with tls_key".to_owned());
+    require(c.pack_cache.as_deref() != Some(Path::new("")), "pack_cache", &|| "must not be empty".to_owned());
+    require(!c.verify_pack_cache || c.pack_cache.is_some(), "pack_cache", &|| {
+        "is needed with verify_pack_cache (--verify)".to_owned()
+    });
     if let Some(key) = &c.api_key {
         require(!key.reveal().trim().is_empty(), "api_key", &|| "must not be empty".to_owned());
     }

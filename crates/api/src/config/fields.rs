@@ -132,6 +132,12 @@ serve_config! {
     /// `on` keeps every compute thread on a CPU of its own (Linux), one of each core before a second of any. For machines or
     /// containers that have their CPUs to themselves; where others compute on them too it costs speed.
     Server cpu_pinning: CpuPinning = CpuPinning::Off;
+    /// Folder to keep packed weights in. The first start writes them, later ones map them and neither read nor repack the
+    /// model's matrices. One file for each model, as large as its weights are in memory.
+    Server pack_cache: Option<PathBuf> = None;
+    /// Read all of the packed weights in `pack_cache` and compare them with their digest before they are used, instead of
+    /// their header and size alone.
+    Server verify_pack_cache: bool = false;
     /// Guess tokens from what followed the same words earlier, to compute several in one step. It changes no answer.
     /// `auto` guesses as much as was worth it lately, and nothing among many streams; a number guesses up to that many
     /// in every step.

@@ -51,6 +51,7 @@ fn type_in_words(rust_type: &str) -> &str {
         "u16" | "u32" | "usize" => "integer",
         "f32" | "f64" => "number",
         "PathBuf" => "path",
+        "bool" => "`true` or `false`",
         "ByteSize" => "bytes, or a size such as `512MiB`",
         "String" | "Secret" => "string",
         "CpuPinning" => "`on` or `off`",

@@ -207,6 +207,32 @@ fn the_reference_page_is_fresh() {
 }
 
 #[test]
+fn a_pack_cache_is_a_folder_and_only_one_that_is_there_is_verified() {
+    let config = resolve(
+        &files("server: {pack_cache: /var/cache/wharf}", "{}"),
+        &env(&[("WHARF_VERIFY_PACK_CACHE", "true")]),
+        &PartialConfig::default(),
+    )
+    .unwrap();
+    assert_eq!(config.pack_cache, Some(PathBuf::from("/var/cache/wharf")));
+    assert!(config.verify_pack_cache && !ServeConfig::default().verify_pack_cache);
+    problems(
+        "server: {verify_pack_cache: true}",
+        "{}",
+        &[],
+        expect!["pack_cache: is needed with verify_pack_cache (--verify)"],
+    );
+    problems(
+        "server: {pack_cache: ''}",
+        "{}",
+        &[("WHARF_VERIFY_PACK_CACHE", "maybe")],
+        expect![[r#"
+            environment variable WHARF_VERIFY_PACK_CACHE: invalid type: string "maybe", expected a boolean
+            server_config.yaml: server.pack_cache: must not be empty"#]],
+    );
+}
+
+#[test]
 fn speculation_is_auto_off_or_a_number() {
     for (text, expected) in [
         ("auto", Speculation::Auto),

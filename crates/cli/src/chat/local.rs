@@ -10,7 +10,6 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value};
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 use wharf_api::ServeConfig;
-use wharf_api::config::KvCacheDtype;
 use wharf_engine::{Event, FinishReason, Request, SamplingParams, StopConditions};
 use wharf_model::Model;
 use wharf_model::tokenizer::StreamStart;
@@ -28,29 +27,17 @@ pub(super) struct LocalModel {
 
 impl LocalModel {
     /// Loads the model; shows how far it is on a terminal.
-    pub(super) fn load(
-        path: &Path,
-        threads: Option<usize>,
-        kv_cache_dtype: KvCacheDtype,
-    ) -> anyhow::Result<LocalModel> {
+    pub(super) fn load(path: &Path, config: &ServeConfig) -> anyhow::Result<LocalModel> {
         let model =
             Model::open(path).with_context(|| format!("failed to open the model {}", path.display()))?;
         let name = model.info.name.clone();
-        // One conversation: no other sequence needs KV memory or a place in a queue.
-        let config = ServeConfig {
-            threads,
-            kv_cache_dtype,
-            max_num_seqs: 1,
-            max_waiting: 1,
-            ..ServeConfig::default()
-        };
         let style = ProgressStyle::with_template("loading {bar:32} {pos}/{len} layers").expect("well-formed");
         let bar = ProgressBar::new(0).with_style(style);
         let mut progress = |done, total| {
             bar.set_length(total as u64);
             bar.set_position(done as u64);
         };
-        let loaded = load::load(model, &config, &mut progress)
+        let loaded = load::load(model, config, &mut progress)
             .with_context(|| format!("failed to load the model {}", path.display()))?;
         bar.finish_and_clear();
         Ok(LocalModel { loaded, name })

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use wharf_api::{ServeConfig, config};
-use wharf_engine::cpu::{CpuBackend, CpuOptions, KvType, Pinning};
+use wharf_engine::cpu::{CpuBackend, CpuOptions, KvType, PackCache, PackCheck, Pinning};
 use wharf_engine::{EngineConfig, Speculation, StartError, start};
 use wharf_model::Model;
 use wharf_server::Loaded;
@@ -47,6 +47,13 @@ pub(crate) fn load(
         kv_tokens: kv.tokens,
         kv_type,
         max_batch_tokens: config.max_num_batched_tokens,
+        pack_cache: config.pack_cache.clone().map(|folder| PackCache {
+            folder,
+            check: match config.verify_pack_cache {
+                true => PackCheck::Contents,
+                false => PackCheck::Sizes,
+            },
+        }),
         ..defaults
     };
     let bounds = EngineConfig {

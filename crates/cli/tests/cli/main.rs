@@ -4,5 +4,6 @@
 mod bench;
 mod chat;
 mod fake;
+mod pack_cache;
 mod serve;
 mod wharf;

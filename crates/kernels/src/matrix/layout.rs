@@ -1,5 +1,4 @@
 //! Decides at which byte of a panel each code and scale is.
-#![expect(unsafe_code, reason = "views cache lines as bytes")]
 
 use crate::{
     DType,
@@ -217,35 +216,5 @@ fn code_at(format: Format, k: usize, lane: usize) -> (usize, u32) {
     match format.range {
         CodeRange::Bits4 if k >= 16 => (byte(k - 16), 4),
         CodeRange::Bits4 | CodeRange::Bits5 | CodeRange::Bits6 | CodeRange::Bits8 => (byte(k), 0),
-    }
-}
-
-/// Bytes that begin at a cache line.
-pub(crate) struct Lines(Box<[Line]>);
-
-#[repr(C, align(64))]
-struct Line([u8; 64]);
-
-impl Lines {
-    pub(crate) fn zeroed(lines: usize) -> Lines {
-        // Zeroed by the system page by page, so that the threads that pack share the page faults.
-        // SAFETY: a line is bytes, for which zero is a value.
-        Lines(unsafe { Box::new_zeroed_slice(lines).assume_init() })
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    pub(crate) fn range(&self, first: usize, lines: usize) -> &[u8] {
-        let lines = &self.0[first..first + lines];
-        // SAFETY: a line is 64 initialised bytes without padding; the length counts the slice's lines.
-        unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() * 64) }
-    }
-
-    pub(crate) fn range_mut(&mut self, first: usize, lines: usize) -> &mut [u8] {
-        let lines = &mut self.0[first..first + lines];
-        // SAFETY: as in `range`, and the slice is borrowed exclusively.
-        unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len() * 64) }
     }
 }

@@ -1,0 +1,220 @@
+//! Decides where each weight comes from: packed from the model's tensors, or as an earlier start has packed it.
+//!
+//! Both ways ask for the weights in the same order, which is the order of the sections in kept packs. With a pack the model's
+//! tensors are not read: only what its header says about them. Without, pages of the model's file are given back as soon as
+//! they are packed.
+
+use std::io;
+
+use wharf_kernels::{PackedMatrix, Part, Team, block};
+use wharf_model::weights::{TensorView, WeightsError};
+use wharf_model::{ModelConfig, Role, Weights};
+
+use super::pack_cache::{PackCache, PackReader, PackWriter, Place};
+use super::weights::{CpuWeights, Embedding, LayerWeights, Linear, LoadError, Table};
+
+/// A model and who packs it.
+#[derive(Clone, Copy)]
+pub(super) struct Source<'a> {
+    pub(super) config: &'a ModelConfig,
+    pub(super) weights: &'a Weights,
+    pub(super) team: &'a Team,
+}
+
+/// Takes over every weight; `loaded(done, total)` is called after each layer, in matrices.
+pub(super) fn load(
+    source: Source<'_>,
+    cache: Option<&PackCache>,
+    loaded: &mut dyn FnMut(usize, usize),
+) -> Result<CpuWeights, LoadError> {
+    let Some(cache) = cache else {
+        return Loader { source, packs: Packs::Fresh }.load(loaded);
+    };
+    let place = Place::of(cache, source.config, source.weights);
+    if let Some(pack) = place.open(cache.check, source.team) {
+        match (Loader { source, packs: Packs::Kept(pack) }).load(loaded) {
+            Err(LoadError::Kept(fault)) => place.refuse(&fault),
+            Ok(weights) => {
+                place.used();
+                return Ok(weights);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    let packs = match place.create() {
+        Some(writer) => Packs::Keeping(writer, &place),
+        None => Packs::Fresh,
+    };
+    Loader { source, packs }.load(loaded)
+}
+
+/// Where packed weights come from, and go to.
+enum Packs<'a> {
+    /// From the model.
+    Fresh,
+    /// From the model, and into a file on the way.
+    Keeping(PackWriter, &'a Place),
+    /// From such a file.
+    Kept(PackReader),
+}
+
+struct Loader<'a> {
+    source: Source<'a>,
+    packs: Packs<'a>,
+}
+
+impl<'a> Loader<'a> {
+    fn load(mut self, loaded: &mut dyn FnMut(usize, usize)) -> Result<CpuWeights, LoadError> {
+        let Source { config, weights, team } = self.source;
+        let total = config.layers.len() + 1;
+        let mut layers = Vec::with_capacity(config.layers.len());
+        for index in 0..config.layers.len() {
+            layers.push(self.layer(index)?);
+            loaded(index + 1, total);
+        }
+        let output_norm = self.norm(None, Role::OutputNorm)?;
+        let (output, embedding) = if config.tied_embeddings {
+            (self.matrix(&[weights.matrix(None, Role::TokenEmbedding)?])?, Embedding::Tied)
+        } else {
+            let embedding = self.table(&weights.matrix(None, Role::TokenEmbedding)?)?;
+            (self.matrix(&[weights.matrix(None, Role::Output)?])?, embedding)
+        };
+        match self.packs {
+            Packs::Fresh => {}
+            Packs::Keeping(writer, place) => place.commit(writer, team),
+            Packs::Kept(pack) => pack.finish()?,
+        }
+        loaded(total, total);
+        Ok(CpuWeights { layers, output_norm, output, embedding })
+    }
+
+    fn layer(&mut self, index: usize) -> Result<LayerWeights, LoadError> {
+        let layer = Some(index);
+        Ok(LayerWeights {
+            attn_norm: self.norm(layer, Role::AttnNorm)?,
+            qkv: self.linear(
+                layer,
+                &[Role::Q, Role::K, Role::V],
+                &[Role::QBias, Role::KBias, Role::VBias],
+            )?,
+            q_norm: self.norm(layer, Role::QNorm)?,
+            k_norm: self.norm(layer, Role::KNorm)?,
+            o: self.linear(layer, &[Role::O], &[Role::OBias])?,
+            post_attn_norm: self.norm(layer, Role::PostAttnNorm)?,
+            ffn_norm: self.norm(layer, Role::FfnNorm)?,
+            gate_up: self.linear(layer, &[Role::Gate, Role::Up], &[])?.matrix,
+            down: self.linear(layer, &[Role::Down], &[])?,
+            post_ffn_norm: self.norm(layer, Role::PostFfnNorm)?,
+        })
+    }
+
+    fn linear(
+        &mut self,
+        layer: Option<usize>,
+        matrices: &[Role],
+        biases: &[Role],
+    ) -> Result<Linear, LoadError> {
+        let weights = self.source.weights;
+        let views = matrices
+            .iter()
+            .map(|role| weights.matrix(layer, *role))
+            .collect::<Result<Vec<_>, WeightsError>>()?;
+        let matrix = self.matrix(&views)?;
+        let biases: Vec<Option<TensorView<'a>>> =
+            biases.iter().map(|role| weights.optional(layer, *role)).collect();
+        if biases.iter().all(Option::is_none) {
+            return Ok(Linear { matrix, bias: Vec::new() });
+        }
+        let bias = self.floats(matrix.n(), |bias| {
+            let mut first = 0;
+            for (view, values) in views.iter().zip(&biases) {
+                // Parts without a bias of their own (fused QKV where only Q has one) add zero.
+                if let Some(values) = values {
+                    decode(values, &mut bias[first..first + view.rows])?;
+                }
+                first += view.rows;
+            }
+            Ok(())
+        })?;
+        Ok(Linear { matrix, bias })
+    }
+
+    /// A norm's weights with the architecture's offset; empty when the architecture has no such norm.
+    fn norm(&mut self, layer: Option<usize>, role: Role) -> Result<Vec<f32>, LoadError> {
+        let Some(view) = self.source.weights.optional(layer, role) else { return Ok(Vec::new()) };
+        let offset = self.source.config.norm_offset;
+        self.floats(view.rows * view.cols, |values| {
+            decode(&view, values)?;
+            values.iter_mut().for_each(|value| *value += offset);
+            Ok(())
+        })
+    }
+
+    fn matrix(&mut self, views: &[TensorView<'_>]) -> Result<PackedMatrix, LoadError> {
+        let parts: Vec<Part<'_>> =
+            views.iter().map(|view| Part { dtype: view.dtype, rows: view.rows, data: view.data }).collect();
+        if let Packs::Kept(pack) = &mut self.packs {
+            return Ok(pack.matrix(&parts, views[0].cols)?);
+        }
+        let packed = PackedMatrix::pack(&parts, views[0].cols, self.source.team)
+            .map_err(|source| LoadError::Pack { name: views[0].name.to_owned(), source })?;
+        views.iter().for_each(|view| self.release(view));
+        self.keep(|writer| writer.append(packed.as_bytes()));
+        Ok(packed)
+    }
+
+    /// `len` numbers, which `make` fills in when no pack has them.
+    fn floats(
+        &mut self,
+        len: usize,
+        make: impl FnOnce(&mut [f32]) -> Result<(), LoadError>,
+    ) -> Result<Vec<f32>, LoadError> {
+        if let Packs::Kept(pack) = &mut self.packs {
+            return Ok(pack.floats(len)?);
+        }
+        let mut values = vec![0.0; len];
+        make(&mut values)?;
+        self.keep(|writer| {
+            let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+            writer.append(&bytes)
+        });
+        Ok(values)
+    }
+
+    /// An embedding table that is not the output projection, its rows as they are.
+    fn table(&mut self, view: &TensorView<'_>) -> Result<Embedding, LoadError> {
+        let len = view.data.len();
+        let table = if let Packs::Kept(pack) = &mut self.packs {
+            let (file, offset) = pack.bytes(len)?;
+            Table::Kept { file, offset, len }
+        } else {
+            self.keep(|writer| writer.append(view.data));
+            let owned = Table::Owned(view.data.to_vec());
+            self.release(view);
+            owned
+        };
+        Ok(Embedding::Own { dtype: view.dtype, row_bytes: len / view.rows, table })
+    }
+
+    /// Writes a section if sections are written. After the first failure none is.
+    fn keep(&mut self, write: impl FnOnce(&mut PackWriter) -> io::Result<()>) {
+        if let Packs::Keeping(writer, place) = &mut self.packs
+            && let Err(error) = write(writer)
+        {
+            place.give_up(&error);
+            self.packs = Packs::Fresh;
+        }
+    }
+
+    /// Gives the file's pages back: they are not read again. Only memory is at stake, so a refusal is no failure.
+    fn release(&self, view: &TensorView<'_>) {
+        if let Err(error) = self.source.weights.release(view) {
+            tracing::debug!(tensor = view.name, %error, "the system kept the pages of a packed tensor");
+        }
+    }
+}
+
+fn decode(view: &TensorView<'_>, to: &mut [f32]) -> Result<(), LoadError> {
+    block::dequantize(view.dtype, view.data, to)
+        .map_err(|source| LoadError::Decode { name: view.name.to_owned(), source })
+}
