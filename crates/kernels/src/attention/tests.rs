@@ -43,7 +43,7 @@ impl<T: Garbage> Cache<T> {
         let page = 2 * head_dim * PAGE_TOKENS;
         let mut cache = Cache {
             data: vec![T::GARBAGE; 2 * pages * page],
-            scales: vec![f32::NAN; 2 * pages * T::PAGE_SCALES],
+            scales: vec![f32::NAN; 2 * pages * T::page_scales(head_dim)],
             table,
             head_dim,
             k: noise.floats(positions * head_dim),
@@ -52,7 +52,7 @@ impl<T: Garbage> Cache<T> {
         for position in 0..positions {
             let at = cache.table[position / PAGE_TOKENS] as usize;
             let (keys, values) = cache.data[at * page..][..page].split_at_mut(page / 2);
-            let scales = &mut cache.scales[at * T::PAGE_SCALES..][..T::PAGE_SCALES];
+            let scales = &mut cache.scales[at * T::page_scales(head_dim)..][..T::page_scales(head_dim)];
             let row = position * head_dim..(position + 1) * head_dim;
             let (slot, written) = (position % PAGE_TOKENS, PageMut { keys, values, scales });
             write_kv(Isa::detect(), written, slot, &cache.k[row.clone()], &cache.v[row]);
@@ -68,9 +68,9 @@ impl<T: Garbage> Cache<T> {
             k_offset: 0,
             v_offset: self.head_dim * PAGE_TOKENS,
             head_dim: self.head_dim,
-            scales: (T::PAGE_SCALES > 0).then_some(KvScales {
+            scales: T::SCALED.then_some(KvScales {
                 data: &self.scales,
-                stride: T::PAGE_SCALES,
+                stride: T::page_scales(self.head_dim),
                 offset: 0,
             }),
         }
@@ -193,7 +193,7 @@ proptest! {
         first in 0..600usize,
         count in 1..20usize,
         group in 1..6usize,
-        head_dim in prop_oneof![Just(16usize), Just(24), Just(64), Just(96)],
+        head_dim in prop_oneof![Just(16usize), Just(24), Just(32), Just(48), Just(64), Just(80), Just(128)],
         window in prop_oneof![Just(usize::MAX), 1..400usize],
         softcap in prop_oneof![Just(None), Just(Some(20.0f32))],
         kind in 0..3,
@@ -220,6 +220,8 @@ fn tiles_of_queries_may_end_with_a_chunk_of_positions() {
         assert!(queries.rows(64) >= WIDEN_ROWS, "chunks are widened");
         agree(&Cache::<f16>::new(&mut noise, first + count, 64), queries).unwrap();
         agree(&Cache::<i8>::new(&mut noise, first + count, 64), queries).unwrap();
+        let q = scaled(&mut noise, 3 * count, 80);
+        agree(&Cache::<i8>::new(&mut noise, first + count, 80), Queries { q: &q, ..queries }).unwrap();
     }
 }
 
