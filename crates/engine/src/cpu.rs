@@ -9,6 +9,8 @@ mod attend;
 mod kv;
 mod kv_type;
 mod layer;
+mod pieces;
+mod plan;
 mod rope;
 mod weights;
 
@@ -21,6 +23,7 @@ use kv::KvArena;
 use kv_type::Kv;
 pub use kv_type::KvType;
 use layer::Buffers;
+use plan::Plan;
 use rope::Rotations;
 use weights::CpuWeights;
 pub use weights::LoadError;
@@ -171,7 +174,7 @@ impl Backend for CpuBackend {
         let CpuBackend { config, weights, kv, team, isa, buffers, rotations, .. } = self;
         let (isa, hidden) = (*isa, config.hidden_size);
 
-        let plan = attend::Plan::new(chunks, team.threads());
+        let plan = Plan::new(chunks, config, team.threads());
         if let Some(twice) = plan.writes().windows(2).find(|pair| pair[0].block == pair[1].block) {
             let block = twice[0].block.0;
             return Err(BackendError::InvalidBatch(format!("two chunks write KV block {block}")));

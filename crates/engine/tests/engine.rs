@@ -5,3 +5,5 @@
 mod golden;
 #[path = "engine/identical.rs"]
 mod identical;
+#[path = "engine/shared_prefix.rs"]
+mod shared_prefix;

@@ -20,7 +20,7 @@ mod queries;
 mod tile;
 
 pub use kv::{KvElement, KvPages, KvScales, PageMut, write_kv};
-pub use partial::{merge, partial_len};
+pub use partial::partial_len;
 pub use queries::Queries;
 
 use partial::{Partial, absorb, finish};
@@ -72,31 +72,43 @@ pub fn attend<T: KvElement>(
     scratch: &mut Scratch,
     out: &mut [f32],
 ) {
-    assert_eq!(kv.scales.is_some(), T::SCALED, "scales for the types that have some");
-    let rows = queries.rows(kv.head_dim);
-    let len = partial_len(rows, kv.head_dim);
-    let Scratch { scores, total, part, wide } = scratch;
-    total.clear();
-    total.resize(len, 0.0);
-    part.resize(len, 0.0);
-    Partial::new(total, kv.head_dim).clear();
-    for chunk in queries.chunks(kv.head_dim) {
-        let partial = &mut part[..];
-        if T::NARROW && rows >= WIDEN_ROWS {
-            let pages = kv::widen(isa, kv, chunk * PAGES, queries.pages(kv.head_dim, chunk), wide, &IN_ORDER);
-            let wide = Some(&pages.data[pages.v_offset..]);
-            isa.run(Attend { kv, pages: &pages, first_page: 0, wide, queries, chunk, scores, partial });
-        } else {
-            let first_page = chunk * PAGES;
-            isa.run(Attend { kv, pages: kv, first_page, wide: None, queries, chunk, scores, partial });
-        }
-        absorb(isa, total, part, kv.head_dim);
-    }
-    finish(isa, total, kv.head_dim, out);
+    attend_rest(isa, kv, queries, &|_| None, scratch, out);
 }
 
-/// Attention of all queries over one chunk of positions, for [`merge`] to combine with the other chunks of
-/// [`Queries::chunks`]. `partial` has [`partial_len`] elements.
+/// As [`attend`], where `done` has the results over some chunks already: what [`attend_chunk`] gave for these rows, alone
+/// or among others.
+///
+/// # Panics
+/// As [`attend`], and when a result is not that of as many rows.
+pub fn attend_rest<'r, T: KvElement>(
+    isa: Isa,
+    kv: &KvPages<'_, T>,
+    queries: &Queries<'_>,
+    done: &dyn Fn(usize) -> Option<&'r [f32]>,
+    scratch: &mut Scratch,
+    out: &mut [f32],
+) {
+    let mut total = std::mem::take(&mut scratch.total);
+    let mut part = std::mem::take(&mut scratch.part);
+    let len = partial_len(queries.rows(kv.head_dim), kv.head_dim);
+    total.resize(len, 0.0);
+    part.resize(len, 0.0);
+    Partial::new(&mut total, kv.head_dim).clear();
+    for chunk in queries.chunks(kv.head_dim) {
+        match done(chunk) {
+            Some(done) => absorb(isa, &mut total, done, kv.head_dim),
+            None => {
+                attend_chunk(isa, kv, queries, chunk, scratch, &mut part);
+                absorb(isa, &mut total, &part, kv.head_dim);
+            }
+        }
+    }
+    finish(isa, &total, kv.head_dim, out);
+    (scratch.total, scratch.part) = (total, part);
+}
+
+/// Attention of all queries over one chunk of positions, for [`attend_rest`] to merge with the other chunks of
+/// [`Queries::chunks`]. `partial` has [`partial_len`] elements, as many for each row.
 ///
 /// # Panics
 /// As [`attend`].
@@ -109,9 +121,15 @@ pub fn attend_chunk<T: KvElement>(
     partial: &mut [f32],
 ) {
     assert_eq!(kv.scales.is_some(), T::SCALED, "scales for the types that have some");
-    let scores = &mut scratch.scores;
-    let first_page = chunk * PAGES;
-    isa.run(Attend { kv, pages: kv, first_page, wide: None, queries, chunk, scores, partial });
+    let Scratch { scores, wide, .. } = scratch;
+    if T::NARROW && queries.rows(kv.head_dim) >= WIDEN_ROWS {
+        let pages = kv::widen(isa, kv, chunk * PAGES, queries.pages(kv.head_dim, chunk), wide, &IN_ORDER);
+        let wide = Some(&pages.data[pages.v_offset..]);
+        isa.run(Attend { kv, pages: &pages, first_page: 0, wide, queries, chunk, scores, partial });
+    } else {
+        let first_page = chunk * PAGES;
+        isa.run(Attend { kv, pages: kv, first_page, wide: None, queries, chunk, scores, partial });
+    }
 }
 
 #[cfg(test)]

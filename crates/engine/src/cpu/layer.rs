@@ -5,8 +5,9 @@ use wharf_kernels::{Input, Isa, Store, Team, matmul, ops};
 use wharf_model::ModelConfig;
 use wharf_model::config::{Activation, RopeLayout};
 
-use super::attend::{Attention, Lane, Plan};
+use super::attend::{Attention, Lane};
 use super::kv::KvArena;
+use super::plan::Plan;
 use super::rope::Rotations;
 use super::weights::{LayerWeights, Linear};
 

@@ -19,7 +19,14 @@ pub struct Queries<'a> {
     pub softcap: Option<f32>,
 }
 
-impl Queries<'_> {
+impl<'a> Queries<'a> {
+    /// Rows that all see the whole of chunk `chunk`, whatever their positions and sequences: their results over it are those
+    /// of query heads at its last position. `q: (rows, head_dim)`.
+    pub fn of_chunk(q: &'a [f32], head_dim: usize, chunk: usize, softcap: Option<f32>) -> Queries<'a> {
+        let (group, first) = (q.len() / head_dim, (chunk + 1) * CHUNK - 1);
+        Queries { q, group, first, window: usize::MAX, softcap }
+    }
+
     /// Rows of `q`: positions times group.
     pub fn rows(&self, head_dim: usize) -> usize {
         self.q.len() / head_dim

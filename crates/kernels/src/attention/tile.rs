@@ -218,8 +218,7 @@ impl<T: KvElement, P: KvElement> Tile<'_, '_, '_, T, P> {
                 s.store(weights, s.mul(weight, s.load(scales)));
             }
         }
-        self.partial.most[self.row + r] = most;
-        self.partial.weight[self.row + r] = s.sum(total);
+        self.partial.set_weight(self.row + r, most, s.sum(total));
     }
 
     /// Weights of row `r` of the tile for values' elements from `at` on, up to the next that has another scale.
@@ -251,10 +250,10 @@ impl<T: KvElement, P: KvElement> Tile<'_, '_, '_, T, P> {
         }
         for at in (done..hd).step_by(LANES) {
             let width = LANES.min(hd - at);
-            let row = |r: usize| (self.row + first + r) * hd + at;
+            let row = self.row + first;
             let mut sums = [s.splat(0.0); R];
             for r in 0..R {
-                sums[r] = load_part(s, &self.partial.values[row(r)..][..width], 0.0);
+                sums[r] = load_part(s, &self.partial.values(row + r, at)[..width], 0.0);
             }
             match self.wide {
                 Some(values) if width == LANES => {
@@ -264,7 +263,7 @@ impl<T: KvElement, P: KvElement> Tile<'_, '_, '_, T, P> {
                 _ => self.add_values(s, first, positions.clone(), at..at + width, &mut sums),
             }
             for r in 0..R {
-                store_part(s, &mut self.partial.values[row(r)..][..width], sums[r]);
+                store_part(s, &mut self.partial.values(row + r, at)[..width], sums[r]);
             }
         }
     }
@@ -279,10 +278,10 @@ impl<T: KvElement, P: KvElement> Tile<'_, '_, '_, T, P> {
         at: usize,
     ) {
         let hd = self.kv.head_dim;
-        let row = |r: usize| (self.row + first + r) * hd + at;
+        let row = self.row + first;
         let mut sums = [[s.splat(0.0); N]; R];
         for r in 0..R {
-            for (n, from) in self.partial.values[row(r)..].as_chunks().0[..N].iter().enumerate() {
+            for (n, from) in self.partial.values(row + r, at).as_chunks().0[..N].iter().enumerate() {
                 sums[r][n] = s.load(from);
             }
         }
@@ -315,7 +314,7 @@ impl<T: KvElement, P: KvElement> Tile<'_, '_, '_, T, P> {
             position = end;
         }
         for r in 0..R {
-            for (n, to) in self.partial.values[row(r)..].as_chunks_mut().0[..N].iter_mut().enumerate() {
+            for (n, to) in self.partial.values(row + r, at).as_chunks_mut().0[..N].iter_mut().enumerate() {
                 s.store(to, sums[r][n]);
             }
         }
