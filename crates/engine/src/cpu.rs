@@ -12,6 +12,7 @@ mod layer;
 mod pieces;
 mod plan;
 mod rope;
+mod spread;
 mod weights;
 
 use half::vec::HalfBitsVecExt as _;

@@ -9,6 +9,7 @@ use wharf_model::ModelConfig;
 use super::kv::KvArena;
 use super::pieces::{Part, Pieces, Tile, Unit};
 use super::plan::Plan;
+use super::spread::spread;
 
 /// One layer's attention.
 pub(super) struct Attention<'a, T> {
@@ -18,7 +19,7 @@ pub(super) struct Attention<'a, T> {
     pub(super) plan: &'a Plan,
     pub(super) kv: &'a KvArena<T>,
     pub(super) layer: usize,
-    /// `(rows, q + k + v)`, rotated and scaled.
+    /// `(rows, q + k + v)`, rotated and scaled, and spread where keys and values have scales.
     pub(super) qkv: &'a [f32],
 }
 
@@ -76,6 +77,9 @@ impl<T: KvElement> Attention<'_, T> {
             let pages = self.kv.pages(&self.plan.tables[tile.table], self.layer, head);
             let done = |chunk| Some(&partials[self.result(pieces, unit.tile, chunk, head)?]);
             attention::attend_rest(self.isa, &pages, &self.queries(tile, q), &done, scratch, attended);
+            if T::SCALED {
+                attended.chunks_exact_mut(self.config.head_dim).for_each(spread);
+            }
             let rows = out.chunks_exact_mut(unit.heads.len() * width);
             for (out, attended) in rows.zip(attended.chunks_exact(width)) {
                 out[(head - unit.heads.start) * width..][..width].copy_from_slice(attended);
