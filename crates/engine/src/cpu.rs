@@ -11,9 +11,12 @@ mod kv_type;
 mod layer;
 mod loader;
 mod pack_cache;
+mod pieces;
 mod pinning;
+mod plan;
 mod profile;
 mod rope;
+mod spread;
 mod weights;
 
 use std::time::Duration;
@@ -30,6 +33,7 @@ use layer::Buffers;
 pub use pack_cache::{PackCache, PackCheck, PackFault};
 pub use pinning::Pinning;
 use pinning::{available_cpus, pin_caller, pin_workers};
+use plan::Plan;
 use profile::Profile;
 pub use profile::Step;
 use rope::Rotations;
@@ -212,7 +216,7 @@ impl Backend for CpuBackend {
         let profile = &*profile;
         let (isa, hidden) = (*isa, config.hidden_size);
 
-        let plan = attend::Plan::new(chunks, team.threads());
+        let plan = Plan::new(chunks, config, team.threads());
         if let Some(twice) = plan.writes().windows(2).find(|pair| pair[0].block == pair[1].block) {
             let block = twice[0].block.0;
             return Err(BackendError::InvalidBatch(format!("two chunks write KV block {block}")));

@@ -9,3 +9,5 @@ mod identical;
 mod pack_cache;
 #[path = "engine/pinning.rs"]
 mod pinning;
+#[path = "engine/shared_prefix.rs"]
+mod shared_prefix;

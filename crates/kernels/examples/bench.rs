@@ -9,7 +9,7 @@ use std::{hint::black_box, time::Instant};
 use half::f16;
 use wharf_kernels::{
     DType, Input, Isa, PackedMatrix, Part, Store, Team,
-    attention::{KvPages, PAGE_TOKENS, Queries, Scratch, attend, attend_chunk, merge, partial_len},
+    attention::{KvPages, PAGE_TOKENS, Queries, Scratch, attend, attend_chunk, attend_rest, partial_len},
     block, matmul,
 };
 
@@ -318,26 +318,15 @@ fn attention(isa: Isa, team: &Team) {
             let mut partials = vec![0.0; heads * chunks * partial_len(group, hd)];
             best(0.2, || {
                 let len = partial_len(group, hd);
-                let slots: Vec<_> = partials.chunks_exact_mut(len).map(std::sync::Mutex::new).collect();
-                team.for_each_with(&mut scratch, heads * chunks, 1, &|scratch, range| {
-                    for item in range {
-                        let mut slot = slots[item].lock().expect("no job panics");
-                        attend_chunk(
-                            isa,
-                            &kv(item / chunks),
-                            &part(item / chunks),
-                            item % chunks,
-                            scratch,
-                            &mut slot,
-                        );
-                    }
+                team.for_each_chunk_with(&mut scratch, &mut partials, len, 1, &|scratch, item, partial| {
+                    let (head, chunk) = (item / chunks, item % chunks);
+                    attend_chunk(isa, &kv(head), &part(head), chunk, scratch, partial);
                 });
-                drop(slots);
-                for (partials, out) in
-                    partials.chunks_exact_mut(len * chunks).zip(out.chunks_exact_mut(group * hd))
-                {
-                    merge(isa, partials, hd, out);
-                }
+                let partials = &partials;
+                team.for_each_chunk_with(&mut scratch, &mut out, group * hd, 1, &|scratch, head, out| {
+                    let done = |chunk: usize| Some(&partials[(head * chunks + chunk) * len..][..len]);
+                    attend_rest(isa, &kv(head), &part(head), &done, scratch, out);
+                });
             })
         } else {
             best(0.3, || {

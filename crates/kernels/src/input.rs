@@ -1,14 +1,13 @@
 //! Decides how activations are rounded to signed bytes, and holds them in every form that a product reads.
 //!
-//! Thirty-two consecutive activations share the scale `max|x| / 127`, kept in single precision; ties round
-//! to even. A block with an infinity or NaN in it gets a NaN scale, so that the product shows it. A block
-//! whose magnitudes are all below 1e-30 is zero.
+//! Thirty-two consecutive activations share a scale, by the rule of `round`.
 #![expect(unsafe_code, reason = "views lines as bytes and bytes as blocks")]
 
 use crate::{
     Isa, Team,
     block::Format,
     isa::Kernel,
+    round::{ByteScale, byte_scale},
     simd::{CodeRange, MATRIX_ROWS, Many, Simd, VECTOR_ROWS, WideBlock, XBlock, tile_rows},
 };
 
@@ -295,24 +294,18 @@ impl<const R: usize> Kernel for QuantizeTo<'_, R> {
             // SAFETY: as many blocks were just checked to exist; where they begin is a multiple of four, as in `Input::tile`.
             let out = unsafe { &mut *out.add(i) };
             let halves = x.as_chunks::<16>().0;
-            let (a, b) = (s.load(&halves[0]), s.load(&halves[1]));
-            let most = s.largest(s.max(s.abs(a), s.abs(b)));
-            // Zero times a number is zero, but not times an infinity or NaN.
-            let zero = s.splat(0.0);
-            let spoilt = s.sum(s.fma(a, zero, s.mul(b, zero)));
-            let (mut scale, mut weighted) = (0.0, 0.0);
+            let halves = [s.load(&halves[0]), s.load(&halves[1])];
+            let ByteScale { scale, inverse } = byte_scale(s, halves);
             let (mut sums, mut q) = ([0; 2], [0; 32]);
-            if spoilt != 0.0 {
-                (scale, weighted) = (f32::NAN, f32::NAN);
-            } else if most >= 1e-30 {
-                scale = most / 127.0;
-                let inverse = s.splat(127.0 / most);
-                for (i, (x, to)) in [a, b].into_iter().zip(q.as_chunks_mut::<16>().0).enumerate() {
+            if inverse != 0.0 {
+                let inverse = s.splat(inverse);
+                for (i, (x, to)) in halves.into_iter().zip(q.as_chunks_mut::<16>().0).enumerate() {
                     s.store_i8(to, s.mul(x, inverse));
                     sums[i] = to.iter().map(|q| i16::from(*q)).sum();
                 }
-                weighted = scale * f32::from(sums[0] + sums[1]);
             }
+            // Zero if the block is, NaN if it is spoilt.
+            let weighted = scale * f32::from(sums[0] + sums[1]);
             (out.q[lane], out.scale[lane], out.weighted[lane], out.sums[lane]) = (q, scale, weighted, sums);
         }
     }

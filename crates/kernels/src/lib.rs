@@ -21,6 +21,7 @@ mod math;
 pub mod matmul;
 pub mod matrix;
 pub mod ops;
+mod round;
 mod simd;
 pub mod team;
 

@@ -22,7 +22,7 @@ use crate::{
 };
 use few_rows::FewRows;
 use float::FloatRows;
-pub use gated::matmul_gated;
+pub use gated::{Act, matmul_gated};
 use many_rows::ManyRows;
 
 /// Weight bytes times row tiles that a claim covers while there is much to do, and at the end.

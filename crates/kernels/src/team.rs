@@ -184,6 +184,31 @@ impl Team {
         });
     }
 
+    /// Runs `f(i, part)` for consecutive parts of `data`, part `i` from where the last one ended to `ends[i]`, with one of `scratch`
+    /// lent to each thread. The last part is claimed first.
+    ///
+    /// # Panics
+    /// When the ends descend or the last is beyond `data`, or there are fewer scratches than threads.
+    pub fn for_each_part_with<S: Send, T: Send>(
+        &self,
+        scratch: &mut [S],
+        data: &mut [T],
+        ends: &[usize],
+        f: &(dyn Fn(&mut S, usize, &mut [T]) + Sync),
+    ) {
+        let data = &mut data[..ends.last().copied().unwrap_or(0)];
+        assert!(ends.is_sorted(), "parts follow each other");
+        let elements = Chunks::new(data, 1);
+        self.for_each_with(scratch, ends.len(), 1, &|scratch, range| {
+            for index in range.map(|index| ends.len() - 1 - index) {
+                let first = index.checked_sub(1).map_or(0, |before| ends[before]);
+                // SAFETY: ends ascend to the length, so the part is within the data; every index is claimed once, and
+                // parts do not overlap.
+                f(scratch, index, unsafe { elements.range(first..ends[index]) });
+            }
+        });
+    }
+
     /// Claims until no items are left, on this thread and on every worker that comes in time.
     fn claim(&self, items: usize, grains: RangeInclusive<usize>, f: &(dyn Fn(usize, Range<usize>) + Sync)) {
         let least = (*grains.start()).max(1);
@@ -364,7 +389,15 @@ impl<'a, T> Chunks<'a, T> {
     unsafe fn get(&self, index: usize) -> &mut [T] {
         let first = index * self.chunk;
         // SAFETY: the chunk is within the slice and borrowed by nobody else.
-        unsafe { std::slice::from_raw_parts_mut(self.start.add(first), self.chunk.min(self.len - first)) }
+        unsafe { self.range(first..self.len.min(first + self.chunk)) }
+    }
+
+    /// # Safety
+    /// The range is within the slice, and no other borrow of any of its elements is alive.
+    #[expect(clippy::mut_from_ref, reason = "the contract makes the borrows disjoint")]
+    unsafe fn range(&self, range: Range<usize>) -> &mut [T] {
+        // SAFETY: the caller promises what this needs.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
     }
 }
 

@@ -1,104 +1,15 @@
-//! Decides how the attention of one pass is cut into pieces of work.
-//!
-//! With many queries a piece is a few consecutive queries of one sequence over everything they see. With few, as when one stream
-//! decodes at a long context, a piece is one KV head over one chunk of positions, and the results are merged. Both give the
-//! same bits, so the choice is about balance only.
+//! Decides how the pieces of one layer's attention are computed: what each reads and where its result goes.
 
-use wharf_kernels::attention::{self, KvElement, Queries, Scratch};
+use std::ops::Range;
+
+use wharf_kernels::attention::{self, KvElement, Queries, Scratch, partial_len};
 use wharf_kernels::{Isa, Team};
 use wharf_model::ModelConfig;
 
 use super::kv::KvArena;
-use crate::backend::{BLOCK_TOKENS, BlockId, Chunk};
-
-/// Query positions of a piece of work: they share the conversion of keys and values.
-const TILE: usize = 16;
-
-/// The rows of a pass: which sequence and position each is, and how attention over them is cut.
-pub(super) struct Plan {
-    tables: Vec<Vec<u32>>,
-    /// Position of each row of the batch.
-    positions: Vec<usize>,
-    tiles: Vec<Tile>,
-    logit_rows: Vec<usize>,
-    /// Blocks that are written, each with its rows, ascending by block.
-    writes: Vec<Write>,
-    few: bool,
-}
-
-/// Consecutive rows of one sequence.
-#[derive(Clone, Copy, Debug)]
-struct Tile {
-    table: usize,
-    first_row: usize,
-    rows: usize,
-    first_position: usize,
-}
-
-/// Rows whose KV goes to one block.
-#[derive(Clone, Debug)]
-pub(super) struct Write {
-    pub(super) block: BlockId,
-    /// `(row, slot)`.
-    pub(super) rows: Vec<(usize, usize)>,
-}
-
-impl Plan {
-    pub(super) fn new(chunks: &[Chunk<'_>], threads: usize) -> Plan {
-        let mut plan = Plan {
-            tables: Vec::with_capacity(chunks.len()),
-            positions: Vec::new(),
-            tiles: Vec::new(),
-            logit_rows: Vec::new(),
-            writes: Vec::new(),
-            few: false,
-        };
-        for (table, chunk) in chunks.iter().enumerate() {
-            plan.tables.push(chunk.blocks.iter().map(|block| block.0).collect());
-            let (first, first_write) = (plan.positions.len(), plan.writes.len());
-            let count = chunk.tokens.len();
-            for offset in 0..count {
-                let position = chunk.start + offset;
-                let (block, slot) = (chunk.blocks[position / BLOCK_TOKENS], position % BLOCK_TOKENS);
-                match plan.writes[first_write..].last_mut() {
-                    Some(write) if write.block == block => write.rows.push((first + offset, slot)),
-                    _ => plan.writes.push(Write { block, rows: vec![(first + offset, slot)] }),
-                }
-                plan.positions.push(position);
-            }
-            for offset in (0..count).step_by(TILE) {
-                plan.tiles.push(Tile {
-                    table,
-                    first_row: first + offset,
-                    rows: TILE.min(count - offset),
-                    first_position: chunk.start + offset,
-                });
-            }
-            plan.logit_rows.extend(first + count - chunk.logits.rows(count)..first + count);
-        }
-        plan.writes.sort_by_key(|write| write.block);
-        plan.few = threads > 1 && plan.positions.len() < 2 * threads;
-        plan
-    }
-
-    pub(super) fn rows(&self) -> usize {
-        self.positions.len()
-    }
-
-    pub(super) fn positions(&self) -> impl Iterator<Item = usize> + '_ {
-        self.positions.iter().copied()
-    }
-
-    /// Rows whose logits are wanted, ascending.
-    pub(super) fn logit_rows(&self) -> &[usize] {
-        &self.logit_rows
-    }
-
-    /// Blocks that the pass writes, ascending, with their rows.
-    pub(super) fn writes(&self) -> &[Write] {
-        &self.writes
-    }
-}
+use super::pieces::{Part, Pieces, Tile, Unit};
+use super::plan::Plan;
+use super::spread::spread;
 
 /// One layer's attention.
 pub(super) struct Attention<'a, T> {
@@ -108,7 +19,7 @@ pub(super) struct Attention<'a, T> {
     pub(super) plan: &'a Plan,
     pub(super) kv: &'a KvArena<T>,
     pub(super) layer: usize,
-    /// `(rows, q + k + v)`, rotated and scaled.
+    /// `(rows, q + k + v)`, rotated and scaled, and spread where keys and values have scales.
     pub(super) qkv: &'a [f32],
 }
 
@@ -121,118 +32,79 @@ pub(super) struct Lane {
 }
 
 impl<T: KvElement> Attention<'_, T> {
-    /// `out: (rows, n_heads * head_dim)`.
+    /// `out: (rows, n_heads * head_dim)`. `partials` is memory for results of parts.
     pub(super) fn run(&self, lanes: &mut [Lane], partials: &mut Vec<f32>, out: &mut [f32]) {
-        if self.plan.few {
-            self.by_head_and_chunk(lanes, partials, out);
-        } else {
-            self.by_tile(lanes, out);
+        let pieces = self.plan.pieces(self.config.layers[self.layer].window);
+        let len = pieces.part_ends.last().copied().unwrap_or(0);
+        if partials.len() < len {
+            partials.resize(len, 0.0);
         }
-    }
-
-    fn by_tile(&self, lanes: &mut [Lane], out: &mut [f32]) {
-        let width = self.config.n_heads * self.config.head_dim;
-        let group_width = self.group_width();
-        // Tiles are the same rows in the same order as `out`, but the last of a sequence may be short: handing out rows of
-        // `out` by tile needs their boundaries.
-        let tiles = &self.plan.tiles;
-        let mut rest = out;
-        let mut pieces: Vec<std::sync::Mutex<&mut [f32]>> = Vec::with_capacity(tiles.len());
-        for tile in tiles {
-            let (piece, tail) = rest.split_at_mut(tile.rows * width);
-            pieces.push(std::sync::Mutex::new(piece));
-            rest = tail;
-        }
-        self.team.for_each_with(lanes, tiles.len(), 1, &|lane, range| {
-            for index in range {
-                // Later positions see more: the longest work goes first.
-                let index = tiles.len() - 1 - index;
-                let tile = &tiles[index];
-                let mut piece = pieces[index].lock().expect("each piece is claimed once");
-                for head in 0..self.config.n_kv_heads {
-                    let Lane { scratch, q, out } = &mut *lane;
-                    self.gather(tile, head, q);
-                    out.resize(tile.rows * group_width, 0.0);
-                    let pages = self.kv.pages(&self.plan.tables[tile.table], self.layer, head);
-                    attention::attend(self.isa, &pages, &self.queries(tile, q), scratch, out);
-                    for (row, from) in out.chunks(group_width).enumerate() {
-                        piece[row * width + head * group_width..][..group_width].copy_from_slice(from);
-                    }
-                }
-            }
+        let heads = self.config.n_kv_heads;
+        self.team.for_each_part_with(lanes, partials, &pieces.part_ends, &|lane, index, partial| {
+            self.part(lane, &pieces.parts[index / heads], index % heads, partial);
+        });
+        let partials = &partials[..];
+        self.team.for_each_part_with(lanes, out, &pieces.unit_ends, &|lane, index, out| {
+            self.unit(lane, pieces, &pieces.units[index], partials, out);
         });
     }
 
-    fn by_head_and_chunk(&self, lanes: &mut [Lane], partials: &mut Vec<f32>, out: &mut [f32]) {
-        let head_dim = self.config.head_dim;
-        let width = self.config.n_heads * head_dim;
-        let group_width = self.group_width();
-        let mut pieces = Vec::new();
-        for (index, tile) in self.plan.tiles.iter().enumerate() {
-            for head in 0..self.config.n_kv_heads {
-                let chunks = self.queries(tile, &self.qkv[..tile.rows * group_width]).chunks(head_dim);
-                pieces.extend(chunks.map(|chunk| (index, head, chunk)));
-            }
+    /// One KV head of some tiles over one chunk.
+    fn part(&self, lane: &mut Lane, part: &Part, head: usize, partial: &mut [f32]) {
+        let Lane { scratch, q, .. } = lane;
+        q.clear();
+        for tile in &part.tiles {
+            self.gather(&self.plan.tiles[*tile], head, q);
         }
-        // Rows of a piece differ between tiles; the largest tile sets the stride.
-        let most_rows = self.plan.tiles.iter().map(|tile| tile.rows).max().unwrap_or(0);
-        let stride = attention::partial_len(most_rows * self.group(), head_dim);
-        partials.resize(pieces.len() * stride, 0.0);
-        let slots: Vec<std::sync::Mutex<&mut [f32]>> =
-            partials.chunks_mut(stride).map(std::sync::Mutex::new).collect();
-        self.team.for_each_with(lanes, pieces.len(), 1, &|lane, range| {
-            for index in range {
-                let (tile, head, chunk) = pieces[index];
-                let tile = &self.plan.tiles[tile];
-                let Lane { scratch, q, .. } = &mut *lane;
-                self.gather(tile, head, q);
-                let pages = self.kv.pages(&self.plan.tables[tile.table], self.layer, head);
-                let len = attention::partial_len(tile.rows * self.group(), head_dim);
-                let mut slot = slots[index].lock().expect("each slot is claimed once");
-                attention::attend_chunk(
-                    self.isa,
-                    &pages,
-                    &self.queries(tile, q),
-                    chunk,
-                    scratch,
-                    &mut slot[..len],
-                );
+        let tile = &self.plan.tiles[part.tiles[0]];
+        let queries = match &part.tiles[..] {
+            [_] => self.queries(tile, q),
+            _ => Queries::of_chunk(q, self.config.head_dim, part.chunk, self.config.attn_softcap),
+        };
+        let pages = self.kv.pages(&self.plan.tables[tile.table], self.layer, head);
+        attention::attend_chunk(self.isa, &pages, &queries, part.chunk, scratch, partial);
+    }
+
+    /// Some KV heads of a tile over everything that it sees; `out: (rows, heads * group * head_dim)`.
+    fn unit(&self, lane: &mut Lane, pieces: &Pieces, unit: &Unit, partials: &[f32], out: &mut [f32]) {
+        let tile = &self.plan.tiles[unit.tile];
+        let width = self.group() * self.config.head_dim;
+        for head in unit.heads.clone() {
+            let Lane { scratch, q, out: attended } = &mut *lane;
+            q.clear();
+            self.gather(tile, head, q);
+            attended.resize(tile.rows * width, 0.0);
+            let pages = self.kv.pages(&self.plan.tables[tile.table], self.layer, head);
+            let done = |chunk| Some(&partials[self.result(pieces, unit.tile, chunk, head)?]);
+            attention::attend_rest(self.isa, &pages, &self.queries(tile, q), &done, scratch, attended);
+            if T::SCALED {
+                attended.chunks_exact_mut(self.config.head_dim).for_each(spread);
             }
-        });
-        drop(slots);
-        let merged = &mut lanes[0].out;
-        for group in pieces.chunk_by(|a, b| (a.0, a.1) == (b.0, b.1)) {
-            let (tile, head, _) = group[0];
-            let tile = &self.plan.tiles[tile];
-            let first = pieces.partition_point(|piece| (piece.0, piece.1) < (group[0].0, group[0].1));
-            let len = attention::partial_len(tile.rows * self.group(), head_dim);
-            let parts = &mut partials[first * stride..(first + group.len()) * stride];
-            // `merge` wants the parts without gaps.
-            for part in 1..group.len() {
-                parts.copy_within(part * stride..part * stride + len, part * len);
-            }
-            merged.resize(tile.rows * group_width, 0.0);
-            attention::merge(self.isa, &mut parts[..group.len() * len], head_dim, merged);
-            for (row, from) in merged.chunks(group_width).enumerate() {
-                out[(tile.first_row + row) * width + head * group_width..][..group_width]
-                    .copy_from_slice(from);
+            let rows = out.chunks_exact_mut(unit.heads.len() * width);
+            for (out, attended) in rows.zip(attended.chunks_exact(width)) {
+                out[(head - unit.heads.start) * width..][..width].copy_from_slice(attended);
             }
         }
     }
 
+    /// Where among the results of parts that of a tile over a chunk is, if there is one.
+    fn result(&self, pieces: &Pieces, tile: usize, chunk: usize, head: usize) -> Option<Range<usize>> {
+        let done = pieces.done(tile, chunk)?;
+        let len = |rows: usize| partial_len(rows * self.group(), self.config.head_dim);
+        let end = pieces.part_ends[done.part * self.config.n_kv_heads + head];
+        let first = end - len(pieces.parts[done.part].rows) + len(done.row);
+        Some(first..first + len(self.plan.tiles[tile].rows))
+    }
+
+    /// Query heads of a KV head.
     fn group(&self) -> usize {
         self.config.n_heads / self.config.n_kv_heads
     }
 
-    fn group_width(&self) -> usize {
-        self.group() * self.config.head_dim
-    }
-
-    /// Queries of a tile for the heads that share KV head `head`: `(rows, group, head_dim)`.
+    /// Appends queries of a tile for the heads that share KV head `head`: `(rows, group, head_dim)`.
     fn gather(&self, tile: &Tile, head: usize, q: &mut Vec<f32>) {
         let stride = (self.config.n_heads + 2 * self.config.n_kv_heads) * self.config.head_dim;
-        let width = self.group_width();
-        q.clear();
+        let width = self.group() * self.config.head_dim;
         for row in tile.first_row..tile.first_row + tile.rows {
             q.extend_from_slice(&self.qkv[row * stride + head * width..][..width]);
         }

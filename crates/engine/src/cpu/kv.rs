@@ -32,7 +32,7 @@ impl<T: KvElement> KvArena<T> {
         let pages = blocks * layers * kv_heads;
         KvArena {
             data: zeros(pages * 2 * head_dim * PAGE_TOKENS),
-            scales: vec![0.0; pages * T::PAGE_SCALES],
+            scales: vec![0.0; pages * T::page_scales(head_dim)],
             layers,
             kv_heads,
             head_dim,
@@ -49,9 +49,14 @@ impl<T: KvElement> KvArena<T> {
         self.kv_heads * self.head_len()
     }
 
+    /// Scales of the K and V pages of one head.
+    fn head_scales(&self) -> usize {
+        T::page_scales(self.head_dim)
+    }
+
     /// Scales of one layer of a block.
     fn layer_scales(&self) -> usize {
-        self.kv_heads * T::PAGE_SCALES
+        self.kv_heads * self.head_scales()
     }
 
     /// The pages of one head that `table` (physical block of each 16 positions) names.
@@ -64,10 +69,10 @@ impl<T: KvElement> KvArena<T> {
             k_offset,
             v_offset: k_offset + self.head_dim * PAGE_TOKENS,
             head_dim: self.head_dim,
-            scales: (T::PAGE_SCALES > 0).then_some(KvScales {
+            scales: T::SCALED.then_some(KvScales {
                 data: &self.scales,
                 stride: self.layers * self.layer_scales(),
-                offset: layer * self.layer_scales() + head * T::PAGE_SCALES,
+                offset: layer * self.layer_scales() + head * self.head_scales(),
             }),
         }
     }
@@ -119,7 +124,8 @@ impl<T: KvElement> LayerMut<'_, T> {
     pub(super) fn page(&mut self, head: usize) -> PageMut<'_, T> {
         let len = self.head_dim * PAGE_TOKENS;
         let (keys, values) = self.data[head * 2 * len..][..2 * len].split_at_mut(len);
-        PageMut { keys, values, scales: &mut self.scales[head * T::PAGE_SCALES..][..T::PAGE_SCALES] }
+        let scales = T::page_scales(self.head_dim);
+        PageMut { keys, values, scales: &mut self.scales[head * scales..][..scales] }
     }
 }
 
@@ -144,21 +150,27 @@ mod tests {
             let arena: KvArena<T> = KvArena::new(|len| vec![T::default(); len], 3, config);
             size_of_val(&arena.data[..]) + size_of_val(&arena.scales[..])
         }
-        let config = config();
-        for (kv_type, found) in [
-            (KvType::F16, bytes::<f16>(&config)),
-            (KvType::F32, bytes::<f32>(&config)),
-            (KvType::Int8, bytes::<i8>(&config)),
-        ] {
-            assert_eq!(found, 3 * PAGE_TOKENS * kv_type.bytes_per_token(&config), "{kv_type}");
+        for head_dim in [16, 32, 48, 128] {
+            let config = ModelConfig { head_dim, ..config() };
+            for (kv_type, found) in [
+                (KvType::F16, bytes::<f16>(&config)),
+                (KvType::F32, bytes::<f32>(&config)),
+                (KvType::Int8, bytes::<i8>(&config)),
+            ] {
+                let expected = 3 * PAGE_TOKENS * kv_type.bytes_per_token(&config);
+                assert_eq!(found, expected, "{kv_type} with heads of {head_dim}");
+            }
+            assert_eq!(KvType::F16.bytes_per_token(&config), config.kv_bytes_per_token());
         }
-        assert_eq!(KvType::F16.bytes_per_token(&config), config.kv_bytes_per_token());
     }
 
     #[test]
     fn what_is_written_to_a_page_is_found_there() {
         let config = config();
         let (layer, heads) = (1, config.n_kv_heads);
+        // Two blocks of 32 elements, the second short.
+        let config = ModelConfig { head_dim: 40, ..config };
+        let page_scales = 2 * 2 * PAGE_TOKENS;
         let mut arena: KvArena<i8> = KvArena::new(|len| vec![0; len], 4, &config);
         for (index, layer) in arena.layer_mut([1, 3].map(BlockId).into_iter(), layer).iter_mut().enumerate() {
             for head in 0..heads {
@@ -175,11 +187,11 @@ mod tests {
                 let mark = (index * heads + head + 1) as i8;
                 let page = &pages.data[block * pages.page_stride..];
                 assert_eq!((page[pages.k_offset], page[pages.v_offset]), (mark, -mark));
-                let scales = &scales.data[block * scales.stride + scales.offset..][..2 * PAGE_TOKENS];
-                assert_eq!(scales, [f32::from(mark); 2 * PAGE_TOKENS]);
+                let scales = &scales.data[block * scales.stride + scales.offset..][..page_scales];
+                assert_eq!(scales, vec![f32::from(mark); page_scales]);
             }
         }
-        assert_eq!(arena.scales.iter().filter(|scale| **scale != 0.0).count(), 2 * heads * 2 * PAGE_TOKENS);
+        assert_eq!(arena.scales.iter().filter(|scale| **scale != 0.0).count(), 2 * heads * page_scales);
     }
 
     #[test]

@@ -5,10 +5,12 @@ use wharf_kernels::{Input, Isa, Store, Team, matmul, matmul_gated, ops};
 use wharf_model::ModelConfig;
 use wharf_model::config::{Activation, RopeLayout};
 
-use super::attend::{Attention, Lane, Plan};
+use super::attend::{Attention, Lane};
 use super::kv::KvArena;
+use super::plan::Plan;
 use super::profile::{Profile, Step};
 use super::rope::Rotations;
+use super::spread::spread;
 use super::weights::{LayerWeights, Linear};
 
 /// Activations of a pass, kept from pass to pass. Rows are tokens.
@@ -105,7 +107,7 @@ impl Context<'_> {
             make: &|row, to| self.norm(&b.x[row * hidden..], &weights.attn_norm, to),
         };
         time.time(Step::Qkv, || self.linear(&weights.qkv, normed, &mut b.input, &mut b.qkv, Store::Set));
-        time.time(Step::Rotate, || self.rotate(weights, &mut b.qkv, b.widths.qkv));
+        time.time(Step::Rotate, || self.rotate::<T>(weights, &mut b.qkv, b.widths.qkv));
         time.time(Step::Store, || self.store(kv, &b.qkv, b.widths.qkv));
         let attention = Attention {
             config: self.config,
@@ -191,8 +193,8 @@ impl Context<'_> {
         });
     }
 
-    /// Norms Q and K heads where the architecture does, rotates them, and scales Q.
-    fn rotate(&self, weights: &LayerWeights, qkv: &mut [f32], width: usize) {
+    /// Norms Q and K heads where the architecture does, rotates them, scales Q, and spreads all where KV is rounded to bytes.
+    fn rotate<T: KvElement>(&self, weights: &LayerWeights, qkv: &mut [f32], width: usize) {
         let ModelConfig { n_heads, n_kv_heads, head_dim, norm_eps, attn_scale, .. } = *self.config;
         let rotations = &self.rotations[self.config.layers[self.index].rope];
         let layout = match self.config.rope_layout {
@@ -213,6 +215,9 @@ impl Context<'_> {
                 ops::rope(self.isa, head, cos, sin, layout);
             }
             ops::scale(self.isa, q, attn_scale);
+            if T::SCALED {
+                qkv.chunks_exact_mut(head_dim).for_each(spread);
+            }
         });
     }
 

@@ -17,7 +17,7 @@ use wharf_testkit::TinyModel;
 
 const KV_TOKENS: usize = 1024;
 
-fn tiny(dtype: DType) -> TinyModel {
+pub(super) fn tiny(dtype: DType) -> TinyModel {
     // Three query heads share a KV head, and the window of the second variant is no multiple of a page.
     TinyModel {
         dtype,
@@ -42,12 +42,17 @@ fn storing(kv_type: KvType, tiny: &TinyModel, threads: usize, isa: Isa) -> CpuBa
     CpuBackend::load(model, &options, &mut |_, _| {}).unwrap()
 }
 
-fn tokens(count: usize, seed: u32) -> Vec<u32> {
+pub(super) fn tokens(count: usize, seed: u32) -> Vec<u32> {
     (0..count as u32).map(|i| (i * 37 + seed * 101 + i * i % 13) % 288).collect()
 }
 
 /// Logits of every token as bits, computed in chunks of the given sizes (the last one repeats).
-fn scored(backend: &mut CpuBackend, tokens: &[u32], blocks: &[BlockId], sizes: &[usize]) -> Vec<u32> {
+pub(super) fn scored(
+    backend: &mut CpuBackend,
+    tokens: &[u32],
+    blocks: &[BlockId],
+    sizes: &[usize],
+) -> Vec<u32> {
     let mut logits = Logits::default();
     let mut bits = Vec::new();
     let mut start = 0;

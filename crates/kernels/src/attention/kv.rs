@@ -1,8 +1,8 @@
 //! Decides where a position's keys and values are, and how they are rounded when written.
 //!
-//! Signed bytes come with one scale for each key and one for each value, `max|x| / 127` in single precision, in a slice of
-//! their own; ties round to even. As with activations, a vector with an infinity or NaN in it gets a NaN scale, so that the
-//! result shows it, and one whose magnitudes are all below 1e-30 is zero.
+//! Signed bytes come with a scale for each 32 elements of a key and of a value (the last of a head may be fewer), by the rule of
+//! `round`, which is that of activations too. Scales lie in a slice of their own in single precision, sixteen positions side by
+//! side, so that sixteen scores or weights are scaled by one multiplication.
 
 use std::ops::Range;
 
@@ -13,25 +13,36 @@ use super::PAGE_TOKENS;
 use crate::{
     Isa,
     isa::Kernel,
+    round::{BLOCK, ByteScale, VECTORS, byte_scale},
     simd::{LANES, Simd, load_part},
 };
 
-/// An element type of stored keys and values: `half::f16`, `f32`, or `i8` with a scale for each key and each value.
+/// An element type of stored keys and values: `half::f16`, `f32`, or `i8` with scales.
 pub trait KvElement: Copy + Default + Send + Sync + lanes::Lanes {
-    /// Scales of a page: of its sixteen keys, then of its sixteen values. Floats have none.
-    const PAGE_SCALES: usize;
+    /// Whether elements are multiples of a scale.
+    const SCALED: bool;
+
+    /// Scales of a page: of its keys, `[blocks of 32 elements][16]`, then as many of its values. Floats have none.
+    fn page_scales(head_dim: usize) -> usize {
+        if Self::SCALED { 2 * Self::vector_scales(head_dim) * PAGE_TOKENS } else { 0 }
+    }
+
+    /// Scales of a key, and of a value.
+    fn vector_scales(head_dim: usize) -> usize {
+        if Self::SCALED { head_dim.div_ceil(BLOCK) } else { 0 }
+    }
 }
 
 impl KvElement for f16 {
-    const PAGE_SCALES: usize = 0;
+    const SCALED: bool = false;
 }
 
 impl KvElement for f32 {
-    const PAGE_SCALES: usize = 0;
+    const SCALED: bool = false;
 }
 
 impl KvElement for i8 {
-    const PAGE_SCALES: usize = 2 * PAGE_TOKENS;
+    const SCALED: bool = true;
 }
 
 pub(super) mod lanes {
@@ -98,7 +109,7 @@ pub struct KvScales<'a> {
     pub data: &'a [f32],
     /// Elements from the scales of one physical page to those of the next.
     pub stride: usize,
-    /// Where among those of a physical page the sixteen of the keys begin; those of the values follow.
+    /// Where among those of a physical page those of the keys begin; those of the values follow.
     pub offset: usize,
 }
 
@@ -138,27 +149,28 @@ impl<'a, T: KvElement> KvPages<'a, T> {
         &self.data[first..first + self.head_dim * PAGE_TOKENS]
     }
 
-    /// Scales of a page's keys, if they have any.
+    /// Scales of a page's keys, of each 32 elements those of sixteen positions; none for types without.
     #[inline(always)]
-    pub(super) fn key_scales(&self, page: usize) -> Option<&'a [f32; PAGE_TOKENS]> {
+    pub(super) fn key_scales(&self, page: usize) -> &'a [[f32; PAGE_TOKENS]] {
         self.scales_at(page, 0)
     }
 
-    /// Scales of a page's values, if they have any.
+    /// As [`KvPages::key_scales`], of the page's values.
     #[inline(always)]
-    pub(super) fn value_scales(&self, page: usize) -> Option<&'a [f32; PAGE_TOKENS]> {
-        self.scales_at(page, PAGE_TOKENS)
+    pub(super) fn value_scales(&self, page: usize) -> &'a [[f32; PAGE_TOKENS]] {
+        self.scales_at(page, 1)
     }
 
     #[inline(always)]
-    fn scales_at(&self, page: usize, offset: usize) -> Option<&'a [f32; PAGE_TOKENS]> {
+    fn scales_at(&self, page: usize, half: usize) -> &'a [[f32; PAGE_TOKENS]] {
         // Known where this is compiled: types without scales pay nothing for those with.
-        if T::PAGE_SCALES == 0 {
-            return None;
+        if !T::SCALED {
+            return &[];
         }
-        let KvScales { data, stride, offset: first } = self.scales?;
-        let at = self.table[page] as usize * stride + first + offset;
-        Some(data[at..].first_chunk().expect("scales of every page of the table"))
+        let KvScales { data, stride, offset } = self.scales.expect("checked before any page is read");
+        let len = T::vector_scales(self.head_dim) * PAGE_TOKENS;
+        let at = self.table[page] as usize * stride + offset + half * len;
+        data[at..at + len].as_chunks().0
     }
 }
 
@@ -221,7 +233,7 @@ pub struct PageMut<'a, T> {
     pub keys: &'a mut [T],
     /// `[16][head_dim]`.
     pub values: &'a mut [T],
-    /// As many as [`KvElement::PAGE_SCALES`].
+    /// As many as [`KvElement::page_scales`].
     pub scales: &'a mut [f32],
 }
 
@@ -236,7 +248,7 @@ pub fn write_kv<T: KvElement>(isa: Isa, page: PageMut<'_, T>, slot: usize, k: &[
         page.keys.len() == head_dim * PAGE_TOKENS && page.values.len() == head_dim * PAGE_TOKENS,
         "a page of keys and a page of values"
     );
-    assert_eq!(page.scales.len(), T::PAGE_SCALES, "scales of a page");
+    assert_eq!(page.scales.len(), T::page_scales(head_dim), "scales of a page");
     isa.run(Write { page, slot, k, v });
 }
 
@@ -253,57 +265,48 @@ impl<T: KvElement> Kernel for Write<'_, T> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Write { page: PageMut { keys, values, scales }, slot, k, v } = self;
-        let mut factors = [1.0; 2];
-        for ((x, scales), factor) in [k, v].into_iter().zip(scales.as_chunks_mut().0).zip(&mut factors) {
-            let scales: &mut [f32; PAGE_TOKENS] = scales;
-            (scales[slot], *factor) = scale(s, x);
-        }
-        for (k, keys) in k.chunks(LANES).zip(keys.chunks_mut(LANES * PAGE_TOKENS)) {
-            let rounded: [T; LANES] = round(s, k, factors[0]);
-            for (key, page) in rounded.iter().zip(keys.chunks_exact_mut(PAGE_TOKENS)) {
-                page[slot] = *key;
+        let head_dim = v.len();
+        let (key_scales, value_scales) = scales.split_at_mut(scales.len() / 2);
+        let mut rounded = [T::default(); BLOCK];
+        for (block, k) in k.chunks(BLOCK).enumerate() {
+            let scale = round(s, k, &mut rounded);
+            if T::SCALED {
+                key_scales[block * PAGE_TOKENS + slot] = scale;
+            }
+            let keys = keys[block * BLOCK * PAGE_TOKENS..].chunks_exact_mut(PAGE_TOKENS);
+            for (key, keys) in rounded[..k.len()].iter().zip(keys) {
+                keys[slot] = *key;
             }
         }
-        let values = &mut values[slot * v.len()..][..v.len()];
-        for (v, values) in v.chunks(LANES).zip(values.chunks_mut(LANES)) {
-            let rounded: [T; LANES] = round(s, v, factors[1]);
-            values.copy_from_slice(&rounded[..values.len()]);
+        for (block, v) in v.chunks(BLOCK).enumerate() {
+            let scale = round(s, v, &mut rounded);
+            if T::SCALED {
+                value_scales[block * PAGE_TOKENS + slot] = scale;
+            }
+            values[slot * head_dim + block * BLOCK..][..v.len()].copy_from_slice(&rounded[..v.len()]);
         }
     }
 }
 
-/// The scale of a vector's codes, and by what its elements are multiplied to become codes: 0 if all codes are.
+/// At most 32 elements as they are stored, zeros behind them; returns their scale.
 #[inline(always)]
-fn scale<S: Simd>(s: S, x: &[f32]) -> (f32, f32) {
-    let zero = s.splat(0.0);
-    let (mut most, mut spoilt) = (zero, zero);
-    for x in x.chunks(LANES) {
-        let x = load_part(s, x, 0.0);
-        most = s.max(s.abs(x), most);
-        // Zero times a number is zero, but not times an infinity or NaN.
-        spoilt = s.fma(x, zero, spoilt);
+fn round<S: Simd, T: KvElement>(s: S, x: &[f32], to: &mut [T; BLOCK]) -> f32 {
+    let (low, high) = x.split_at(x.len().min(LANES));
+    let x: [S::F; VECTORS] = [load_part(s, low, 0.0), load_part(s, high, 0.0)];
+    let to = x.into_iter().zip(to.as_chunks_mut::<LANES>().0);
+    if !T::SCALED {
+        to.for_each(|(x, to)| T::store(s, to, x));
+        return 1.0;
     }
-    let most = s.largest(most);
-    if s.sum(spoilt) != 0.0 {
-        (f32::NAN, 0.0)
-    } else if most >= 1e-30 {
-        (most / 127.0, 127.0 / most)
-    } else {
-        (0.0, 0.0)
+    let ByteScale { scale, inverse } = byte_scale(s, x);
+    for (x, to) in to {
+        if inverse == 0.0 {
+            *to = [T::default(); LANES];
+        } else {
+            T::store(s, to, s.mul(x, s.splat(inverse)));
+        }
     }
-}
-
-/// Up to sixteen elements as they are stored; `factor` is for types with scales.
-#[inline(always)]
-fn round<S: Simd, T: KvElement>(s: S, x: &[f32], factor: f32) -> [T; LANES] {
-    let mut rounded = [T::default(); LANES];
-    let x = load_part(s, x, 0.0);
-    if T::PAGE_SCALES == 0 {
-        T::store(s, &mut rounded, x);
-    } else if factor != 0.0 {
-        T::store(s, &mut rounded, s.mul(x, s.splat(factor)));
-    }
-    rounded
+    scale
 }
 
 /// Up to sixteen elements as lanes; the missing ones are zero.

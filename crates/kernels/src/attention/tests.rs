@@ -43,7 +43,7 @@ impl<T: Garbage> Cache<T> {
         let page = 2 * head_dim * PAGE_TOKENS;
         let mut cache = Cache {
             data: vec![T::GARBAGE; 2 * pages * page],
-            scales: vec![f32::NAN; 2 * pages * T::PAGE_SCALES],
+            scales: vec![f32::NAN; 2 * pages * T::page_scales(head_dim)],
             table,
             head_dim,
             k: noise.floats(positions * head_dim),
@@ -52,7 +52,7 @@ impl<T: Garbage> Cache<T> {
         for position in 0..positions {
             let at = cache.table[position / PAGE_TOKENS] as usize;
             let (keys, values) = cache.data[at * page..][..page].split_at_mut(page / 2);
-            let scales = &mut cache.scales[at * T::PAGE_SCALES..][..T::PAGE_SCALES];
+            let scales = &mut cache.scales[at * T::page_scales(head_dim)..][..T::page_scales(head_dim)];
             let row = position * head_dim..(position + 1) * head_dim;
             let (slot, written) = (position % PAGE_TOKENS, PageMut { keys, values, scales });
             write_kv(Isa::detect(), written, slot, &cache.k[row.clone()], &cache.v[row]);
@@ -68,9 +68,9 @@ impl<T: Garbage> Cache<T> {
             k_offset: 0,
             v_offset: self.head_dim * PAGE_TOKENS,
             head_dim: self.head_dim,
-            scales: (T::PAGE_SCALES > 0).then_some(KvScales {
+            scales: T::SCALED.then_some(KvScales {
                 data: &self.scales,
-                stride: T::PAGE_SCALES,
+                stride: T::page_scales(self.head_dim),
                 offset: 0,
             }),
         }
@@ -161,16 +161,22 @@ fn agree<T: Garbage>(cache: &Cache<T>, queries: Queries<'_>) -> Result<(), TestC
     for isa in Isa::available() {
         prop_assert_eq!(&bits(&cache.attend(isa, &queries)), &want, "{}", isa);
 
+        // Every chunk apart, the last first; and only every second, the rest by who merges.
         let chunks = queries.chunks(hd);
-        let mut partials = vec![f32::NAN; chunks.len() * partial_len(queries.rows(hd), hd)];
-        let slots: Vec<_> =
-            partials.chunks_exact_mut(partial_len(queries.rows(hd), hd)).zip(chunks).collect();
-        for (partial, chunk) in slots.into_iter().rev() {
+        let len = partial_len(queries.rows(hd), hd);
+        let mut partials = vec![f32::NAN; chunks.len() * len];
+        for (partial, chunk) in partials.chunks_exact_mut(len).zip(chunks.clone()).rev() {
             attend_chunk(isa, &cache.pages(), &queries, chunk, &mut Scratch::default(), partial);
         }
-        let mut out = vec![f32::NAN; queries.q.len()];
-        merge(isa, &mut partials, hd, &mut out);
-        prop_assert_eq!(&bits(&out), &want, "{} in chunks", isa);
+        let part = |chunk: usize| &partials[(chunk - chunks.start) * len..][..len];
+        let every = |chunk: usize| Some(part(chunk));
+        let second = |chunk: usize| (chunk % 2 == 1).then(|| part(chunk));
+        let ways: [&dyn Fn(usize) -> _; 2] = [&every, &second];
+        for done in ways {
+            let mut out = vec![f32::NAN; queries.q.len()];
+            attend_rest(isa, &cache.pages(), &queries, done, &mut Scratch::default(), &mut out);
+            prop_assert_eq!(&bits(&out), &want, "{} in chunks", isa);
+        }
 
         let width = queries.group * hd;
         for tile in [1, 2, 5] {
@@ -193,7 +199,7 @@ proptest! {
         first in 0..600usize,
         count in 1..20usize,
         group in 1..6usize,
-        head_dim in prop_oneof![Just(16usize), Just(24), Just(64), Just(96)],
+        head_dim in prop_oneof![Just(16usize), Just(24), Just(32), Just(48), Just(64), Just(80), Just(128)],
         window in prop_oneof![Just(usize::MAX), 1..400usize],
         softcap in prop_oneof![Just(None), Just(Some(20.0f32))],
         kind in 0..3,
@@ -220,6 +226,55 @@ fn tiles_of_queries_may_end_with_a_chunk_of_positions() {
         assert!(queries.rows(64) >= WIDEN_ROWS, "chunks are widened");
         agree(&Cache::<f16>::new(&mut noise, first + count, 64), queries).unwrap();
         agree(&Cache::<i8>::new(&mut noise, first + count, 64), queries).unwrap();
+        let q = scaled(&mut noise, 3 * count, 80);
+        agree(&Cache::<i8>::new(&mut noise, first + count, 80), Queries { q: &q, ..queries }).unwrap();
+    }
+}
+
+/// Rows of four sequences, of unequal numbers, that see the whole of two chunks: their results over these are computed together
+/// and are what each sequence computes alone.
+fn chunks_may_be_shared<T: Garbage>(head_dim: usize, window: usize, softcap: Option<f32>) {
+    let mut noise = Noise(16);
+    let cache: Cache<T> = Cache::new(&mut noise, 900, head_dim);
+    let sequences: Vec<(usize, Vec<f32>)> = [(515, 1), (601, 4), (600, 2), (899, 1)]
+        .map(|(first, count)| (first, scaled(&mut noise, 3 * count, head_dim)))
+        .into();
+    // A window of 700 has left some of the first chunk, from position 700 on.
+    let shared = if window == usize::MAX { 0..2 } else { 1..2 };
+    let together: Vec<f32> = sequences.iter().flat_map(|(_, q)| q).copied().collect();
+    let row_len = partial_len(1, head_dim);
+    for isa in Isa::available() {
+        let parts: Vec<Vec<f32>> = shared
+            .clone()
+            .map(|chunk| {
+                let queries = Queries::of_chunk(&together, head_dim, chunk, softcap);
+                let mut part = vec![f32::NAN; partial_len(queries.rows(head_dim), head_dim)];
+                attend_chunk(isa, &cache.pages(), &queries, chunk, &mut Scratch::default(), &mut part);
+                part
+            })
+            .collect();
+        let mut row = 0;
+        for (first, q) in &sequences {
+            let queries = Queries { q, group: 3, first: *first, window, softcap };
+            let rows = queries.rows(head_dim);
+            let done = |chunk: usize| {
+                let part = parts.get(chunk.checked_sub(shared.start)?)?;
+                Some(&part[row * row_len..(row + rows) * row_len])
+            };
+            let mut out = vec![f32::NAN; q.len()];
+            attend_rest(isa, &cache.pages(), &queries, &done, &mut Scratch::default(), &mut out);
+            assert_eq!(bits(&out), bits(&cache.attend(isa, &queries)), "{isa} from {first}");
+            row += rows;
+        }
+    }
+}
+
+#[test]
+fn rows_of_several_sequences_may_share_a_chunk() {
+    for (window, softcap) in [(usize::MAX, None), (usize::MAX, Some(20.0)), (700, Some(20.0))] {
+        chunks_may_be_shared::<f16>(64, window, softcap);
+        chunks_may_be_shared::<i8>(80, window, softcap);
+        chunks_may_be_shared::<f32>(32, window, softcap);
     }
 }
 

@@ -5,10 +5,17 @@
 use std::marker::PhantomData;
 
 use super::{Claim, Output, Piece, Store, for_each_piece, multiply};
-use crate::{Input, Isa, PackedMatrix, Team, input::MOST_CHUNK_ROWS, simd::LANES};
+use crate::{
+    Input, Isa, PackedMatrix, Team,
+    input::MOST_CHUNK_ROWS,
+    simd::{LANES, VECTOR_ROWS},
+};
 
-/// `y[r][n] = act(gate[r][n], up[r][n])`, where `w` is the gate's outputs and then as many of the other half, and `act` is a
-/// function of [`ops`](crate::ops) such as `silu_mul`: `y[r · stride + n]` is written for `n < w.n() / 2`.
+/// `act(isa, gate, up, out)`, a function of [`ops`](crate::ops) such as `silu_mul`.
+pub type Act = fn(Isa, &[f32], &[f32], &mut [f32]);
+
+/// `y[r][n] = act(gate[r][n], up[r][n])`, where `w` is the gate's outputs and then as many of the other half:
+/// `y[r · stride + n]` is written for `n < w.n() / 2`.
 ///
 /// # Panics
 /// When `w` is not two parts of as many outputs, `x` is not as wide as `w` or lacks a form that it reads, or `y` is too short.
@@ -17,7 +24,7 @@ pub fn matmul_gated(
     team: &Team,
     x: &Input,
     w: &PackedMatrix,
-    act: fn(Isa, &[f32], &[f32], &mut [f32]),
+    act: Act,
     y: &mut [f32],
     stride: usize,
 ) {
@@ -28,26 +35,44 @@ pub fn matmul_gated(
     }
     assert!(stride >= n && y.len() >= (rows - 1) * stride + n, "room for the result");
     let out = Output { start: y.as_mut_ptr(), stride, first: [0; 2], store: Store::Set, rows: PhantomData };
-    for_each_piece(isa, team, x, w, panels, &|Piece { rows, panels: gates, many }| {
-        let mut out = out;
-        let len = rows.len() * LANES;
-        let mut results = [[0.0; MOST_CHUNK_ROWS * LANES]; 3];
-        let [gate, up, acted] = results.each_mut().map(|results| &mut results[..len]);
-        for panel in gates {
-            for (panel, to) in [(panel, &mut *gate), (panel + panels, &mut *up)] {
-                let first = [rows.start, w.panel(panel).first];
-                let start = to.as_mut_ptr();
-                let to = Output { start, stride: LANES, first, store: Store::Set, rows: PhantomData };
-                // SAFETY: `to` has sixteen outputs for every row and is this thread's.
-                multiply(isa, many, unsafe { Claim::new(x, w, rows.clone(), panel..panel + 1, to) });
-            }
-            act(isa, gate, up, acted);
-            let panel = w.panel(panel);
-            for (row, acted) in rows.clone().zip(acted.chunks_exact(LANES)) {
-                // SAFETY: no two pieces share both rows and panels.
-                let to = unsafe { out.row(row, panel.first, panel.outputs) };
-                to.copy_from_slice(&acted[..panel.outputs]);
-            }
+    for_each_piece(isa, team, x, w, panels, &|piece| {
+        // Clearing what a chunk of rows needs would take longer than the product of a few.
+        if piece.rows.len() <= VECTOR_ROWS {
+            compute(isa, x, w, act, piece, out, &mut [[0.0; VECTOR_ROWS * LANES]; 3]);
+        } else {
+            compute(isa, x, w, act, piece, out, &mut [[0.0; MOST_CHUNK_ROWS * LANES]; 3]);
         }
     });
+}
+
+/// Computes a piece of the gate's panels with those of the other half; `results` has room for sixteen outputs of every row.
+fn compute<const ROOM: usize>(
+    isa: Isa,
+    x: &Input,
+    w: &PackedMatrix,
+    act: Act,
+    piece: Piece,
+    mut out: Output<'_>,
+    results: &mut [[f32; ROOM]; 3],
+) {
+    let Piece { rows, panels: gates, many } = piece;
+    let half = w.panels() / 2;
+    let len = rows.len() * LANES;
+    let [gate, up, acted] = results.each_mut().map(|results| &mut results[..len]);
+    for panel in gates {
+        for (panel, to) in [(panel, &mut *gate), (panel + half, &mut *up)] {
+            let first = [rows.start, w.panel(panel).first];
+            let start = to.as_mut_ptr();
+            let to = Output { start, stride: LANES, first, store: Store::Set, rows: PhantomData };
+            // SAFETY: `to` has sixteen outputs for every row and is this thread's.
+            multiply(isa, many, unsafe { Claim::new(x, w, rows.clone(), panel..panel + 1, to) });
+        }
+        act(isa, gate, up, acted);
+        let panel = w.panel(panel);
+        for (row, acted) in rows.clone().zip(acted.chunks_exact(LANES)) {
+            // SAFETY: no two pieces share both rows and panels.
+            let to = unsafe { out.row(row, panel.first, panel.outputs) };
+            to.copy_from_slice(&acted[..panel.outputs]);
+        }
+    }
 }

@@ -120,6 +120,40 @@ fn chunks_are_handed_out_whole() {
 }
 
 #[test]
+fn parts_of_any_length_are_handed_out_the_last_first() {
+    for threads in 1..4 {
+        let team = Team::new(threads);
+        let mut data = vec![0; 50];
+        let order = Mutex::new(Vec::new());
+        let mut scratch = vec![0; threads];
+        team.for_each_part_with(&mut scratch, &mut data, &[0, 3, 3, 40, 41], &|count, index, part| {
+            *count += 1;
+            part.fill(index + 1);
+            order.lock().unwrap().push(index);
+        });
+        let want: Vec<usize> = [(2, 3), (4, 37), (5, 1), (0, 9)]
+            .into_iter()
+            .flat_map(|(index, count)| std::iter::repeat_n(index, count))
+            .collect();
+        assert_eq!(data, want);
+        assert_eq!(scratch.iter().sum::<i32>(), 5);
+        let mut order = order.into_inner().unwrap();
+        if threads == 1 {
+            assert_eq!(order, [4, 3, 2, 1, 0]);
+        }
+        order.sort_unstable();
+        assert_eq!(order, [0, 1, 2, 3, 4]);
+        team.for_each_part_with(&mut scratch, &mut data, &[], &|_, _, _| unreachable!("there are no parts"));
+    }
+}
+
+#[test]
+#[should_panic(expected = "parts follow each other")]
+fn parts_that_overlap_are_refused() {
+    Team::new(1).for_each_part_with(&mut [0], &mut [0; 9], &[5, 4, 9], &|_, _, _| ());
+}
+
+#[test]
 fn each_thread_has_a_scratch_of_its_own() {
     let team = Team::new(3);
     let mut sums = vec![0; 3];

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// A page of one head of 40 elements into which one position was written; the rest is garbage.
+/// A page of one head of 40 elements, a block of 32 and one of 8, into which one position was written; the rest is garbage.
 struct Page {
     keys: Vec<i8>,
     values: Vec<i8>,
@@ -11,12 +11,13 @@ struct Page {
 
 const HEAD: usize = 40;
 const SLOT: usize = 5;
+const BLOCKS: usize = 2;
 
 fn written(isa: Isa, k: &[f32; HEAD], v: &[f32; HEAD]) -> Page {
     let mut page = Page {
         keys: vec![i8::MIN; HEAD * PAGE_TOKENS],
         values: vec![i8::MIN; HEAD * PAGE_TOKENS],
-        scales: vec![-1.0; 2 * PAGE_TOKENS],
+        scales: vec![-1.0; 2 * BLOCKS * PAGE_TOKENS],
     };
     let Page { keys, values, scales } = &mut page;
     write_kv(isa, PageMut { keys, values, scales }, SLOT, k, v);
@@ -32,31 +33,53 @@ impl Page {
         &self.values[SLOT * HEAD..][..HEAD]
     }
 
-    /// Of the key, then of the value.
-    fn scales(&self) -> [f32; 2] {
-        [self.scales[SLOT], self.scales[PAGE_TOKENS + SLOT]]
+    /// Of the blocks of the key, then of those of the value.
+    fn scales(&self) -> [[f32; BLOCKS]; 2] {
+        std::array::from_fn(|kind| {
+            std::array::from_fn(|block| self.scales[(kind * BLOCKS + block) * PAGE_TOKENS + SLOT])
+        })
     }
 }
 
-/// The definition: codes and their scale.
-fn quantized(x: &[f32]) -> (Vec<i8>, f32) {
-    let most = x.iter().fold(0.0, |most: f32, x| most.max(x.abs()));
-    (x.iter().map(|x| (x * (127.0 / most)).round_ties_even() as i8).collect(), most / 127.0)
+/// The definition: codes, and the scale of each 32.
+fn quantized(x: &[f32]) -> (Vec<i8>, Vec<f32>) {
+    let mut codes = Vec::new();
+    let scales = x.chunks(32).map(|x| {
+        let most = x.iter().fold(0.0, |most: f32, x| most.max(x.abs()));
+        codes.extend(x.iter().map(|x| (x * (127.0 / most)).round_ties_even() as i8));
+        most / 127.0
+    });
+    let scales = scales.collect();
+    (codes, scales)
 }
 
 #[test]
-fn a_key_and_a_value_become_bytes_with_a_scale_each() {
+fn blocks_of_a_key_and_a_value_become_bytes_with_a_scale_each() {
     let mut noise = Noise(21);
     for isa in Isa::available() {
         let k: [f32; HEAD] = std::array::from_fn(|_| 9.0 * noise.float());
         let v: [f32; HEAD] = std::array::from_fn(|_| 1e-3 * noise.float());
         let page = written(isa, &k, &v);
-        let ((key, key_scale), (value, value_scale)) = (quantized(&k), quantized(&v));
+        let ((key, key_scales), (value, value_scales)) = (quantized(&k), quantized(&v));
         assert_eq!((page.key(), page.value()), (key, &value[..]), "{isa}");
-        assert_eq!(page.scales(), [key_scale, value_scale], "{isa}");
+        assert_eq!(page.scales().map(Vec::from), [key_scales, value_scales], "{isa}");
         let untouched = |codes: &[i8]| codes.iter().filter(|code| **code == i8::MIN).count();
         assert_eq!((untouched(&page.keys), untouched(&page.values)), (15 * HEAD, 15 * HEAD), "{isa}");
-        assert_eq!(page.scales.iter().filter(|scale| **scale == -1.0).count(), 30, "{isa}");
+        let untouched = page.scales.iter().filter(|scale| **scale == -1.0).count();
+        assert_eq!(untouched, 2 * BLOCKS * 15, "{isa}");
+    }
+}
+
+#[test]
+fn a_large_element_coarsens_its_block_only() {
+    for isa in Isa::available() {
+        let mut x = [1.0; HEAD];
+        x[35] = 1000.0;
+        let page = written(isa, &x, &x);
+        let key = page.key();
+        assert_eq!((key[31], key[32], key[35]), (127, 0, 127), "{isa}");
+        assert_eq!(page.scales(), [[1.0 / 127.0, 1000.0 / 127.0]; 2], "{isa}");
+        assert_eq!((page.value()[31], page.value()[32], page.value()[35]), (127, 0, 127), "{isa}");
     }
 }
 
@@ -64,41 +87,45 @@ fn a_key_and_a_value_become_bytes_with_a_scale_each() {
 fn extremes_become_127_and_ties_round_to_even() {
     for isa in Isa::available() {
         let mut k = [0.0; HEAD];
-        (k[0], k[1], k[17], k[39]) = (0.5, 1.5, 127.0, -127.0);
+        (k[0], k[1], k[17], k[31], k[38], k[39]) = (0.5, 1.5, 127.0, -127.0, 2.5, -127.0);
         let page = written(isa, &k, &k.map(|x| -x));
-        let key = page.key();
-        assert_eq!((key[0], key[1], key[17], key[39]), (0, 2, 127, -127), "{isa}");
-        let value = page.value();
-        assert_eq!((value[0], value[1], value[17], value[39]), (0, -2, -127, 127), "{isa}");
-        assert_eq!(page.scales(), [1.0, 1.0], "{isa}");
+        let at = |codes: &[i8]| [0, 1, 17, 31, 38, 39].map(|i| codes[i]);
+        assert_eq!(at(&page.key()), [0, 2, 127, -127, 2, -127], "{isa}");
+        assert_eq!(at(page.value()), [0, -2, -127, 127, -2, 127], "{isa}");
+        assert_eq!(page.scales(), [[1.0; BLOCKS]; 2], "{isa}");
     }
 }
 
 #[test]
-fn what_is_no_number_poisons_its_vector_and_no_other() {
+fn what_is_no_number_poisons_its_block_and_no_other() {
     for isa in Isa::available() {
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            for at in [0, 15, 16, 39] {
-                let mut x = [1.0; HEAD];
+            for at in [0, 15, 16, 31, 32, 39] {
+                let (ones, mut x) = ([1.0; HEAD], [1.0; HEAD]);
                 x[at] = bad;
-                let [key, value] = written(isa, &x, &[1.0; HEAD]).scales();
-                assert!(key.is_nan() && value == 1.0 / 127.0, "{isa} {bad} at {at}: {key}, {value}");
-                let page = written(isa, &[1.0; HEAD], &x);
-                let [key, value] = page.scales();
-                assert!(value.is_nan() && key == 1.0 / 127.0, "{isa} {bad} at {at}: {key}, {value}");
-                assert_eq!(page.value(), [0; HEAD]);
+                for (kind, page) in [written(isa, &x, &ones), written(isa, &ones, &x)].iter().enumerate() {
+                    for (found, scales) in page.scales().iter().enumerate() {
+                        for (block, scale) in scales.iter().enumerate() {
+                            let spoilt = (found, block) == (kind, at / 32);
+                            let right = if spoilt { scale.is_nan() } else { *scale == 1.0 / 127.0 };
+                            assert!(right, "{isa} {bad} at {at}: {scale} for block {block}");
+                        }
+                    }
+                }
+                let value = written(isa, &ones, &x);
+                assert_eq!(value.value()[at / 32 * 32], 0, "{isa} {bad} at {at}");
             }
         }
     }
 }
 
 #[test]
-fn tiny_and_zero_vectors_are_zero() {
+fn tiny_and_zero_blocks_are_zero() {
     for isa in Isa::available() {
         for x in [0.0, -0.0, 1e-40, 9e-31] {
             let page = written(isa, &[x; HEAD], &[x; HEAD]);
             assert_eq!((page.key(), page.value()), (vec![0; HEAD], &[0; HEAD][..]), "{isa} {x}");
-            assert_eq!(page.scales(), [0.0, 0.0], "{isa} {x}");
+            assert_eq!(page.scales(), [[0.0; BLOCKS]; 2], "{isa} {x}");
         }
     }
 }
@@ -112,7 +139,7 @@ proptest! {
         first in 0..600usize,
         count in 1..20usize,
         group in 1..4usize,
-        head_dim in prop_oneof![Just(16usize), Just(24), Just(64), Just(256)],
+        head_dim in prop_oneof![Just(24usize), Just(32), Just(48), Just(64), Just(80), Just(128)],
         window in prop_oneof![Just(usize::MAX), 1..400usize],
         softcap in prop_oneof![Just(None), Just(Some(20.0f32))],
     ) {
@@ -124,8 +151,10 @@ proptest! {
         let found = cache.attend(Isa::detect(), &queries);
         for x in [&mut cache.k, &mut cache.v] {
             for x in x.chunks_mut(head_dim) {
-                let (codes, scale) = quantized(x);
-                x.iter_mut().zip(codes).for_each(|(x, code)| *x = f32::from(code) * scale);
+                let (codes, scales) = quantized(x);
+                for (i, (x, code)) in x.iter_mut().zip(codes).enumerate() {
+                    *x = f32::from(code) * scales[i / 32];
+                }
             }
         }
         for ((found, stored), plain) in found.iter().zip(cache.exact(&queries)).zip(plain) {
@@ -148,8 +177,11 @@ fn positions_that_are_not_seen_may_hold_anything() {
         assert!(want.iter().all(|x| x.is_finite()));
         for position in (0..first + 1 - 40).chain(301..320) {
             let (page, slot) = (cache.table[position / PAGE_TOKENS] as usize, position % PAGE_TOKENS);
-            let scales = &mut cache.scales[page * 2 * PAGE_TOKENS..][..2 * PAGE_TOKENS];
-            (scales[slot], scales[PAGE_TOKENS + slot]) = (f32::NAN, f32::INFINITY);
+            // Two blocks of keys, two of values.
+            let scales = cache.scales[page * 4 * PAGE_TOKENS..].chunks_mut(PAGE_TOKENS);
+            for (scales, bad) in scales.zip([f32::NAN, f32::INFINITY, f32::INFINITY, f32::NAN]) {
+                scales[slot] = bad;
+            }
         }
         for isa in Isa::available() {
             assert_eq!(bits(&cache.attend(isa, &queries)), bits(&want), "{isa} with {rows} rows");
@@ -158,13 +190,19 @@ fn positions_that_are_not_seen_may_hold_anything() {
 }
 
 #[test]
-fn a_poisoned_value_that_is_seen_shows() {
+fn a_poisoned_block_that_is_seen_shows() {
     let mut noise = Noise(23);
-    let mut cache: Cache<i8> = Cache::new(&mut noise, 20, 16);
-    let q = scaled(&mut noise, 1, 16);
-    cache.scales[cache.table[1] as usize * 2 * PAGE_TOKENS + PAGE_TOKENS + 3] = f32::NAN;
+    let mut cache: Cache<i8> = Cache::new(&mut noise, 20, 48);
+    let q = scaled(&mut noise, 1, 48);
     let queries = |first| Queries { q: &q, group: 1, first, window: usize::MAX, softcap: None };
+    // Position 19 is slot 3 of its page, whose scales are those of two blocks of keys, then of values.
+    let page = cache.table[1] as usize * 4 * PAGE_TOKENS;
+    let at = |block: usize| page + block * PAGE_TOKENS + 3;
+    cache.scales[at(3)] = f32::NAN;
     assert!(cache.attend(Isa::detect(), &queries(18)).iter().all(|x| x.is_finite()));
+    let found = cache.attend(Isa::detect(), &queries(19));
+    assert!(found[..32].iter().all(|x| x.is_finite()) && found[32..].iter().all(|x| x.is_nan()), "{found:?}");
+    cache.scales[at(1)] = f32::NAN;
     assert!(cache.attend(Isa::detect(), &queries(19)).iter().all(|x| x.is_nan()));
 }
 
