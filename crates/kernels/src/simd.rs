@@ -6,6 +6,8 @@
 
 #![cfg_attr(target_arch = "x86_64", expect(unsafe_code, reason = "asks the CPU for memory ahead of its use"))]
 
+use std::mem::MaybeUninit;
+
 use crate::block::Format;
 pub(crate) use crate::block::Scales;
 use crate::matrix::QuantLayout;
@@ -46,7 +48,7 @@ pub struct ByteBlock(pub(crate) [u8; BYTE_BLOCK]);
 /// What a matrix unit has summed: of each block, rows of sixteen outputs.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
-pub struct MatrixSums(pub(crate) [[[i32; LANES]; MATRIX_ROWS]; MATRIX_BLOCKS]);
+pub struct MatrixSums(pub(crate) [MaybeUninit<[[i32; LANES]; MATRIX_ROWS]>; MATRIX_BLOCKS]);
 
 /// Thirty-two activations of each of `R` rows as signed bytes. What a matrix unit reads at once is 32 bytes for each row
 /// without a gap, so the bytes of all rows come first.
@@ -199,7 +201,7 @@ pub trait Simd: Copy + Send + Sync {
     fn tiles(self) -> Self::Tiles;
 
     /// `sums[b][r][o] = Σ_i x[b].q[r][i] · w[b]` over the 32 inputs of each of at most [`MATRIX_BLOCKS`] blocks, for
-    /// [`MATRIX_ROWS`] rows by 16 outputs; weights are signed bytes in the order of [`Simd::bytes`].
+    /// [`MATRIX_ROWS`] rows by 16 outputs; weights are signed bytes in the order of [`Simd::bytes`]. Every `sums[b]` is written.
     #[inline(always)]
     fn matrix(
         self,

@@ -56,23 +56,26 @@ fn compute<const ROOM: usize>(
     results: &mut [[f32; ROOM]; 3],
 ) {
     let Piece { rows, panels: gates, many } = piece;
-    let half = w.panels() / 2;
-    let len = rows.len() * LANES;
-    let [gate, up, acted] = results.each_mut().map(|results| &mut results[..len]);
-    for panel in gates {
-        for (panel, to) in [(panel, &mut *gate), (panel + half, &mut *up)] {
-            let first = [rows.start, w.panel(panel).first];
+    let (half, last) = (w.panels() / 2, w.n() / 2);
+    // As many panels at once as there is room for: a kernel is set up once for all of them.
+    let group = (ROOM / LANES / rows.len()).max(1);
+    for panel in gates.clone().step_by(group) {
+        let panels = panel..gates.end.min(panel + group);
+        let stride = panels.len() * LANES;
+        let [gate, up, acted] = results.each_mut().map(|results| &mut results[..rows.len() * stride]);
+        for (panels, to) in [(panels.clone(), &mut *gate), (panel + half..panels.end + half, &mut *up)] {
+            let first = [rows.start, w.panel(panels.start).first];
             let start = to.as_mut_ptr();
-            let to = Output { start, stride: LANES, first, store: Store::Set, rows: PhantomData };
-            // SAFETY: `to` has sixteen outputs for every row and is this thread's.
-            multiply(isa, many, unsafe { Claim::new(x, w, rows.clone(), panel..panel + 1, to) });
+            let to = Output { start, stride, first, store: Store::Set, rows: PhantomData };
+            // SAFETY: `to` has sixteen outputs of each panel for every row and is this thread's.
+            multiply(isa, many, unsafe { Claim::new(x, w, rows.clone(), panels, to) });
         }
         act(isa, gate, up, acted);
-        let panel = w.panel(panel);
-        for (row, acted) in rows.clone().zip(acted.chunks_exact(LANES)) {
+        let first = panel * LANES;
+        for (row, acted) in rows.clone().zip(acted.chunks_exact(stride)) {
+            let len = stride.min(last - first);
             // SAFETY: no two pieces share both rows and panels.
-            let to = unsafe { out.row(row, panel.first, panel.outputs) };
-            to.copy_from_slice(&acted[..panel.outputs]);
+            unsafe { out.row(row, first, len) }.copy_from_slice(&acted[..len]);
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::{
     isa::Kernel,
     simd::{
         BYTE_BLOCK, ByteBlock, CodeRange, LANES, MATRIX_BLOCKS, MATRIX_ROWS, Many, MatrixSums, NIBBLE_BLOCK,
-        QuantWeights as _, Simd, XBlock, prefetch,
+        QuantWeights as _, Simd, XBlock, lanes, prefetch,
     },
 };
 
@@ -34,8 +34,8 @@ impl<const T: usize> Kernel for ManyRows<'_, T> {
     fn run<S: Simd>(self, s: S) {
         let mut work = Workspace::<S> {
             codes: [MaybeUninit::uninit(); SEGMENT],
-            sums: [[0.0; LANES]; MOST_CHUNK_ROWS],
-            matrix: MatrixSums([[[0; LANES]; MATRIX_ROWS]; MATRIX_BLOCKS]),
+            sums: [MaybeUninit::uninit(); MOST_CHUNK_ROWS],
+            matrix: MatrixSums([MaybeUninit::uninit(); MATRIX_BLOCKS]),
             tiles: (S::MANY == Many::Matrix).then(|| s.tiles()),
         };
         for product in self.0.products() {
@@ -44,12 +44,12 @@ impl<const T: usize> Kernel for ManyRows<'_, T> {
     }
 }
 
-/// What a claim of many rows works with.
+/// What a claim of many rows works with; clearing it would take as long as a panel of a few rows.
 struct Workspace<S: Simd> {
     /// Codes of a segment.
     codes: [MaybeUninit<ByteBlock>; SEGMENT],
     /// Results of the segments so far, row by row of the claim.
-    sums: [[f32; LANES]; MOST_CHUNK_ROWS],
+    sums: [MaybeUninit<[f32; LANES]>; MOST_CHUNK_ROWS],
     matrix: MatrixSums,
     tiles: Option<S::Tiles>,
 }
@@ -106,8 +106,10 @@ impl<const T: usize> Quant<T> {
             let (d, min) = Self::heads(s, scales);
             let factors = &scales[layout.head + at % layout.blocks * layout.factors..];
             let (scale, min) = Self::scales(s, d, min, factors, 0);
+            // SAFETY: the unit has written a block of sums for every block of activations.
+            let block = unsafe { sums.0[i].assume_init_ref() };
             for r in 0..MATRIX_ROWS {
-                let sum = s.to_float(s.load_int(&sums.0[i][r]));
+                let sum = s.to_float(s.load_int(&block[r]));
                 y[r] = s.fma(s.mul(scale, s.splat(x.scale[r])), sum, y[r]);
                 if Self::FORMAT.affine {
                     y[r] = s.fma(min, s.splat(x.weighted[r]), y[r]);
@@ -158,25 +160,26 @@ impl PanelProduct<'_> {
         s: S,
         row: usize,
         y: [S::F; R],
-        waiting: &mut [[f32; LANES]],
+        waiting: &mut [MaybeUninit<[f32; LANES]>],
         last: bool,
     ) {
         if last {
             return self.finish(s, row, y);
         }
         for r in 0..R {
-            s.store(&mut waiting[r], y[r]);
+            waiting[r].write(lanes(s, y[r]));
         }
     }
 }
 
 /// Results of a tile before the segment that begins with block `first`, from where they wait.
 #[inline(always)]
-fn start<S: Simd, const R: usize>(s: S, first: usize, waiting: &[[f32; LANES]]) -> [S::F; R] {
+fn start<S: Simd, const R: usize>(s: S, first: usize, waiting: &[MaybeUninit<[f32; LANES]>]) -> [S::F; R] {
     let mut y = [s.splat(0.0); R];
     if first > 0 {
         for r in 0..R {
-            y[r] = s.load(&waiting[r]);
+            // SAFETY: every segment but the last has written it for the next.
+            y[r] = s.load(unsafe { waiting[r].assume_init_ref() });
         }
     }
     y
@@ -189,7 +192,7 @@ struct Segment<'a, const T: usize> {
     groups: &'a [u8],
     unpacked: Unpacked<'a>,
     /// Results of the segments before, row by row of the claim.
-    sums: &'a mut [[f32; LANES]],
+    sums: &'a mut [MaybeUninit<[f32; LANES]>],
     last: bool,
 }
 
