@@ -177,7 +177,7 @@ pub(crate) fn all() -> Vec<Row> {
 }
 
 /// Types that OpenVINO's GGUF reader is measured with.
-const OPENVINO_FILES: [&str; 3] = ["Q4_0", "Q8_0", "Q4_1"];
+const OPENVINO_FILES: [&str; 4] = ["Q4_0", "Q8_0", "Q4_1", OTHER_SHAPE];
 
 /// The rows whose identifier matches one of the patterns; all of them without a pattern.
 pub(crate) fn selected(patterns: &[String]) -> Result<Vec<Row>, String> {
