@@ -216,26 +216,27 @@ impl PackedMatrix {
     }
 
     /// The type of panel `index` of all parts, and how many panels from it on are of the same part.
-    pub(crate) fn panels_of_type(&self, mut index: usize) -> (DType, usize) {
-        for part in &self.shape.parts {
-            if index < part.panels {
-                return (part.dtype, part.panels - index);
-            }
-            index -= part.panels;
-        }
-        unreachable!("callers count panels with `panels`")
+    pub(crate) fn panels_of_type(&self, index: usize) -> (DType, usize) {
+        let (part, index) = self.locate(index);
+        (part.dtype, part.panels - index)
     }
 
     /// Panel `index` of all parts.
-    pub(crate) fn panel(&self, mut index: usize) -> Panel<'_> {
+    pub(crate) fn panel(&self, index: usize) -> Panel<'_> {
+        let (part, index) = self.locate(index);
+        let first = index * LANES;
+        Panel {
+            first: part.first + first,
+            outputs: (part.rows - first).min(LANES),
+            data: self.panel_bytes(part, index),
+        }
+    }
+
+    /// The part of panel `index` of all parts, and which of its panels it is.
+    fn locate(&self, mut index: usize) -> (&PartLayout, usize) {
         for part in &self.shape.parts {
             if index < part.panels {
-                let first = index * LANES;
-                return Panel {
-                    first: part.first + first,
-                    outputs: (part.rows - first).min(LANES),
-                    data: self.panel_bytes(part, index),
-                };
+                return (part, index);
             }
             index -= part.panels;
         }

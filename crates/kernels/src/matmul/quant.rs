@@ -5,10 +5,7 @@ use crate::{
     DType,
     block::{Format, Scales},
     matrix::QuantLayout,
-    simd::{
-        ByteBlock, CodeRange, LANES, NIBBLE_BLOCK, QuantWeights, Simd, VECTOR_ROWS, WideBlock, XBlock,
-        prefetch,
-    },
+    simd::{ByteBlock, CodeRange, LANES, NIBBLE_BLOCK, QuantWeights, Simd, WideBlock, XBlock, prefetch},
 };
 
 /// The quantised type that is `DType::ALL[T]`.
@@ -64,9 +61,7 @@ impl<const T: usize> Quant<T> {
             }
         }
     }
-}
 
-impl<const T: usize> Quant<T> {
     /// Adds the products with some groups of a panel to `y`.
     #[inline(always)]
     pub(super) fn add<S: Simd, const R: usize>(
@@ -80,7 +75,7 @@ impl<const T: usize> Quant<T> {
         let (format, layout) = (Self::FORMAT, Self::LAYOUT);
         let wide = if S::WIDE && format.range == CodeRange::Bits8 { Some(wide) } else { None };
         for (group, data) in groups.chunks_exact(layout.group()).enumerate() {
-            if R <= VECTOR_ROWS && unpacked.is_none() {
+            if unpacked.is_none() {
                 prefetch(data);
             }
             let (codes, scales) = data.split_at(layout.codes * layout.blocks);
@@ -117,9 +112,7 @@ impl<const T: usize> Quant<T> {
         }
         y
     }
-}
 
-impl<const T: usize> Quant<T> {
     /// Scales and minima of a group before any factors.
     #[inline(always)]
     pub(super) fn heads<S: Simd>(s: S, scales: &[u8]) -> (S::F, S::F) {
