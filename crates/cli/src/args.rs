@@ -3,7 +3,7 @@
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::{bench, chat, model, serve};
+use crate::{bench, chat, model, optimize, serve};
 
 /// From raw weights to a served model, in one binary
 #[derive(Parser)]
@@ -20,6 +20,8 @@ pub(crate) enum Command {
     Serve(serve::Args),
     Chat(chat::Args),
     Inspect(model::inspect::Args),
+    Quantize(optimize::quantize::Args),
+    Eval(optimize::eval::Args),
     Bench(BenchArgs),
 }
 
