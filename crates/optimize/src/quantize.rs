@@ -1,6 +1,7 @@
 //! From a model's weights to smaller ones.
 
 mod blocks;
+mod codes;
 mod importance;
 mod journal;
 mod mix;
@@ -8,12 +9,13 @@ mod plan;
 mod report;
 mod run;
 mod scheme;
+mod worker;
 
 pub use importance::Importance;
 pub use plan::Plan;
 pub use report::{Report, TensorReport};
 pub use run::{Progress, RunError, RunOptions, Written, run};
-pub use scheme::{GgufScheme, SCHEMES, Scheme, UnknownScheme};
+pub use scheme::{CompressedScheme, GgufScheme, SCHEMES, Scheme, UnknownScheme};
 
 #[cfg(test)]
 mod tests;

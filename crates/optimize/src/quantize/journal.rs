@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use super::plan::WEIGHTS;
 use super::report::TensorReport;
 
 /// How often a journal is written: each time the data is forced to the disk first.
@@ -16,18 +17,23 @@ const EVERY: Duration = Duration::from_secs(5);
 /// Names of what is not finished yet.
 #[derive(Debug)]
 pub(super) struct Partial {
+    /// The file, or the folder that it is in.
+    pub(super) root: PathBuf,
+    /// The file with the weights.
     pub(super) file: PathBuf,
     pub(super) journal: PathBuf,
 }
 
 impl Partial {
-    pub(super) fn of(out: &Path) -> Partial {
+    pub(super) fn of(out: &Path, is_folder: bool) -> Partial {
         let with = |suffix: &str| {
             let mut name = out.as_os_str().to_owned();
             name.push(suffix);
             PathBuf::from(name)
         };
-        Partial { file: with(".partial"), journal: with(".partial.json") }
+        let root = with(".partial");
+        let file = if is_folder { root.join(WEIGHTS) } else { root.clone() };
+        Partial { root, file, journal: with(".partial.json") }
     }
 
     /// The file is whole: what told how far it was is of no use any more.

@@ -1,29 +1,23 @@
 //! Decides in which order a plan is carried out: slabs of rows, taken by threads as they come, written where the plan says.
 //!
-//! A slab is read, rounded and written by one thread, so that memory does not depend on the size of the tensors. The file has
-//! another name until it is whole; a journal beside it says which tensors are done, so that the same command goes on where it was
+//! A slab is read, rounded and written by one thread, so that memory does not depend on the size of the tensors. What is written
+//! has another name until it is whole; a journal beside it says which tensors are done, so that the same command goes on where it was
 //! stopped.
 
 use std::fs::File;
 use std::io;
-use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::channel;
 
-use wharf_kernels::block;
 use wharf_model::Model;
-use wharf_model::export::Exported;
 
-use super::blocks::{self, Row};
 use super::importance::Importance;
 use super::journal::{Journal, Partial};
 use super::plan::{Encoding, Job, Plan};
 use super::report::TensorReport;
-
-/// Elements that a thread takes at once, as whole rows.
-const SLAB_ELEMENTS: usize = 1 << 17;
+use super::worker::{Errors, Slab, Worker, slabs};
 
 /// How a plan is carried out.
 #[derive(Clone, Copy)]
@@ -111,7 +105,7 @@ pub struct Written {
 impl Written {
     /// Where it is.
     pub fn path(&self) -> &Path {
-        &self.partial.file
+        &self.partial.root
     }
 
     /// Gives it its name.
@@ -119,8 +113,8 @@ impl Written {
     /// # Errors
     /// Those of the file system.
     pub fn commit(self) -> Result<(), RunError> {
-        std::fs::rename(&self.partial.file, &self.out)
-            .map_err(|error| io_error("rename", &self.partial.file, error))?;
+        std::fs::rename(&self.partial.root, &self.out)
+            .map_err(|error| io_error("rename", &self.partial.root, error))?;
         self.partial.remove_journal();
         Ok(())
     }
@@ -130,8 +124,8 @@ impl Written {
     /// # Errors
     /// Those of the file system.
     pub fn discard(self) -> Result<(), RunError> {
-        std::fs::remove_file(&self.partial.file)
-            .map_err(|error| io_error("remove", &self.partial.file, error))?;
+        let remove = if self.partial.root.is_dir() { std::fs::remove_dir_all } else { std::fs::remove_file };
+        remove(&self.partial.root).map_err(|error| io_error("remove", &self.partial.root, error))?;
         self.partial.remove_journal();
         Ok(())
     }
@@ -151,10 +145,10 @@ pub fn run(
     if out.symlink_metadata().is_ok() {
         return Err(RunError::Exists { path: out.to_owned() });
     }
-    let partial = Partial::of(out);
+    let partial = Partial::of(out, plan.beside.is_some());
     let recipe = recipe(model, plan, options.importance);
     let mut journal = Journal::resume_or_new(&partial, recipe);
-    let file = open(&partial.file, plan, &journal)?;
+    let file = open(&partial, plan, &journal)?;
     let todo: Vec<Slab> = slabs(plan, |job| journal.is_done(job));
     let mut left: Vec<usize> = vec![0; plan.jobs.len()];
     todo.iter().for_each(|slab| left[slab.job] += 1);
@@ -167,7 +161,7 @@ pub fn run(
     let (sender, results) = channel();
     std::thread::scope(|scope| {
         for _ in 0..options.threads.max(1) {
-            let worker = Worker { model, plan, file: &file, partial: &partial.file, options, halt: &halt };
+            let worker = Worker { model, plan, file: &file, path: &partial.file, options, halt: &halt };
             let (next, todo, sender) = (&next, &todo, sender.clone());
             scope.spawn(move || worker.run(next, todo, &sender));
         }
@@ -202,7 +196,7 @@ pub fn run(
     })
     .and_then(|()| match journal.done() == plan.jobs.len() {
         true => Ok(()),
-        false => Err(RunError::Stopped { partial: partial.file.clone() }),
+        false => Err(RunError::Stopped { partial: partial.root.clone() }),
     })
     .inspect_err(|_| {
         // The first error is what the user must hear; without a journal the next run begins anew.
@@ -213,7 +207,7 @@ pub fn run(
     Ok(Written { partial, out: out.to_owned(), tensors: journal.into_reports() })
 }
 
-fn io_error(doing: &'static str, path: &Path, source: io::Error) -> RunError {
+pub(super) fn io_error(doing: &'static str, path: &Path, source: io::Error) -> RunError {
     RunError::Io { doing, path: path.to_owned(), source }
 }
 
@@ -231,177 +225,38 @@ fn recipe(model: &Model, plan: &Plan, importance: Option<&Importance>) -> String
     digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn open(path: &Path, plan: &Plan, journal: &Journal) -> Result<File, RunError> {
+fn open(partial: &Partial, plan: &Plan, journal: &Journal) -> Result<File, RunError> {
+    let path = partial.file.as_path();
     let fail = |doing| move |error| io_error(doing, path, error);
+    for (name, bytes) in plan.beside.iter().flatten() {
+        std::fs::create_dir_all(&partial.root).map_err(|error| io_error("create", &partial.root, error))?;
+        let path = partial.root.join(name);
+        std::fs::write(&path, bytes).map_err(|error| io_error("write", &path, error))?;
+    }
     let fresh = journal.done() == 0;
     let file = File::options().write(true).create(true).truncate(fresh).open(path).map_err(fail("create"))?;
     file.set_len(plan.len).map_err(fail("size"))?;
     file.write_all_at(&plan.header, 0).map_err(fail("write"))?;
+    for (at, bytes) in &plan.fixed {
+        file.write_all_at(bytes, *at).map_err(fail("write"))?;
+    }
     Ok(file)
-}
-
-/// Rows of one tensor.
-struct Slab {
-    job: usize,
-    rows: Range<usize>,
-}
-
-impl Slab {
-    fn elements(&self, plan: &Plan) -> u64 {
-        (self.rows.len() * plan.jobs[self.job].tensor.cols()) as u64
-    }
-}
-
-fn slabs(plan: &Plan, is_done: impl Fn(usize) -> bool) -> Vec<Slab> {
-    let mut slabs = Vec::new();
-    for (index, job) in plan.jobs.iter().enumerate().filter(|(index, _)| !is_done(*index)) {
-        let rows = job.tensor.rows();
-        let step = (SLAB_ELEMENTS / job.tensor.cols()).max(1);
-        slabs.extend(
-            (0..rows).step_by(step).map(|first| Slab { job: index, rows: first..rows.min(first + step) }),
-        );
-    }
-    slabs
-}
-
-/// Sums of squares over a tensor.
-#[derive(Clone, Copy, Debug, Default)]
-struct Errors {
-    of_errors: f64,
-    of_weights: f64,
-}
-
-impl Errors {
-    fn add(&mut self, other: Errors) {
-        self.of_errors += other.of_errors;
-        self.of_weights += other.of_weights;
-    }
 }
 
 fn report(job: &Job, errors: Errors) -> TensorReport {
     let source = &job.tensor.source;
     let to = match job.encoding {
-        Encoding::Copy => source.dtype,
-        Encoding::Blocks(dtype) => dtype,
+        Encoding::Copy => source.dtype.to_string(),
+        Encoding::Blocks(dtype) => dtype.to_string(),
+        Encoding::Codes(codes) => codes.to_string(),
     };
     TensorReport {
         name: job.tensor.name.clone(),
         shape: source.shape.clone(),
         from: source.dtype.to_string(),
-        to: to.to_string(),
+        to,
         bytes_before: source.len as u64,
-        bytes_after: job.len,
-        relative_error: if errors.of_weights > 0.0 {
-            (errors.of_errors / errors.of_weights).sqrt()
-        } else {
-            0.0
-        },
+        bytes_after: job.bytes(),
+        relative_error: errors.relative(),
     }
-}
-
-struct Worker<'a> {
-    model: &'a Model,
-    plan: &'a Plan,
-    file: &'a File,
-    partial: &'a Path,
-    options: RunOptions<'a>,
-    /// Set when another worker has failed.
-    halt: &'a AtomicBool,
-}
-
-/// Memory of a worker, kept from slab to slab.
-#[derive(Default)]
-struct Scratch {
-    x: Vec<f32>,
-    back: Vec<f32>,
-    out: Vec<u8>,
-}
-
-impl Worker<'_> {
-    fn run(&self, next: &AtomicUsize, slabs: &[Slab], results: &Sender<(usize, Result<Errors, RunError>)>) {
-        let mut scratch = Scratch::default();
-        while !self.halt.load(Ordering::Relaxed) && !self.options.stop.load(Ordering::Relaxed) {
-            let index = next.fetch_add(1, Ordering::Relaxed);
-            let Some(slab) = slabs.get(index) else { return };
-            let outcome = self.slab(slab, &mut scratch);
-            // Nobody listens only when the run is over.
-            if results.send((index, outcome)).is_err() {
-                return;
-            }
-        }
-    }
-
-    fn slab(&self, slab: &Slab, scratch: &mut Scratch) -> Result<Errors, RunError> {
-        let job = &self.plan.jobs[slab.job];
-        let tensor = &job.tensor;
-        let bytes = self.model.weights.bytes(&tensor.source);
-        let row_bytes = bytes.len() / tensor.rows();
-        let errors = match job.encoding {
-            Encoding::Copy => {
-                scratch.out.clear();
-                for row in slab.rows.clone() {
-                    let from = &bytes[tensor.row(row) * row_bytes..][..row_bytes];
-                    if tensor.source.dtype.block_len() == 1 {
-                        self.read(tensor, row, from, &mut scratch.x)?;
-                    }
-                    scratch.out.extend_from_slice(from);
-                }
-                Errors::default()
-            }
-            Encoding::Blocks(dtype) => {
-                let importance = self.options.importance.and_then(|all| all.of(tensor));
-                let (cols, new_bytes) =
-                    (tensor.cols(), dtype.bytes_for(tensor.cols()).expect("the plan chose a type that fits"));
-                scratch.out.resize(slab.rows.len() * new_bytes, 0);
-                scratch.back.resize(cols, 0.0);
-                let mut errors = Errors::default();
-                for (row, out) in slab.rows.clone().zip(scratch.out.chunks_exact_mut(new_bytes)) {
-                    let from = &bytes[tensor.row(row) * row_bytes..][..row_bytes];
-                    self.read(tensor, row, from, &mut scratch.x)?;
-                    blocks::encode(dtype, Row { x: &scratch.x, importance }, out);
-                    block::dequantize(dtype, out, &mut scratch.back).expect("a row of the new type");
-                    errors.add(compare(&scratch.x, &scratch.back));
-                }
-                errors
-            }
-        };
-        let at = job.at + (slab.rows.start as u64) * (job.len / tensor.rows() as u64);
-        self.file.write_all_at(&scratch.out, at).map_err(|error| io_error("write", self.partial, error))?;
-        Ok(errors)
-    }
-
-    /// Reads row `row` of what is written.
-    fn read(&self, tensor: &Exported, row: usize, from: &[u8], x: &mut Vec<f32>) -> Result<(), RunError> {
-        x.resize(tensor.cols(), 0.0);
-        block::dequantize(tensor.source.dtype, from, x).expect("a row has the bytes of its elements");
-        refuse_infinite(tensor, row, x)
-    }
-}
-
-fn refuse_infinite(tensor: &Exported, row: usize, x: &[f32]) -> Result<(), RunError> {
-    // Zero times a number is zero, and times anything else is not.
-    match x.iter().map(|x| x * 0.0).sum::<f32>() == 0.0 {
-        true => Ok(()),
-        false => {
-            let col = x.iter().position(|x| !x.is_finite()).expect("a product with zero was not zero");
-            Err(RunError::NotFinite {
-                tensor: tensor.source.name.clone(),
-                row: tensor.row(row),
-                col,
-                value: x[col],
-            })
-        }
-    }
-}
-
-fn compare(x: &[f32], back: &[f32]) -> Errors {
-    let (mut of_errors, mut of_weights) = ([0.0f32; 8], [0.0f32; 8]);
-    for (x, back) in x.chunks(8).zip(back.chunks(8)) {
-        for (i, (x, back)) in x.iter().zip(back).enumerate() {
-            of_errors[i] += (x - back) * (x - back);
-            of_weights[i] += x * x;
-        }
-    }
-    let sum = |lanes: [f32; 8]| lanes.iter().map(|x| f64::from(*x)).sum();
-    Errors { of_errors: sum(of_errors), of_weights: sum(of_weights) }
 }

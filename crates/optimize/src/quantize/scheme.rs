@@ -10,6 +10,8 @@ use wharf_kernels::DType;
 pub enum Scheme {
     /// A GGUF file of block types.
     Gguf(GgufScheme),
+    /// A folder in the format of compressed-tensors, which vLLM reads.
+    Compressed(CompressedScheme),
 }
 
 /// A mix of block types.
@@ -29,6 +31,19 @@ pub enum GgufScheme {
     Q6K,
 }
 
+/// Codes with scales beside them; the matrices of the layers only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CompressedScheme {
+    /// Signed bytes with a scale for each output; activations become signed bytes too, with a scale for each token.
+    Int8,
+    /// Signed bytes with a scale for each output; activations stay floats.
+    Int8Weight,
+    /// Four bits with a scale for each group of inputs; activations stay floats.
+    Int4,
+    /// E4M3 with a scale for each output; activations become E4M3 too, with a scale for each token.
+    Fp8,
+}
+
 /// Every scheme with its name on the command line and in YAML.
 pub const SCHEMES: &[(&str, Scheme)] = &[
     ("q8_0", Scheme::Gguf(GgufScheme::Q8_0)),
@@ -37,6 +52,10 @@ pub const SCHEMES: &[(&str, Scheme)] = &[
     ("q4_k_m", Scheme::Gguf(GgufScheme::Q4KM)),
     ("q4_1", Scheme::Gguf(GgufScheme::Q4_1)),
     ("q4_0", Scheme::Gguf(GgufScheme::Q4_0)),
+    ("int8", Scheme::Compressed(CompressedScheme::Int8)),
+    ("int8-weight", Scheme::Compressed(CompressedScheme::Int8Weight)),
+    ("int4", Scheme::Compressed(CompressedScheme::Int4)),
+    ("fp8", Scheme::Compressed(CompressedScheme::Fp8)),
 ];
 
 impl GgufScheme {
