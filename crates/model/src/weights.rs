@@ -4,6 +4,7 @@
 //! shape is compared with the configuration, and a tensor that no rule claims is an error, because a
 //! forward pass that ignores a weight would answer wrongly without saying so.
 
+mod cut;
 mod identity;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -17,6 +18,7 @@ use crate::arch::TensorRule;
 use crate::config::ModelConfig;
 use crate::mmap::MappedFile;
 use crate::role::Role;
+pub use cut::CutView;
 
 /// A tensor as its file describes it; `offset..offset + len` lies within the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
