@@ -4,6 +4,8 @@
 //! what is left is held by every rank. Where a cut goes through the inputs of a matrix it falls on a block of its type. Parts
 //! that do not come out even are uneven; with more ranks than key and value heads, several ranks hold the same one.
 
+mod layers;
+
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
@@ -12,6 +14,7 @@ use thiserror::Error;
 use crate::config::ModelConfig;
 use crate::role::Role;
 use crate::weights::Weights;
+pub use layers::LayerBytes;
 
 /// What one rank holds of one weight.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -85,7 +85,7 @@ impl Fate {
     }
 
     /// Waits for the end, but no longer than `time`.
-    pub(crate) fn wait(&self, time: Duration) -> Option<Ending> {
+    pub fn wait(&self, time: Duration) -> Option<Ending> {
         let state = self.lock();
         let (state, _) = self
             .changed

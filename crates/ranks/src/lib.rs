@@ -22,6 +22,9 @@ mod worker;
 
 use std::time::Duration;
 
+use sha2::{Digest, Sha256};
+use wharf_model::Model;
+
 pub use assembly::{AssemblyError, Group, Links, assemble};
 pub use fate::{Ending, Fate};
 pub use handshake::{Identity, Kind, Setup};
@@ -30,6 +33,14 @@ pub use pipeline::PipelineLeader;
 pub use shared::SharedMemory;
 pub use tensor::{LeaderTies, TensorLeader};
 pub use worker::{Joined, WorkerError, join};
+
+/// Digest of a model, the same for the same weights in any file: ranks that have others do not join.
+pub fn model_digest(model: &Model) -> [u8; 32] {
+    let mut digest = Sha256::new();
+    digest.update(format!("{:?}", model.config));
+    model.weights.sample(&mut |bytes| digest.update(bytes));
+    digest.finalize().into()
+}
 
 /// How a group keeps together.
 #[derive(Clone, Debug)]

@@ -103,13 +103,17 @@ impl Backend for PipelineLeader {
     fn forward(&mut self, chunks: &[Chunk<'_>], logits: &mut Logits) -> Result<(), BackendError> {
         self.stage.check(chunks, Entering::Tokens)?;
         let batches = micro_batches(chunks, self.stages);
-        for batch in &batches {
+        let mut sent = 0;
+        let outcome = batches.iter().try_for_each(|batch| {
             self.stage.forward(batch, Entering::Tokens, &mut self.none)?;
             send_on(&mut self.next, batch, &self.stage)?;
-        }
+            sent += 1;
+            Ok(())
+        });
         logits.vocab_size = self.vocab_size();
         logits.data.clear();
-        for batch in &batches {
+        // Even when a later micro-batch was refused: the next pass must not find their logits.
+        for batch in &batches[..sent] {
             let rows: usize = batch.iter().map(|chunk| chunk.logits.rows(chunk.tokens.len())).sum();
             let Ok(values) = self.results.recv() else {
                 return Err(self.next.fate().lost("the last stage of the pipeline is gone".into()));
@@ -120,7 +124,7 @@ impl Backend for PipelineLeader {
             }
             logits.data.extend(values);
         }
-        Ok(())
+        outcome
     }
 }
 

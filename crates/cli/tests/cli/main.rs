@@ -5,5 +5,6 @@ mod bench;
 mod chat;
 mod fake;
 mod pack_cache;
+mod ranks;
 mod serve;
 mod wharf;

@@ -155,7 +155,7 @@ impl<'a> Loader<'a> {
     }
 
     fn cut(&self, view: TensorView<'a>, role: Role) -> CutView<'a> {
-        view.cut(&self.source.shard.map_or(Cut::Whole, |shard| shard.cut(role)))
+        self.source.weights.part(view, role, self.source.shard.map(Shard::mine))
     }
 
     /// A norm's weights with the architecture's offset; empty when the architecture has no such norm.

@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use wharf_model::shard::{Cut, RankShare, ShardPlan};
-use wharf_model::{ModelConfig, Role};
+use wharf_model::ModelConfig;
+use wharf_model::shard::{RankShare, ShardPlan};
 
 /// A contiguous part of a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,11 +58,6 @@ impl Shard {
     /// What this rank holds.
     pub(super) fn mine(&self) -> &RankShare {
         &self.plan.ranks[self.rank]
-    }
-
-    /// What it holds of a weight.
-    pub(super) fn cut(&self, role: Role) -> Cut {
-        self.mine().cut(role)
     }
 
     /// What tells this rank's part of a model from others, in names of files.
