@@ -20,6 +20,7 @@ pub(crate) enum Command {
     Serve(serve::Args),
     Chat(chat::Args),
     Inspect(model::inspect::Args),
+    Shard(model::shard::Args),
     Bench(BenchArgs),
 }
 

@@ -40,6 +40,7 @@ fn run(cli: Cli, env: &Env) -> Result<(), Failure> {
         Command::Serve(args) => serve::run(&args, env),
         Command::Chat(args) => chat::run(&args, env),
         Command::Inspect(args) => model::inspect::run(&args),
+        Command::Shard(args) => model::shard::run(&args),
         Command::Bench(args) => match args.command {
             BenchCommand::Serve(args) => bench::run(&args, env),
         },

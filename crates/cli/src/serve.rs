@@ -16,6 +16,7 @@ use wharf_api::config::{FIELDS, Field, LogFormat};
 use wharf_api::{ConfigFiles, PartialConfig, ServeConfig, resolve};
 use wharf_engine::BackendError;
 use wharf_model::Model;
+use wharf_model::shard::folder;
 use wharf_ranks::{AssemblyError, Ending};
 use wharf_server::{BoxError, ServeError};
 use wharf_telemetry::log;
@@ -143,14 +144,14 @@ pub(crate) fn run(args: &Args, env: &Env) -> Result<(), Failure> {
         })
         .bad_input()?;
     // Only headers are read here, so that a wrong file is told at once and before a port is bound.
-    let model = open(&path).bad_input()?;
+    let model = open(&path, &config).bad_input()?;
     let format = match config.log_format {
         LogFormat::Json => log::Format::Json,
         LogFormat::Text => log::Format::Text,
     };
     log::init(format, &config.log_level).context("failed to set up logging").bad_input()?;
     let role = Role::of(&config);
-    if role == Role::Alone {
+    if role == Role::Alone && model.held.is_none() {
         return serve(config, model, None);
     }
     let layout = Layout::of(&config, &model).context("failed to spread the model over ranks").bad_input()?;
@@ -202,8 +203,13 @@ fn configure(args: &Args, env: &Env) -> anyhow::Result<ServeConfig> {
     })
 }
 
-fn open(path: &Path) -> anyhow::Result<Model> {
-    Model::open(path).with_context(|| format!("failed to open the model {}", path.display()))
+fn open(path: &Path, config: &ServeConfig) -> anyhow::Result<Model> {
+    let opened = if folder::is_sharded(path) {
+        folder::open(path, config.rank.unwrap_or(0)).map_err(anyhow::Error::from)
+    } else {
+        Model::open(path).map_err(anyhow::Error::from)
+    };
+    opened.with_context(|| format!("failed to open the model {}", path.display()))
 }
 
 /// Loads on a thread of its own: it computes for seconds and must not hold up health checks.

@@ -7,5 +7,5 @@ mod split;
 
 pub use error::GgufError;
 pub use metadata::{Array, Metadata, Value};
-pub use parse::{Gguf, TensorInfo, parse};
+pub use parse::{Gguf, TensorInfo, parse, without_tensors};
 pub use split::{SplitName, split_name};

@@ -4,6 +4,7 @@
 //! what is left is held by every rank. Where a cut goes through the inputs of a matrix it falls on a block of its type. Parts
 //! that do not come out even are uneven; with more ranks than key and value heads, several ranks hold the same one.
 
+pub mod folder;
 mod layers;
 
 use std::ops::Range;
@@ -71,6 +72,14 @@ pub enum ShardError {
         /// Parts that it can be cut into.
         most: usize,
     },
+    /// The model was cut for another number of ranks.
+    #[error("the model was cut for {cut} tensor-parallel ranks, not for {ranks}")]
+    OtherCut {
+        /// Ranks that it was cut for.
+        cut: usize,
+        /// Ranks asked for.
+        ranks: usize,
+    },
     /// No ranks.
     #[error("a group has at least one rank")]
     NoRanks,
@@ -113,6 +122,28 @@ impl ShardPlan {
             head_dim,
         });
         Ok(ShardPlan { ranks: ranks.collect() })
+    }
+}
+
+impl ShardPlan {
+    /// Refuses a plan that somebody else has made if it does not fit the model.
+    pub(crate) fn check(&self, config: &ModelConfig) -> Result<(), String> {
+        let group = config.n_heads / config.n_kv_heads.max(1);
+        for (rank, share) in self.ranks.iter().enumerate() {
+            let RankShare { heads, kv_heads, ffn, vocab, head_dim } = share;
+            let within = |range: &Range<usize>, len| range.start < range.end && range.end <= len;
+            let fits = within(heads, config.n_heads)
+                && within(kv_heads, config.n_kv_heads)
+                && within(ffn, config.ffn_size)
+                && within(vocab, config.vocab_size)
+                && *head_dim == config.head_dim
+                && heads.len().is_multiple_of(kv_heads.len())
+                && heads.start / group.max(1) == kv_heads.start;
+            if !fits {
+                return Err(format!("what it says that rank {rank} holds does not fit the model"));
+            }
+        }
+        Ok(())
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod cut;
 mod identity;
+mod rank;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
@@ -20,6 +21,7 @@ use crate::mmap::MappedFile;
 use crate::role::Role;
 use crate::shard::{Cut, RankShare};
 pub use cut::CutView;
+pub use rank::RankTensor;
 
 /// A tensor as its file describes it; `offset..offset + len` lies within the file.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -34,8 +34,11 @@ pub use shared::SharedMemory;
 pub use tensor::{LeaderTies, TensorLeader};
 pub use worker::{Joined, WorkerError, join};
 
-/// Digest of a model, the same for the same weights in any file: ranks that have others do not join.
+/// Digest of a model, the same for the same weights in any file, whole or cut: ranks that have others do not join.
 pub fn model_digest(model: &Model) -> [u8; 32] {
+    if let Some(held) = &model.held {
+        return held.model;
+    }
     let mut digest = Sha256::new();
     digest.update(format!("{:?}", model.config));
     model.weights.sample(&mut |bytes| digest.update(bytes));

@@ -55,6 +55,13 @@ impl Layout {
     /// The same on every rank, for the same model.
     pub(super) fn of(config: &ServeConfig, model: &Model) -> Result<Layout, ShardError> {
         let Model { config: shape, weights, .. } = model;
+        if let Some(held) = &model.held {
+            let (cut, ranks) = (held.plan.ranks.len(), config.tensor_parallel);
+            if cut != ranks {
+                return Err(ShardError::OtherCut { cut, ranks });
+            }
+            return Ok(Layout::Tensor(held.plan.clone()));
+        }
         if config.tensor_parallel > 1 {
             return Ok(Layout::Tensor(ShardPlan::new(
                 shape,

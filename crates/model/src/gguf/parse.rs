@@ -78,6 +78,20 @@ pub fn parse(bytes: &[u8]) -> Result<Gguf, GgufError> {
     Ok(Gguf { version, alignment: alignment as usize, metadata, tensors })
 }
 
+/// A GGUF file with the metadata of `bytes`, a whole file, and no tensors.
+pub fn without_tensors(bytes: &[u8]) -> Result<Vec<u8>, GgufError> {
+    // Magic and version, the count of tensors, that of keys.
+    const COUNTS: (usize, usize) = (8, 16);
+    parse(bytes)?;
+    let mut cursor = Cursor { bytes, at: COUNTS.1, elements_left: MAX_ARRAY_ELEMENTS };
+    let n_keys = cursor.u64("the metadata count")?;
+    read_metadata(&mut cursor, n_keys)?;
+    let mut header = bytes[..COUNTS.0].to_vec();
+    header.extend(0u64.to_le_bytes());
+    header.extend_from_slice(&bytes[COUNTS.1..cursor.at]);
+    Ok(header)
+}
+
 fn read_metadata(cursor: &mut Cursor<'_>, n_keys: u64) -> Result<Metadata, GgufError> {
     let mut map = BTreeMap::new();
     for index in 0..n_keys {
