@@ -160,7 +160,10 @@ pub(crate) fn run(args: &Args, env: &Env) -> Result<(), Failure> {
     }
     let leader = Arc::new(Leader::start(&config, layout, &model, &role)?);
     let served = serve(config, model, Some(Arc::clone(&leader)));
-    leader.end();
+    leader.end(match &served {
+        Ok(()) => Ending::Orderly,
+        Err(_) => Ending::Lost("the server has ended with an error, which it has told".into()),
+    });
     served
 }
 

@@ -181,12 +181,11 @@ impl RankShare {
     }
 }
 
-/// Query heads and key and value heads of each rank.
-fn heads(
-    config: &ModelConfig,
-    step: usize,
-    ranks: usize,
-) -> Result<Vec<(Range<usize>, Range<usize>)>, ShardError> {
+/// Query heads of a rank, and the key and value heads that they read.
+type Heads = (Range<usize>, Range<usize>);
+
+/// Heads of each rank.
+fn heads(config: &ModelConfig, step: usize, ranks: usize) -> Result<Vec<Heads>, ShardError> {
     let (kv_heads, head_dim) = (config.n_kv_heads, config.head_dim);
     let group = config.n_heads / kv_heads;
     if ranks <= kv_heads {

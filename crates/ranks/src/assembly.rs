@@ -57,9 +57,9 @@ impl Group {
         &self.fate
     }
 
-    /// Ends it in order if nothing has ended it yet. Returns when the other ranks have been told.
-    pub fn end(self) -> Ending {
-        self.vigil.end(Ending::Orderly)
+    /// Ends it, if nothing has ended it yet. Returns when the other ranks have been told.
+    pub fn end(self, ending: Ending) -> Ending {
+        self.vigil.end(ending)
     }
 }
 

@@ -206,7 +206,7 @@ async fn until_shutdown(
     let lost = async {
         match lost {
             // Who could tell has gone, and nothing was lost.
-            Some(lost) => lost.await.map_or_else(|_| None, Some),
+            Some(lost) => lost.await.ok(),
             None => None,
         }
     };

@@ -97,8 +97,11 @@ pub(super) fn check(config: &ServeConfig) -> Vec<(&'static str, String)> {
     wrong
 }
 
+/// Notes a complaint about a field unless something holds.
+type Require<'a> = dyn FnMut(bool, &'static str, &dyn Fn() -> String) + 'a;
+
 /// Whether the fields about ranks agree.
-fn check_ranks(c: &ServeConfig, require: &mut dyn FnMut(bool, &'static str, &dyn Fn() -> String)) {
+fn check_ranks(c: &ServeConfig, require: &mut Require<'_>) {
     let (tensor, pipeline) = (c.tensor_parallel, c.pipeline_parallel);
     for (field, value) in [("tensor_parallel", tensor), ("pipeline_parallel", pipeline)] {
         require(value <= 64, field, &|| format!("must be at most 64, got {value}"));

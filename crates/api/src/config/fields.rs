@@ -126,8 +126,8 @@ serve_config! {
     /// How the KV cache stores keys and values: `f16`, or `int8` for nearly twice the tokens in the same memory at a small
     /// loss of precision.
     Server kv_cache_dtype: KvCacheDtype = KvCacheDtype::F16;
-    /// Compute threads; if absent, one for each CPU that the process may use. Its affinity mask and its container's CPU limit
-    /// count.
+    /// Compute threads, of each rank where there are several; if absent, one for each CPU that the process may use. Its affinity
+    /// mask and its container's CPU limit count. Ranks that the server starts share them.
     Server threads: Option<usize> = None;
     /// `on` keeps every compute thread on a CPU of its own (Linux), one of each core before a second of any. For machines or
     /// containers that have their CPUs to themselves; where others compute on them too it costs speed.

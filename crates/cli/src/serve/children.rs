@@ -8,7 +8,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use wharf_api::{ServeConfig, config};
+use wharf_api::ServeConfig;
+use wharf_api::config::{self, FIELDS};
 use wharf_ranks::{Ending, Fate};
 
 use super::leader::threads_of_rank;
@@ -36,12 +37,14 @@ impl Children {
         let mut children = Children(Vec::new());
         for rank in 1..config.ranks() {
             let mut command = Command::new(&program);
+            // What the environment says was read by this process and is handed on as arguments.
+            for field in FIELDS {
+                command.env_remove(field.env());
+                field.env_alias.map(|alias| command.env_remove(alias));
+            }
             command
                 .args(arguments(config, address, rank, threads))
                 .env("WHARF_GROUP_KEY", key)
-                .env_remove("API_KEY")
-                .env_remove("WHARF_API_KEY")
-                .env_remove("WHARF_API_KEY_FILE")
                 .stdin(Stdio::null())
                 // Ctrl-C in a terminal is for the leader, which ends its ranks when it has drained.
                 .process_group(0);

@@ -137,11 +137,11 @@ impl Leader {
         links.tie()
     }
 
-    /// Ends the group in order, unless it has ended, and waits for the ranks of this host to end.
-    pub(super) fn end(&self) {
+    /// Ends the group, unless it has ended, and waits for the ranks of this host to end.
+    pub(super) fn end(&self, ending: Ending) {
         match take(&self.group) {
-            Some(group) => drop(group.end()),
-            None => drop(self.fate.end(Ending::Orderly)),
+            Some(group) => drop(group.end(ending)),
+            None => drop(self.fate.end(ending)),
         }
         if let Some(children) = take(&self.children) {
             children.end();

@@ -312,3 +312,38 @@ fn what_cannot_be_spread_is_bad_input() {
     check(&["--tensor-parallel", "2", "--rank", "1"], "leader_address: is needed for rank 1");
     check(&["--tensor-parallel", "2", "--group-size", "3"], "3 ranks are started, but tensor_parallel is 2");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cut_model_is_served_from_the_parts_and_only_by_as_many_ranks() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = model(folder.path());
+    let mut alone = Serve::start(&model, &[], &[], LOCAL).await;
+    alone.ready().await;
+    let cut = folder.path().join("cut");
+    let shard = |out: &Path| {
+        wharf::run(&[
+            "shard",
+            model.to_str().unwrap(),
+            "--tensor=2",
+            "-o",
+            out.to_str().unwrap(),
+            "--output=json",
+        ])
+    };
+    let finished = shard(&cut);
+    assert_eq!(finished.code, Some(0), "{finished:?}");
+    let report: Value = serde_json::from_str(&finished.out).unwrap();
+    assert_eq!(report["ranks"][1]["share"]["kv_heads"], json!({"start": 2, "end": 3}));
+    let finished = shard(&cut);
+    assert_eq!(finished.code, Some(2), "{finished:?}");
+    assert!(finished.err.contains("exists; give another folder"), "{finished:?}");
+
+    let mut serve = Serve::start(&cut, &["--tensor-parallel=2"], &[], LOCAL).await;
+    serve.ready().await;
+    assert_eq!(serve.answer().await, alone.answer().await);
+    for ranks in ["1", "3"] {
+        let finished = wharf::run(&["serve", "--model", cut.to_str().unwrap(), "--tensor-parallel", ranks]);
+        assert_eq!(finished.code, Some(2), "{finished:?}");
+        assert!(finished.err.contains("was cut for 2 tensor-parallel ranks, not for"), "{finished:?}");
+    }
+}

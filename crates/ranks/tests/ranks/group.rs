@@ -10,8 +10,8 @@ use wharf_engine::{Backend, BlockId, Chunk, Logits, LogitsFor};
 use wharf_model::Model;
 use wharf_model::shard::{LayerBytes, ShardPlan, Steps};
 use wharf_ranks::{
-    Fate, Group, GroupOptions, Identity, Joined, Kind, PipelineLeader, Setup, SharedMemory, WorkerError,
-    assemble, join, model_digest,
+    Ending, Fate, Group, GroupOptions, Identity, Joined, Kind, PipelineLeader, Setup, SharedMemory,
+    WorkerError, assemble, join, model_digest,
 };
 use wharf_testkit::TinyModel;
 
@@ -122,7 +122,7 @@ impl Ranks {
 
     /// Ends in order; all workers do.
     pub(crate) fn end(mut self) {
-        self.group.take().unwrap().end();
+        self.group.take().unwrap().end(Ending::Orderly);
         for worker in self.workers.drain(..) {
             worker.join().unwrap().unwrap();
         }
