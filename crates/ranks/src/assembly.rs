@@ -186,6 +186,13 @@ fn admit(
                 format!("a rank of wharf {version} speaks version {protocol} of the ranks' protocol");
             (None, Some(format!("{protocol}, the leader {}", wire::PROTOCOL)))
         }
+        // What is wrong is said on the connection where a worker waits for an answer.
+        Greeting::Hello(hello)
+            if hello.channel == Channel::Watch
+                && (!hello.knows(key) || identity.differs(&hello.identity).is_some()) =>
+        {
+            return Ok(None);
+        }
         Greeting::Hello(hello) if !hello.knows(key) => {
             tracing::warn!("a connection to the ranks' port does not know the group's key and is refused");
             // It may have left.
