@@ -85,7 +85,7 @@ mod tests {
         assert_eq!(bytes.stages(6).unwrap().len(), 6);
         let bytes = LayerBytes { layers: vec![10; 6], output: 20 };
         assert_eq!(bytes.stages(2).unwrap(), [0..4, 4..6]);
-        assert_eq!(bytes.stages(3).unwrap(), [0..3, 3..5, 5..6]);
+        assert_eq!(bytes.stages(3).unwrap(), [0..2, 2..5, 5..6]);
         let error = bytes.stages(7).unwrap_err().to_string();
         assert!(error.starts_with("the layers cannot be cut into 7 parts, at most into 6"), "{error}");
     }
