@@ -22,6 +22,7 @@ pub(crate) enum Command {
     Inspect(model::inspect::Args),
     Quantize(optimize::quantize::Args),
     Eval(optimize::eval::Args),
+    Shard(model::shard::Args),
     Bench(BenchArgs),
 }
 

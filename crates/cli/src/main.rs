@@ -45,6 +45,7 @@ fn run(cli: Cli, env: &Env) -> Result<(), Failure> {
         Command::Inspect(args) => model::inspect::run(&args),
         Command::Quantize(args) => optimize::quantize::run(&args),
         Command::Eval(args) => optimize::eval::run(&args),
+        Command::Shard(args) => model::shard::run(&args),
         Command::Bench(args) => match args.command {
             BenchCommand::Serve(args) => bench::run(&args, env),
         },

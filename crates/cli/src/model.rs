@@ -3,4 +3,5 @@
 pub(crate) mod inspect;
 pub(crate) mod load;
 mod memory;
+pub(crate) mod shard;
 pub(crate) mod text;

@@ -1,6 +1,12 @@
 //! `wharf serve`: configuration from flags, environment and files; then the server until it is told to stop.
 
+mod children;
+mod group;
+mod leader;
+mod worker;
+
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, anyhow};
 use clap::{Arg, ArgMatches, Command, FromArgMatches};
@@ -8,13 +14,18 @@ use serde_json::Value;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use wharf_api::config::{FIELDS, Field, LogFormat};
 use wharf_api::{ConfigFiles, PartialConfig, ServeConfig, resolve};
+use wharf_engine::BackendError;
 use wharf_model::Model;
+use wharf_model::shard::folder;
+use wharf_ranks::{AssemblyError, Ending};
 use wharf_server::{BoxError, ServeError};
 use wharf_telemetry::log;
 
 use crate::Env;
 use crate::exit::{BadInput, Failure};
 use crate::model::load;
+use group::{Layout, Role};
+use leader::Leader;
 
 /// Serve one model over the OpenAI API
 #[derive(clap::Args)]
@@ -34,13 +45,15 @@ Examples:
   wharf serve --config /etc/wharf --api-key-file keys.txt --tls-cert cert.pem --tls-key key.pem
   wharf serve --model model.gguf --pack-cache ~/.cache/wharf/packed
   wharf serve --model model.gguf --pack-cache /var/cache/wharf --verify
+  wharf serve --model model.gguf --tensor-parallel 2
+  LWS_LEADER_ADDRESS=llm-0.llm LWS_GROUP_SIZE=2 LWS_WORKER_INDEX=1 wharf serve --model model.gguf --tensor-parallel 2
 
 Every option except --config can also be set by environment (WHARF_PORT, MODEL_PATH, …) and in the files of
 --config; flags win over the environment, the environment over files. SIGTERM stops accepting requests, lets
 the running ones finish, and exits with 0.";
 
 /// Flags that only the environment or a file may set: a key on a command line is visible to every user.
-const NO_FLAG: [&str; 2] = ["version", "api_key"];
+const NO_FLAG: [&str; 3] = ["version", "api_key", "group_key"];
 
 /// One flag for each field of the configuration, made from the table of fields.
 struct ConfigFlags(PartialConfig);
@@ -131,17 +144,36 @@ pub(crate) fn run(args: &Args, env: &Env) -> Result<(), Failure> {
         })
         .bad_input()?;
     // Only headers are read here, so that a wrong file is told at once and before a port is bound.
-    let model = open(&path).bad_input()?;
+    let model = open(&path, &config).bad_input()?;
     let format = match config.log_format {
         LogFormat::Json => log::Format::Json,
         LogFormat::Text => log::Format::Text,
     };
     log::init(format, &config.log_level).context("failed to set up logging").bad_input()?;
+    let role = Role::of(&config);
+    if role == Role::Alone && model.held.is_none() {
+        return serve(config, model, None);
+    }
+    let layout = Layout::of(&config, &model).context("failed to spread the model over ranks").bad_input()?;
+    if let Role::Follows { rank, leader } = &role {
+        return worker::run(&config, &layout, model, *rank, leader);
+    }
+    let leader = Arc::new(Leader::start(&config, layout, &model, &role)?);
+    let served = serve(config, model, Some(Arc::clone(&leader)));
+    leader.end(match &served {
+        Ok(()) => Ending::Orderly,
+        Err(_) => Ending::Lost("the server has ended with an error, which it has told".into()),
+    });
+    served
+}
+
+/// Serves a model, alone or with the ranks that it leads.
+fn serve(config: ServeConfig, model: Model, leader: Option<Arc<Leader>>) -> Result<(), Failure> {
     let runtime = wharf_server::runtime(&config).context("failed to start the asynchronous runtime")?;
     runtime.block_on(async {
         let mut signals = Stop::listen()?;
         let (told, first) = tokio::sync::oneshot::channel();
-        let loading = loading(model, config.clone());
+        let loading = loading(model, config.clone(), leader);
         let served = wharf_server::run(config, loading, async {
             // An error means that nobody can tell us to stop any more, and we should.
             let _ = first.await;
@@ -174,22 +206,54 @@ fn configure(args: &Args, env: &Env) -> anyhow::Result<ServeConfig> {
     })
 }
 
-fn open(path: &Path) -> anyhow::Result<Model> {
-    Model::open(path).with_context(|| format!("failed to open the model {}", path.display()))
+fn open(path: &Path, config: &ServeConfig) -> anyhow::Result<Model> {
+    let opened = if folder::is_sharded(path) {
+        folder::open(path, config.rank.unwrap_or(0)).map_err(anyhow::Error::from)
+    } else {
+        Model::open(path).map_err(anyhow::Error::from)
+    };
+    opened.with_context(|| format!("failed to open the model {}", path.display()))
 }
 
 /// Loads on a thread of its own: it computes for seconds and must not hold up health checks.
-async fn loading(model: Model, config: ServeConfig) -> Result<wharf_server::Loaded, BoxError> {
+async fn loading(
+    model: Model,
+    config: ServeConfig,
+    leader: Option<Arc<Leader>>,
+) -> Result<wharf_server::Loaded, BoxError> {
     let (done, loaded) = tokio::sync::oneshot::channel();
     std::thread::Builder::new()
         .name("load".into())
         .spawn(move || {
             let mut progress = |done, total| tracing::debug!(done, total, "loading layers");
+            let loaded = match leader {
+                None => load::load(model, &config, &mut progress),
+                Some(leader) => load_ranks(model, &config, &leader, &mut progress),
+            };
             // Without a receiver the server has been told to stop: nobody needs the model.
-            let _ = done.send(load::load(model, &config, &mut progress));
+            let _ = done.send(loaded);
         })
         .map_err(LoadError::Thread)?;
     Ok(loaded.await.map_err(|_| LoadError::Panicked)?.map_err(LoadError::Model)?)
+}
+
+/// Loads a model over all ranks. The server hears when one of them is lost.
+fn load_ranks(
+    model: Model,
+    config: &ServeConfig,
+    leader: &Leader,
+    progress: &mut dyn FnMut(usize, usize),
+) -> anyhow::Result<wharf_server::Loaded> {
+    let mut loaded =
+        load::load_with(model, config, |model, options| leader.backend(&model, options, config, progress))?;
+    let (tell, lost) = tokio::sync::oneshot::channel();
+    leader.fate().on_end(move |ending| match ending {
+        Ending::Orderly => {}
+        // Without a receiver the server has ended.
+        Ending::Lost(reason) => drop(tell.send(reason.clone())),
+    });
+    loaded.lost = Some(lost);
+    Ok(loaded)
 }
 
 /// Why there is no model to serve.
@@ -208,12 +272,18 @@ fn failure(error: ServeError) -> Failure {
     let bad_input = match &error {
         ServeError::Keys(_) | ServeError::Tls(_) => true,
         ServeError::Load(cause) => match cause.downcast_ref() {
-            Some(LoadError::Model(cause)) => !load::lacked_a_thread(cause),
+            Some(LoadError::Model(cause)) => !load::lacked_a_thread(cause) && !lacked_ranks(cause),
             Some(LoadError::Thread(_) | LoadError::Panicked) | None => false,
         },
-        ServeError::Bind { .. } | ServeError::Thread(_) => false,
+        ServeError::Bind { .. } | ServeError::Thread(_) | ServeError::Lost(_) => false,
     };
     if bad_input { Failure::BadInput(error.into()) } else { Failure::Failed(error.into()) }
+}
+
+/// Whether the model did not load because a rank was not there or did not stay. One that does not fit is bad input.
+fn lacked_ranks(error: &anyhow::Error) -> bool {
+    let lost = matches!(error.downcast_ref(), Some(BackendError::Lost(_)));
+    lost || error.downcast_ref().is_some_and(|error| !matches!(error, AssemblyError::Mismatch(_)))
 }
 
 /// What asks a server to stop.

@@ -66,7 +66,7 @@ impl Logits {
     }
 }
 
-/// Why a pass failed. The batch is lost; the engine fails its requests and goes on with others.
+/// Why a pass failed. The batch is lost; the engine fails its requests, and goes on with others if the device is still there.
 #[derive(Debug, thiserror::Error)]
 pub enum BackendError {
     /// The caller broke the contract of [`Chunk`].
@@ -80,6 +80,9 @@ pub enum BackendError {
         /// The device's own error.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The device is gone, or a part of it, and no later pass can succeed.
+    #[error("{0}")]
+    Lost(String),
 }
 
 /// A device that computes forward passes over its own weights and KV memory.

@@ -9,6 +9,7 @@ pub mod handle;
 pub mod kv;
 mod prefill;
 pub mod random;
+pub mod ranks;
 pub mod request;
 pub mod runner;
 pub mod sampler;
@@ -17,6 +18,7 @@ pub mod speculation;
 
 pub use backend::{BLOCK_TOKENS, Backend, BackendError, BlockId, Chunk, Logits, LogitsFor};
 pub use handle::{EngineHandle, RequestId, Snapshot, StepObserver, SubmitError, Totals};
+pub use ranks::Ranks;
 pub use request::{Event, EventSink, FinishReason, Logprobs, Request, SamplingParams, StopConditions, Usage};
 pub use runner::{EngineConfig, StartError, start};
 pub use speculation::Speculation;

@@ -81,7 +81,7 @@ pub struct StopConditions {
     pub ignore_eos: bool,
 }
 
-/// What happened to a request, in order: any number of `Token`, then one `Finished` or `Failed`.
+/// What happened to a request, in order: any number of `Token`, then one `Finished`, `Failed` or `Lost`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
     /// A token was generated. Stop and end-of-sequence tokens are reported too, so that usage counts them;
@@ -102,6 +102,11 @@ pub enum Event {
     /// The engine could not go on with this request.
     Failed {
         /// What went wrong, for the caller's error message.
+        message: String,
+    },
+    /// The device is gone and the engine has stopped: only another replica can answer.
+    Lost {
+        /// What is gone, and why.
         message: String,
     },
 }

@@ -2,7 +2,7 @@
 //!
 //! Everything that decides lives elsewhere (scheduler, sampler); this file moves data between them, the backend and the
 //! requests' sinks, and keeps the one promise that a loop must keep: every accepted request hears exactly one
-//! `Finished` or `Failed`.
+//! `Finished`, `Failed` or `Lost`.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -14,7 +14,7 @@ mod config;
 
 pub use config::{EngineConfig, StartError};
 
-use crate::backend::{BLOCK_TOKENS, Backend, Logits};
+use crate::backend::{BLOCK_TOKENS, Backend, BackendError, Logits};
 use crate::handle::{Arrival, EngineHandle, Limits, RequestId, Shared, Totals};
 use crate::kv::{BlockPool, PrefixHasher};
 use crate::prefill::{self, StepCosts};
@@ -94,20 +94,27 @@ fn run(mut engine: Engine, shared: &Shared) {
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         while let Some(inbox) = shared.wait_for_work(engine.streams.is_empty()) {
             engine.take(inbox.arrivals, &inbox.aborts);
-            engine.step();
+            engine.step()?;
         }
+        Ok(())
     }));
-    for arrival in shared.stop() {
-        let mut sink = arrival.request.sink;
-        let _ = sink(Event::Failed { message: STOPPED.into() });
-    }
-    if outcome.is_err() {
-        tracing::error!("the engine panicked; all of its requests failed");
-        for (_, mut stream) in engine.streams.drain() {
-            let _ = (stream.sink)(Event::Failed { message: STOPPED.into() });
+    let end = match outcome {
+        // Without a panic or a loss there is no request left, but for one that comes in at this moment.
+        Ok(Ok(())) => Event::Failed { message: STOPPED.into() },
+        Ok(Err(Lost(message))) => Event::Lost { message },
+        Err(_) => {
+            tracing::error!("the engine panicked; all of its requests failed");
+            Event::Failed { message: STOPPED.into() }
         }
+    };
+    let arrivals = shared.stop().into_iter().map(|arrival| arrival.request.sink);
+    for mut sink in arrivals.chain(engine.streams.drain().map(|(_, stream)| stream.sink)) {
+        let _ = sink(end.clone());
     }
 }
+
+/// The device is gone.
+struct Lost(String);
 
 const STOPPED: &str = "the engine stopped because of an internal error";
 
@@ -169,17 +176,18 @@ impl Engine {
         }
     }
 
-    fn step(&mut self) {
+    fn step(&mut self) -> Result<(), Lost> {
         let began = (self.clock)();
         self.scheduler.allow_prefill(self.costs.allowance(self.scheduler.decoding()));
         let mut plan = self.scheduler.plan();
         self.note_admissions(&plan, began);
         self.speculate(&mut plan);
         if !plan.work.is_empty() {
-            self.compute(&plan, began);
+            self.compute(&plan, began)?;
         }
         let pool = self.scheduler.pool();
         self.shared.publish(self.scheduler.running(), self.scheduler.waiting(), pool.used(), self.totals);
+        Ok(())
     }
 
     fn speculate(&mut self, plan: &mut Plan) {
@@ -196,7 +204,7 @@ impl Engine {
     }
 
     /// Computes and ends a step.
-    fn compute(&mut self, plan: &Plan, step_began: Instant) {
+    fn compute(&mut self, plan: &Plan, step_began: Instant) -> Result<(), Lost> {
         let began = (self.clock)();
         let chunks: Vec<_> = plan.work.iter().map(|work| self.scheduler.chunk(work)).collect();
         let computed = self.backend.forward(&chunks, &mut self.logits);
@@ -216,7 +224,14 @@ impl Engine {
                 let took = (self.clock)().duration_since(step_began);
                 self.costs.observe(&plan.load(), took.as_secs_f64());
             }
-            Err(error) => {
+            Err(BackendError::Lost(message)) => {
+                tracing::error!(
+                    reason = message,
+                    "the device is gone; all requests fail and the engine stops"
+                );
+                return Err(Lost(message));
+            }
+            Err(error @ (BackendError::InvalidBatch(_) | BackendError::Device { .. })) => {
                 tracing::error!(error = &error as &dyn std::error::Error, "a step failed");
                 let message = format!("the forward pass failed: {error}");
                 for work in &plan.work {
@@ -224,6 +239,7 @@ impl Engine {
                 }
             }
         }
+        Ok(())
     }
 
     fn note_admissions(&mut self, plan: &Plan, now: Instant) {

@@ -11,3 +11,5 @@ mod pack_cache;
 mod pinning;
 #[path = "engine/shared_prefix.rs"]
 mod shared_prefix;
+#[path = "engine/stages.rs"]
+mod stages;

@@ -2,8 +2,10 @@
 //!
 //! A new architecture fills in this structure; the forward pass reads it and has no per-architecture code.
 
+use serde::{Deserialize, Serialize};
+
 /// Shape and arithmetic of a decoder-only transformer.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ModelConfig {
     /// Architecture name as the model's own files call it, for people (`llama`, `Qwen2ForCausalLM`).
     pub architecture: String,
@@ -52,7 +54,7 @@ pub struct ModelConfig {
 }
 
 /// What differs from layer to layer.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LayerConfig {
     /// A query sees this many latest positions, itself included; `None` sees all.
     pub window: Option<usize>,
@@ -61,18 +63,19 @@ pub struct LayerConfig {
 }
 
 /// One rotary embedding.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RopeConfig {
     /// Leading elements of a head that are rotated; even, at most `head_dim`.
     pub dim: usize,
     /// Inverse frequency of each rotated pair after scaling: `dim / 2` values, radians per position.
+    #[serde(with = "bits")]
     pub inv_freq: Vec<f64>,
     /// Multiplies sine and cosine (YaRN and LongRoPE attention factor, else 1).
     pub amplitude: f32,
 }
 
 /// Pairing of elements in a rotation of `dim` leading elements.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RopeLayout {
     /// Element `i` with `i + dim / 2` (Hugging Face weights; GGUF of Qwen, Gemma, Phi-3).
     Halves,
@@ -81,7 +84,7 @@ pub enum RopeLayout {
 }
 
 /// Activation of the gated feed-forward: `act(gate) * up`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Activation {
     /// `x * sigmoid(x)`.
     Silu,
@@ -95,5 +98,20 @@ impl ModelConfig {
     /// Bytes of keys and values that one token takes in a cache of 16-bit elements, all layers together.
     pub fn kv_bytes_per_token(&self) -> usize {
         2 * 2 * self.layers.len() * self.n_kv_heads * self.head_dim
+    }
+}
+
+/// Numbers as the bits that they are: decimals that are read again may differ in the last one.
+mod bits {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(values: &[f64], serializer: S) -> Result<S::Ok, S::Error> {
+        let bits: Vec<u64> = values.iter().map(|value| value.to_bits()).collect();
+        bits.serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<f64>, D::Error> {
+        let bits = Vec::<u64>::deserialize(deserializer)?;
+        Ok(bits.into_iter().map(f64::from_bits).collect())
     }
 }

@@ -155,7 +155,7 @@ pub struct TensorReport {
 impl Report {
     /// Describes `model`. Tokenizer and chat template are left for the caller to fill in.
     pub fn new(model: &Model) -> Report {
-        let Model { config, weights, generation, info, source: _ } = model;
+        let Model { config, weights, generation, info, source: _, held: _ } = model;
         let tensors: Vec<TensorReport> = weights
             .tensors()
             .map(|tensor| TensorReport {

@@ -16,6 +16,7 @@ pub mod open;
 pub mod role;
 mod rope;
 pub mod safetensors;
+pub mod shard;
 pub mod tokenizer;
 pub mod weights;
 

@@ -16,6 +16,7 @@ use crate::config::ModelConfig;
 use crate::generation::GenerationDefaults;
 use crate::gguf::{GgufError, Metadata};
 use crate::safetensors::SafetensorsError;
+use crate::shard::folder::Held;
 use crate::weights::{Weights, WeightsError};
 
 /// An opened checkpoint: described, checked, mapped, not yet computed with.
@@ -31,6 +32,8 @@ pub struct Model {
     pub info: SourceInfo,
     /// What tokenizer and chat template are read from.
     pub source: Source,
+    /// Which rank's part of the model this is, when it was cut.
+    pub held: Option<Held>,
 }
 
 /// Where the text side of a checkpoint (tokenizer, chat template) is.
@@ -234,6 +237,11 @@ fn locate_file(path: &Path) -> Result<Found, OpenError> {
 }
 
 fn locate_in_folder(folder: &Path) -> Result<Found, OpenError> {
+    if crate::shard::folder::is_sharded(folder) {
+        let why = "it was cut for a group of ranks, each of which reads its part of it: use wharf serve \
+                   --tensor-parallel with as many ranks";
+        return Err(OpenError::NoModel { path: folder.to_owned(), why: why.to_owned() });
+    }
     let names = file_names(folder)?;
     let with = |extension: &str| {
         let matches = |name: &&PathBuf| name.extension().is_some_and(|e| e == extension);

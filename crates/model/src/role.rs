@@ -2,10 +2,12 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use crate::config::ModelConfig;
 
 /// What a tensor does in the forward pass. Matrices are `[out, in]`, row-major; vectors have one row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Role {
     /// Token embedding: `[vocab, hidden]`.
     TokenEmbedding,

@@ -4,7 +4,9 @@
 //! shape is compared with the configuration, and a tensor that no rule claims is an error, because a
 //! forward pass that ignores a weight would answer wrongly without saying so.
 
+mod cut;
 mod identity;
+mod rank;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
@@ -18,6 +20,9 @@ use crate::compressed::Compressed;
 use crate::config::ModelConfig;
 use crate::mmap::MappedFile;
 use crate::role::Role;
+use crate::shard::{Cut, RankShare};
+pub use cut::CutView;
+pub use rank::RankTensor;
 
 /// A tensor as its file describes it; `offset..offset + len` lies within the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -133,6 +138,8 @@ pub struct Weights {
     files: Vec<MappedFile>,
     tensors: Vec<StoredTensor>,
     slots: HashMap<(Option<usize>, Role), Slot>,
+    /// The rank whose part these are, when they are not all.
+    held: Option<RankShare>,
 }
 
 /// How the names of a checkpoint are made from the architecture's rules.
@@ -186,7 +193,7 @@ impl Weights {
             let architecture = config.architecture.clone();
             return Err(WeightsError::Unexpected { name: tensor.name.clone(), architecture });
         }
-        Ok(Weights { files, tensors, slots })
+        Ok(Weights { files, tensors, slots, held: None })
     }
 
     /// The weight for `role`, in `layer` for roles that every layer has; an error when the model has none.
@@ -211,6 +218,19 @@ impl Weights {
             offset: if tensor.compressed.is_some() { tensor.offset } else { tensor.offset + start },
             stored: if tensor.compressed.is_some() { tensor.len } else { len },
         })
+    }
+
+    /// The part of `view` that a rank holds; all of it without a rank, or where these weights are that rank's part already.
+    pub fn part<'a>(&self, view: TensorView<'a>, role: Role, rank: Option<&RankShare>) -> CutView<'a> {
+        match rank {
+            Some(rank) if self.held.as_ref() != Some(rank) => view.cut(&rank.cut(role)),
+            Some(_) | None => view.cut(&Cut::Whole),
+        }
+    }
+
+    /// The rank whose part these weights are; `None` for those of a whole model.
+    pub fn held(&self) -> Option<&RankShare> {
+        self.held.as_ref()
     }
 
     /// Tells the kernel that the bytes of `view` are no longer needed, to keep the resident size low while

@@ -241,6 +241,15 @@ impl Choices {
                 record::failed(&self.app);
                 return Err(ApiError::Internal(message));
             }
+            Event::Lost { message } => {
+                choice.closed = true;
+                self.open -= 1;
+                record::failed(&self.app);
+                return Err(ApiError::Unavailable {
+                    reason: message,
+                    retry_after_seconds: RETRY_AFTER_SECONDS,
+                });
+            }
         };
         if choice.finish.is_some() {
             self.engine.abort(choice.id);

@@ -53,6 +53,9 @@ pub enum ServeError {
     /// The model did not load.
     #[error("failed to load the model")]
     Load(#[source] BoxError),
+    /// A part of the engine is gone, and with it all of it.
+    #[error("the server cannot go on: {0}")]
+    Lost(String),
 }
 
 /// Where a server listens.
@@ -183,24 +186,39 @@ async fn until_shutdown(
 ) -> Result<(), ServeError> {
     let started = Instant::now();
     let mut shutdown = std::pin::pin!(shutdown);
-    tokio::select! {
+    let lost = tokio::select! {
         loaded = loading => {
-            let loaded = loaded.map_err(ServeError::Load)?;
+            let mut loaded = loaded.map_err(ServeError::Load)?;
+            let lost = loaded.lost.take();
             tracing::info!(
                 seconds = started.elapsed().as_secs_f64(),
                 max_model_len = loaded.engine.max_model_len(),
                 "ready"
             );
             app.set_loaded(loaded, started.elapsed());
+            lost
         }
         () = &mut shutdown => {
             tracing::info!("told to stop while the model was loading");
             return Ok(());
         }
-    }
-    shutdown.await;
+    };
+    let lost = async {
+        match lost {
+            // Who could tell has gone, and nothing was lost.
+            Some(lost) => lost.await.ok(),
+            None => None,
+        }
+    };
+    let ended = tokio::select! {
+        () = shutdown => Ok(()),
+        Some(reason) = lost => {
+            tracing::error!(reason, "a part of the engine is gone: the server ends");
+            Err(ServeError::Lost(reason))
+        }
+    };
     drain(app).await;
-    Ok(())
+    ended
 }
 
 fn listen(

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use wharf_api::{ApiError, ServeConfig};
 use wharf_engine::EngineHandle;
 use wharf_model::{ChatTemplate, GenerationDefaults, Tokenizer};
@@ -24,6 +24,8 @@ pub struct Loaded {
     pub eos_tokens: Vec<u32>,
     /// What its authors recommend for sampling; configuration and requests go first.
     pub defaults: GenerationDefaults,
+    /// Tells why when a part of the engine is gone for good, which ends the server.
+    pub lost: Option<oneshot::Receiver<String>>,
 }
 
 impl Loaded {
@@ -40,7 +42,8 @@ impl Loaded {
         eos_tokens.extend(tokenizer.stop_tokens());
         eos_tokens.sort_unstable();
         eos_tokens.dedup();
-        Loaded { engine, text: Arc::new(Text::new(Arc::new(tokenizer), chat_template)), eos_tokens, defaults }
+        let text = Arc::new(Text::new(Arc::new(tokenizer), chat_template));
+        Loaded { engine, text, eos_tokens, defaults, lost: None }
     }
 }
 

@@ -22,6 +22,8 @@ pub(super) fn check(config: &ServeConfig) -> Vec<(&'static str, String)> {
         ("max_waiting", c.max_waiting),
         ("max_connections", c.max_connections),
         ("max_model_len", c.max_model_len.unwrap_or(1)),
+        ("tensor_parallel", c.tensor_parallel),
+        ("pipeline_parallel", c.pipeline_parallel),
         ("threads", c.threads.unwrap_or(1)),
         ("max_tokens", c.max_tokens.unwrap_or(1) as usize),
     ] {
@@ -39,6 +41,8 @@ pub(super) fn check(config: &ServeConfig) -> Vec<(&'static str, String)> {
         ("header_timeout_seconds", c.header_timeout_seconds),
         ("body_timeout_seconds", c.body_timeout_seconds),
         ("stall_seconds", c.stall_seconds),
+        ("rank_join_seconds", c.rank_join_seconds),
+        ("rank_timeout_seconds", c.rank_timeout_seconds),
     ] {
         let lowest = if field == "drain_grace_seconds" { 0.0 } else { 0.001 };
         require((lowest..=86400.0).contains(&value), field, &|| {
@@ -62,9 +66,11 @@ pub(super) fn check(config: &ServeConfig) -> Vec<(&'static str, String)> {
     require(!c.verify_pack_cache || c.pack_cache.is_some(), "pack_cache", &|| {
         "is needed with verify_pack_cache (--verify)".to_owned()
     });
-    if let Some(key) = &c.api_key {
-        require(!key.reveal().trim().is_empty(), "api_key", &|| "must not be empty".to_owned());
+    for (field, key) in [("api_key", &c.api_key), ("group_key", &c.group_key)] {
+        let empty = key.as_ref().is_some_and(|key| key.reveal().trim().is_empty());
+        require(!empty, field, &|| "must not be empty".to_owned());
     }
+    check_ranks(c, &mut require);
     // A filter takes a lone word for a target, and would then show nothing else.
     let directives = c.log_level.split(',').map(str::trim);
     for word in directives.filter(|directive| !directive.contains('=') && !is_level(directive)) {
@@ -76,6 +82,9 @@ pub(super) fn check(config: &ServeConfig) -> Vec<(&'static str, String)> {
         });
     }
     let mut ports = vec![("port", c.port), ("metrics_port", c.metrics_port)];
+    if c.ranks() > 1 && c.leader_address.is_some() {
+        ports.push(("rank_port", c.rank_port));
+    }
     if c.tls_cert.is_some() {
         ports.push(("https_port", c.https_port));
     }
@@ -86,6 +95,33 @@ pub(super) fn check(config: &ServeConfig) -> Vec<(&'static str, String)> {
         }
     }
     wrong
+}
+
+/// Notes a complaint about a field unless something holds.
+type Require<'a> = dyn FnMut(bool, &'static str, &dyn Fn() -> String) + 'a;
+
+/// Whether the fields about ranks agree.
+fn check_ranks(c: &ServeConfig, require: &mut Require<'_>) {
+    let (tensor, pipeline) = (c.tensor_parallel, c.pipeline_parallel);
+    for (field, value) in [("tensor_parallel", tensor), ("pipeline_parallel", pipeline)] {
+        require(value <= 64, field, &|| format!("must be at most 64, got {value}"));
+    }
+    require(tensor <= 1 || pipeline <= 1, "pipeline_parallel", &|| {
+        "cannot be combined with tensor_parallel: set one of them to 1".to_owned()
+    });
+    let ranks = tensor.max(pipeline);
+    let size = c.group_size.unwrap_or(ranks);
+    require(size == ranks, "group_size", &|| {
+        format!("{size} ranks are started, but tensor_parallel is {tensor} and pipeline_parallel {pipeline}")
+    });
+    let rank = c.rank.unwrap_or(0);
+    require(rank == 0 || rank < ranks, "rank", &|| {
+        format!("rank {rank} is not one of 0 to {}", ranks.max(1) - 1)
+    });
+    require(rank == 0 || c.leader_address.is_some(), "leader_address", &|| {
+        format!("is needed for rank {rank}")
+    });
+    require(c.leader_address.as_deref() != Some(""), "leader_address", &|| "must not be empty".to_owned());
 }
 
 fn is_level(word: &str) -> bool {

@@ -126,8 +126,8 @@ serve_config! {
     /// How the KV cache stores keys and values: `f16`, or `int8` for nearly twice the tokens in the same memory at a small
     /// loss of precision.
     Server kv_cache_dtype: KvCacheDtype = KvCacheDtype::F16;
-    /// Compute threads; if absent, one for each CPU that the process may use. Its affinity mask and its container's CPU limit
-    /// count.
+    /// Compute threads, of each rank where there are several; if absent, one for each CPU that the process may use. Its affinity
+    /// mask and its container's CPU limit count. Ranks that the server starts share them.
     Server threads: Option<usize> = None;
     /// `on` keeps every compute thread on a CPU of its own (Linux), one of each core before a second of any. For machines or
     /// containers that have their CPUs to themselves; where others compute on them too it costs speed.
@@ -142,6 +142,28 @@ serve_config! {
     /// `auto` guesses as much as was worth it lately, and nothing among many streams; a number guesses up to that many
     /// in every step.
     Server speculation: Speculation = Speculation::Auto;
+    /// Ranks over which the model is spread, each with a part of every layer. The server starts them on its own host, unless
+    /// `leader_address` is set.
+    Server tensor_parallel: usize = 1;
+    /// Stages over which the model's layers are spread, one after the other. The server starts them on its own host, unless
+    /// `leader_address` is set.
+    Server pipeline_parallel: usize = 1;
+    /// Address of the leader, with or without a port (`rank_port` if without), where every rank is started for itself, on hosts of
+    /// its own. A LeaderWorkerSet sets it.
+    Server "LWS_LEADER_ADDRESS" leader_address: Option<String> = None;
+    /// Which rank this process is, where every rank is started for itself. 0 leads and serves, others compute for it. A
+    /// LeaderWorkerSet sets it.
+    Server "LWS_WORKER_INDEX" rank: Option<usize> = None;
+    /// Ranks of the group, to be compared with `tensor_parallel` or `pipeline_parallel`. A LeaderWorkerSet sets it.
+    Server "LWS_GROUP_SIZE" group_size: Option<usize> = None;
+    /// Port on which the leader awaits ranks of other hosts.
+    Server rank_port: u16 = 8083;
+    /// What ranks have to know to be let into the group; anybody who reaches `rank_port` is if absent.
+    Server group_key: Option<Secret> = None;
+    /// Seconds that ranks wait for each other at the start.
+    Server rank_join_seconds: f64 = 600.0;
+    /// Seconds without a sign of life after which a rank is lost, and the group with it.
+    Server rank_timeout_seconds: f64 = 10.0;
     /// Seconds that running requests get to finish after SIGTERM.
     Server drain_grace_seconds: f64 = 25.0;
     /// Largest request body that is read.
@@ -175,6 +197,11 @@ serve_config! {
 }
 
 impl ServeConfig {
+    /// Processes over which the model is spread, this one included.
+    pub fn ranks(&self) -> usize {
+        self.tensor_parallel.max(self.pipeline_parallel)
+    }
+
     /// The name that requests use: `model_name`, else the model's file or folder name without `.gguf`.
     pub fn served_name(&self) -> String {
         if let Some(name) = &self.model_name {

@@ -288,3 +288,38 @@ fn the_kv_cache_is_f16_or_int8() {
         environment variable WHARF_KV_CACHE_DTYPE: unknown variant `INT8`, expected `f16` or `int8`"#]],
     );
 }
+
+#[test]
+fn ranks_agree_with_each_other() {
+    let lws = [("LWS_LEADER_ADDRESS", "llm-0.llm"), ("LWS_GROUP_SIZE", "2"), ("LWS_WORKER_INDEX", "1")];
+    let config =
+        resolve(&files("server: {tensor_parallel: 2}", "{}"), &env(&lws), &PartialConfig::default()).unwrap();
+    let found = (config.leader_address.as_deref(), config.group_size, config.rank, config.ranks());
+    assert_eq!(found, (Some("llm-0.llm"), Some(2), Some(1), 2));
+    problems(
+        "server: {tensor_parallel: 3}",
+        "{}",
+        &lws,
+        expect![
+            "environment variable LWS_GROUP_SIZE: 2 ranks are started, but tensor_parallel is 3 and pipeline_parallel 1"
+        ],
+    );
+    problems(
+        "server: {tensor_parallel: 2, pipeline_parallel: 2, rank: 2, group_key: ' '}",
+        "{}",
+        &[],
+        expect![[r#"
+            server_config.yaml: server.group_key: must not be empty
+            server_config.yaml: server.pipeline_parallel: cannot be combined with tensor_parallel: set one of them to 1
+            server_config.yaml: server.rank: rank 2 is not one of 0 to 1
+            leader_address: is needed for rank 2"#]],
+    );
+    problems(
+        "server: {tensor_parallel: 0, rank_port: 8080, leader_address: a}",
+        "{}",
+        &[("WHARF_PIPELINE_PARALLEL", "2")],
+        expect![[r#"
+            server_config.yaml: server.tensor_parallel: must be at least 1
+            server_config.yaml: server.rank_port: 8080 is also the value of port"#]],
+    );
+}

@@ -50,7 +50,7 @@ impl LocalModel {
 
     /// Starts an answer.
     pub(super) fn answer(&self, messages: &[Value], args: &Args) -> anyhow::Result<LocalStream> {
-        let Loaded { engine, text, eos_tokens, defaults } = &self.loaded;
+        let Loaded { engine, text, eos_tokens, defaults, lost: _ } = &self.loaded;
         let messages = Value::from(messages);
         let input =
             ChatInput { messages: &messages, tools: None, add_generation_prompt: true, kwargs: &Map::new() };
@@ -143,7 +143,9 @@ impl LocalStream {
                     let rest = self.decoder.flush().filter(|text| !text.is_empty()).map(Piece::Text);
                     return Ok(rest.or_else(|| self.ready.pop_front()));
                 }
-                Event::Failed { message } => return Err(anyhow!("the engine failed: {message}")),
+                Event::Failed { message } | Event::Lost { message } => {
+                    return Err(anyhow!("the engine failed: {message}"));
+                }
             }
         }
         Ok(None)

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Context;
 use wharf_api::{ServeConfig, config};
 use wharf_engine::cpu::{CpuBackend, CpuOptions, KvType, PackCache, PackCheck, Pinning};
-use wharf_engine::{EngineConfig, Speculation, StartError, start};
+use wharf_engine::{Backend, EngineConfig, Speculation, StartError, start};
 use wharf_model::Model;
 use wharf_server::Loaded;
 
@@ -22,6 +22,17 @@ pub(crate) fn load(
     config: &ServeConfig,
     progress: &mut dyn FnMut(usize, usize),
 ) -> anyhow::Result<Loaded> {
+    load_with(model, config, |model, options| {
+        Ok(Box::new(CpuBackend::load(model, &options, progress).context("failed to load the weights")?))
+    })
+}
+
+/// As [`load`], with a backend that `backend` makes of the weights.
+pub(crate) fn load_with(
+    model: Model,
+    config: &ServeConfig,
+    backend: impl FnOnce(Model, CpuOptions) -> anyhow::Result<Box<dyn Backend>>,
+) -> anyhow::Result<Loaded> {
     let text = TextSide::read(&model.source)?;
     let kv_type = match config.kv_cache_dtype {
         config::KvCacheDtype::F16 => KvType::F16,
@@ -37,24 +48,11 @@ pub(crate) fn load(
         },
         memory::free(),
     );
-    let defaults = CpuOptions::default();
     let options = CpuOptions {
-        threads: config.threads.unwrap_or(defaults.threads),
-        pinning: match config.cpu_pinning {
-            config::CpuPinning::Off => Pinning::Off,
-            config::CpuPinning::On => Pinning::On,
-        },
         kv_tokens: kv.tokens,
         kv_type,
         max_batch_tokens: config.max_num_batched_tokens,
-        pack_cache: config.pack_cache.clone().map(|folder| PackCache {
-            folder,
-            check: match config.verify_pack_cache {
-                true => PackCheck::Contents,
-                false => PackCheck::Sizes,
-            },
-        }),
-        ..defaults
+        ..machine(config)
     };
     let bounds = EngineConfig {
         max_model_len: kv.max_model_len,
@@ -71,9 +69,28 @@ pub(crate) fn load(
         },
     };
     let generation = model.generation.clone();
-    let backend = CpuBackend::load(model, &options, progress).context("failed to load the weights")?;
-    let engine = start(Box::new(backend), bounds).context("failed to start the engine")?;
+    let engine = start(backend(model, options)?, bounds).context("failed to start the engine")?;
     Ok(Loaded::new(engine, text.tokenizer, text.chat_template, generation))
+}
+
+/// What a backend is told about the machine that it runs on, whatever its part in a group.
+pub(crate) fn machine(config: &ServeConfig) -> CpuOptions {
+    let defaults = CpuOptions::default();
+    CpuOptions {
+        threads: config.threads.unwrap_or(defaults.threads),
+        pinning: match config.cpu_pinning {
+            config::CpuPinning::Off => Pinning::Off,
+            config::CpuPinning::On => Pinning::On,
+        },
+        pack_cache: config.pack_cache.clone().map(|folder| PackCache {
+            folder,
+            check: match config.verify_pack_cache {
+                true => PackCheck::Contents,
+                false => PackCheck::Sizes,
+            },
+        }),
+        ..defaults
+    }
 }
 
 /// 0 stands for none.

@@ -6,5 +6,6 @@ mod chat;
 mod fake;
 mod optimize;
 mod pack_cache;
+mod ranks;
 mod serve;
 mod wharf;

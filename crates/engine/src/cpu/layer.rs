@@ -5,12 +5,16 @@ use wharf_kernels::{Input, Isa, Store, Team, matmul, matmul_gated, ops};
 use wharf_model::ModelConfig;
 use wharf_model::config::{Activation, RopeLayout};
 
+use crate::backend::BackendError;
+use crate::ranks::Ranks;
+
 use super::attend::{Attention, Lane};
 use super::kv::KvArena;
 use super::plan::Plan;
 use super::profile::{Profile, Step};
 use super::rope::Rotations;
 use super::spread::spread;
+use super::watch::{Matrix, Rows, Watch};
 use super::weights::{LayerWeights, Linear};
 
 /// Activations of a pass, kept from pass to pass. Rows are tokens.
@@ -27,6 +31,10 @@ pub(super) struct Buffers {
     gated: Vec<f32>,
     /// What the matrix product at hand reads.
     pub(super) input: Input,
+    /// Who is shown that.
+    pub(super) watch: Watch,
+    /// The ranks that hold the other heads and the rest of the feed-forward layer, where there are some.
+    pub(super) ranks: Option<Box<dyn Ranks>>,
     lanes: Vec<Lane>,
     partials: Vec<f32>,
     widths: Widths,
@@ -51,6 +59,8 @@ impl Buffers {
             attended: Vec::new(),
             gated: Vec::new(),
             input: Input::new(),
+            watch: Watch::default(),
+            ranks: None,
             lanes: (0..threads).map(|_| Lane::default()).collect(),
             partials: Vec::new(),
             widths: Widths {
@@ -71,11 +81,12 @@ impl Buffers {
     }
 }
 
-/// Rows that a product reads, each made where it is quantised.
-struct Rows<'a> {
-    rows: usize,
-    width: usize,
-    make: &'a (dyn Fn(usize, &mut [f32]) + Sync),
+/// The residual stream, and what is needed on the way to it.
+struct Stream<'a> {
+    input: &'a mut Input,
+    branch: &'a mut Vec<f32>,
+    ranks: &'a mut Option<Box<dyn Ranks>>,
+    x: &'a mut [f32],
 }
 
 /// Rows that a thread claims at once in row-wise work.
@@ -93,20 +104,31 @@ pub(super) struct Context<'a> {
     pub(super) plan: &'a Plan,
     pub(super) rotations: &'a [Rotations],
     pub(super) profile: &'a Profile,
+    /// Counted over the stage.
     pub(super) index: usize,
+    /// Counted over the model.
+    pub(super) number: usize,
 }
 
 impl Context<'_> {
-    pub(super) fn run<T: KvElement>(&self, weights: &LayerWeights, kv: &mut KvArena<T>, b: &mut Buffers) {
+    /// # Errors
+    /// When another rank is gone.
+    pub(super) fn run<T: KvElement>(
+        &self,
+        weights: &LayerWeights,
+        kv: &mut KvArena<T>,
+        b: &mut Buffers,
+    ) -> Result<(), BackendError> {
         let Widths { hidden, attended, ffn, .. } = b.widths;
         let rows = self.plan.rows();
-        let time = self.profile;
+        let (time, number) = (self.profile, Some(self.number));
         let normed = Rows {
             rows,
             width: hidden,
             make: &|row, to| self.norm(&b.x[row * hidden..], &weights.attn_norm, to),
         };
-        time.time(Step::Qkv, || self.linear(&weights.qkv, normed, &mut b.input, &mut b.qkv, Store::Set));
+        b.watch.see(self.team, number, Matrix::Qkv, &normed);
+        time.time(Step::Qkv, || self.linear(&weights.qkv, normed, &mut b.input, &mut b.qkv));
         time.time(Step::Rotate, || self.rotate::<T>(weights, &mut b.qkv, b.widths.qkv));
         time.time(Step::Store, || self.store(kv, &b.qkv, b.widths.qkv));
         let attention = Attention {
@@ -119,15 +141,17 @@ impl Context<'_> {
             qkv: &b.qkv,
         };
         time.time(Step::Attend, || attention.run(&mut b.lanes, &mut b.partials, &mut b.attended));
-        let Buffers { input, branch, attended: from, gated, x, .. } = b;
+        let Buffers { input, branch, attended: from, gated, x, watch, ranks, .. } = b;
         let attended = Rows {
             rows,
             width: attended,
             make: &|row, to| to.copy_from_slice(&from[row * attended..][..attended]),
         };
+        watch.see(self.team, number, Matrix::O, &attended);
         time.time(Step::Project, || {
-            self.residual(&weights.o, &weights.post_attn_norm, attended, input, branch, x);
-        });
+            let to = Stream { input, branch, ranks, x };
+            self.residual(&weights.o, &weights.post_attn_norm, attended, to)
+        })?;
 
         let act = match self.config.activation {
             Activation::Silu => ops::silu_mul,
@@ -137,18 +161,25 @@ impl Context<'_> {
         let gate_up = &weights.gate_up;
         for x in x.chunks_mut(FFN_ROWS * hidden) {
             let rows = x.len() / hidden;
+            let normed = Rows {
+                rows,
+                width: hidden,
+                make: &|row, to| self.norm(&x[row * hidden..], &weights.ffn_norm, to),
+            };
+            watch.see(self.team, number, Matrix::GateUp, &normed);
             time.time(Step::GateUp, || {
-                input.fill_with(self.isa, self.team, rows, hidden, gate_up.input(), &|row, to| {
-                    self.norm(&x[row * hidden..], &weights.ffn_norm, to);
-                });
+                input.fill_with(self.isa, self.team, rows, hidden, gate_up.input(), normed.make);
                 matmul_gated(self.isa, self.team, input, gate_up, act, gated, ffn);
             });
             let gated =
                 Rows { rows, width: ffn, make: &|row, to| to.copy_from_slice(&gated[row * ffn..][..ffn]) };
+            watch.see(self.team, number, Matrix::Down, &gated);
             time.time(Step::Down, || {
-                self.residual(&weights.down, &weights.post_ffn_norm, gated, input, branch, x);
-            });
+                let to = Stream { input, branch, ranks, x };
+                self.residual(&weights.down, &weights.post_ffn_norm, gated, to)
+            })?;
         }
+        Ok(())
     }
 
     /// `to = norm(x) * weight`; `x` begins with the row.
@@ -156,31 +187,45 @@ impl Context<'_> {
         ops::rms_norm(self.isa, &x[..weight.len()], weight, self.config.norm_eps, to);
     }
 
-    /// `out = x W^T + bias`, or `out += x W^T` for a matrix without a bias.
-    fn linear(&self, linear: &Linear, x: Rows<'_>, input: &mut Input, out: &mut [f32], store: Store) {
-        let n = linear.matrix.n();
+    /// `out = x W^T + bias`.
+    fn linear(&self, linear: &Linear, x: Rows<'_>, input: &mut Input, out: &mut [f32]) {
+        self.product(linear, x, input, out, Store::Set);
+        self.add_bias(linear, out);
+    }
+
+    /// `out = x W^T`, or `out += x W^T`.
+    fn product(&self, linear: &Linear, x: Rows<'_>, input: &mut Input, out: &mut [f32], store: Store) {
         input.fill_with(self.isa, self.team, x.rows, x.width, linear.matrix.input(), x.make);
-        matmul(self.isa, self.team, input, &linear.matrix, out, n, store);
+        matmul(self.isa, self.team, input, &linear.matrix, out, linear.matrix.n(), store);
+    }
+
+    fn add_bias(&self, linear: &Linear, out: &mut [f32]) {
         if !linear.bias.is_empty() {
+            let n = linear.matrix.n();
             self.team.for_each_chunk(out, n, ROWS, &|_, row| ops::add_assign(self.isa, row, &linear.bias));
         }
     }
 
-    /// `stream += x W^T + bias`, with the architecture's norm in between if it has one.
+    /// `stream += x W^T + bias`, with the architecture's norm in between if it has one. Where ranks hold a part of `W` each,
+    /// their products are added before anything else.
     fn residual(
         &self,
         linear: &Linear,
         norm: &[f32],
         x: Rows<'_>,
-        input: &mut Input,
-        branch: &mut Vec<f32>,
-        stream: &mut [f32],
-    ) {
-        if norm.is_empty() && linear.bias.is_empty() {
-            return self.linear(linear, x, input, stream, Store::Add);
+        to: Stream<'_>,
+    ) -> Result<(), BackendError> {
+        let Stream { input, branch, ranks, x: stream } = to;
+        if norm.is_empty() && linear.bias.is_empty() && ranks.is_none() {
+            self.product(linear, x, input, stream, Store::Add);
+            return Ok(());
         }
         branch.resize(stream.len(), 0.0);
-        self.linear(linear, x, input, branch, Store::Set);
+        self.product(linear, x, input, branch, Store::Set);
+        if let Some(ranks) = ranks {
+            ranks.sum(branch)?;
+        }
+        self.add_bias(linear, branch);
         let width = self.config.hidden_size;
         self.team.for_each_chunk(stream, width, ROWS, &|row, stream| {
             let branch = &branch[row * width..][..width];
@@ -191,6 +236,7 @@ impl Context<'_> {
             self.norm(branch, norm, &mut normed);
             ops::add_assign(self.isa, stream, &normed);
         });
+        Ok(())
     }
 
     /// Norms Q and K heads where the architecture does, rotates them, scales Q, and spreads all where KV is rounded to bytes.

@@ -7,17 +7,22 @@
 use std::io;
 
 use wharf_kernels::{PackedMatrix, Part, Team, block};
-use wharf_model::weights::{TensorView, WeightsError};
+use wharf_model::shard::Cut;
+use wharf_model::weights::{CutView, TensorView};
 use wharf_model::{ModelConfig, Role, Weights};
 
 use super::pack_cache::{PackCache, PackReader, PackWriter, Place};
-use super::weights::{CpuWeights, Embedding, LayerWeights, Linear, LoadError, Table};
+use super::share::{Shard, Share};
+use super::weights::{CpuWeights, Embedding, Head, LayerWeights, Linear, LoadError, Table};
 
-/// A model and who packs it.
+/// A part of a model and who packs it.
 #[derive(Clone, Copy)]
 pub(super) struct Source<'a> {
     pub(super) config: &'a ModelConfig,
     pub(super) weights: &'a Weights,
+    pub(super) share: &'a Share,
+    /// The rank's part of each of those weights; all of them without.
+    pub(super) shard: Option<&'a Shard>,
     pub(super) team: &'a Team,
 }
 
@@ -30,7 +35,7 @@ pub(super) fn load(
     let Some(cache) = cache else {
         return Loader { source, packs: Packs::Fresh }.load(loaded);
     };
-    let place = Place::of(cache, source.config, source.weights);
+    let place = Place::of(cache, source);
     if let Some(pack) = place.open(cache.check, source.team) {
         match (Loader { source, packs: Packs::Kept(pack) }).load(loaded) {
             Err(LoadError::Kept(fault)) => place.refuse(&fault),
@@ -65,19 +70,23 @@ struct Loader<'a> {
 
 impl<'a> Loader<'a> {
     fn load(mut self, loaded: &mut dyn FnMut(usize, usize)) -> Result<CpuWeights, LoadError> {
-        let Source { config, weights, team } = self.source;
-        let total = config.layers.len() + 1;
-        let mut layers = Vec::with_capacity(config.layers.len());
-        for index in 0..config.layers.len() {
+        let Source { config, weights: _, share, shard, team } = self.source;
+        let total = share.layers.len() + 1;
+        let mut layers = Vec::with_capacity(share.layers.len());
+        for index in share.layers.clone() {
             layers.push(self.layer(index)?);
-            loaded(index + 1, total);
+            loaded(layers.len(), total);
         }
-        let output_norm = self.norm(None, Role::OutputNorm)?;
-        let (output, embedding) = if config.tied_embeddings {
-            (self.matrix(&[weights.matrix(None, Role::TokenEmbedding)?])?, Embedding::Tied)
-        } else {
-            let embedding = self.table(&weights.matrix(None, Role::TokenEmbedding)?)?;
-            (self.matrix(&[weights.matrix(None, Role::Output)?])?, embedding)
+        let norm = if share.predicts { Some(self.norm(None, Role::OutputNorm)?) } else { None };
+        let tied = config.tied_embeddings && share.predicts;
+        let embedding = match share.embeds {
+            true if tied => Some(Embedding::Tied),
+            true => Some(self.table(Role::TokenEmbedding)?),
+            false => None,
+        };
+        let head = match norm {
+            Some(norm) => Some(Head { norm, output: self.matrix(&[self.view(None, Role::Output)?])? }),
+            None => None,
         };
         match self.packs {
             Packs::Fresh => {}
@@ -85,7 +94,8 @@ impl<'a> Loader<'a> {
             Packs::Kept(pack) => pack.finish()?,
         }
         loaded(total, total);
-        Ok(CpuWeights { layers, output_norm, output, embedding })
+        let vocab = shard.map_or(0..config.vocab_size, |shard| shard.mine().vocab.clone());
+        Ok(CpuWeights { layers, head, embedding, vocab })
     }
 
     fn layer(&mut self, index: usize) -> Result<LayerWeights, LoadError> {
@@ -115,13 +125,13 @@ impl<'a> Loader<'a> {
         biases: &[Role],
     ) -> Result<Linear, LoadError> {
         let weights = self.source.weights;
-        let views = matrices
-            .iter()
-            .map(|role| weights.matrix(layer, *role))
-            .collect::<Result<Vec<_>, WeightsError>>()?;
+        let views =
+            matrices.iter().map(|role| self.view(layer, *role)).collect::<Result<Vec<_>, LoadError>>()?;
         let matrix = self.matrix(&views)?;
-        let biases: Vec<Option<TensorView<'a>>> =
-            biases.iter().map(|role| weights.optional(layer, *role)).collect();
+        let biases: Vec<Option<CutView<'a>>> = biases
+            .iter()
+            .map(|role| weights.optional(layer, *role).map(|view| self.cut(view, *role)))
+            .collect();
         if biases.iter().all(Option::is_none) {
             return Ok(Linear { matrix, bias: Vec::new() });
         }
@@ -139,9 +149,19 @@ impl<'a> Loader<'a> {
         Ok(Linear { matrix, bias })
     }
 
+    /// What this stage holds of a weight.
+    fn view(&self, layer: Option<usize>, role: Role) -> Result<CutView<'a>, LoadError> {
+        Ok(self.cut(self.source.weights.matrix(layer, role)?, role))
+    }
+
+    fn cut(&self, view: TensorView<'a>, role: Role) -> CutView<'a> {
+        self.source.weights.part(view, role, self.source.shard.map(Shard::mine))
+    }
+
     /// A norm's weights with the architecture's offset; empty when the architecture has no such norm.
     fn norm(&mut self, layer: Option<usize>, role: Role) -> Result<Vec<f32>, LoadError> {
         let Some(view) = self.source.weights.optional(layer, role) else { return Ok(Vec::new()) };
+        let view = view.cut(&Cut::Whole);
         let offset = self.source.config.norm_offset;
         self.floats(view.rows * view.cols, |values| {
             decode(&view, values)?;
@@ -150,14 +170,16 @@ impl<'a> Loader<'a> {
         })
     }
 
-    fn matrix(&mut self, views: &[TensorView<'_>]) -> Result<PackedMatrix, LoadError> {
-        let parts: Vec<Part<'_>> =
-            views.iter().map(|view| Part { dtype: view.dtype, rows: view.rows, data: view.data }).collect();
+    fn matrix(&mut self, views: &[CutView<'_>]) -> Result<PackedMatrix, LoadError> {
+        let parts: Vec<Part<'_>> = views
+            .iter()
+            .map(|view| Part { dtype: view.whole.dtype, rows: view.rows, data: &view.data })
+            .collect();
         if let Packs::Kept(pack) = &mut self.packs {
             return Ok(pack.matrix(&parts, views[0].cols)?);
         }
         let packed = PackedMatrix::pack(&parts, views[0].cols, self.source.team)
-            .map_err(|source| LoadError::Pack { name: views[0].name.to_owned(), source })?;
+            .map_err(|source| LoadError::Pack { name: views[0].whole.name.to_owned(), source })?;
         views.iter().for_each(|view| self.release(view));
         self.keep(|writer| writer.append(packed.as_bytes()));
         Ok(packed)
@@ -182,18 +204,19 @@ impl<'a> Loader<'a> {
     }
 
     /// An embedding table that is not the output projection, its rows as they are.
-    fn table(&mut self, view: &TensorView<'_>) -> Result<Embedding, LoadError> {
+    fn table(&mut self, role: Role) -> Result<Embedding, LoadError> {
+        let view = self.view(None, role)?;
         let len = view.data.len();
         let table = if let Packs::Kept(pack) = &mut self.packs {
             let (file, offset) = pack.bytes(len)?;
             Table::Kept { file, offset, len }
         } else {
-            self.keep(|writer| writer.append(view.data));
+            self.keep(|writer| writer.append(&view.data));
             let owned = Table::Owned(view.data.to_vec());
-            self.release(view);
+            self.release(&view);
             owned
         };
-        Ok(Embedding::Own { dtype: view.dtype, row_bytes: len / view.rows, table })
+        Ok(Embedding::Own { dtype: view.whole.dtype, row_bytes: len / view.rows, table })
     }
 
     /// Writes a section if sections are written. After the first failure none is.
@@ -207,14 +230,14 @@ impl<'a> Loader<'a> {
     }
 
     /// Gives the file's pages back: they are not read again. Only memory is at stake, so a refusal is no failure.
-    fn release(&self, view: &TensorView<'_>) {
-        if let Err(error) = self.source.weights.release(view) {
-            tracing::debug!(tensor = view.name, %error, "the system kept the pages of a packed tensor");
+    fn release(&self, view: &CutView<'_>) {
+        if let Err(error) = self.source.weights.release(&view.whole) {
+            tracing::debug!(tensor = view.whole.name, %error, "the system kept the pages of a packed tensor");
         }
     }
 }
 
-fn decode(view: &TensorView<'_>, to: &mut [f32]) -> Result<(), LoadError> {
-    block::dequantize(view.dtype, view.data, to)
-        .map_err(|source| LoadError::Decode { name: view.name.to_owned(), source })
+fn decode(view: &CutView<'_>, to: &mut [f32]) -> Result<(), LoadError> {
+    block::dequantize(view.whole.dtype, &view.data, to)
+        .map_err(|source| LoadError::Decode { name: view.whole.name.to_owned(), source })
 }

@@ -14,7 +14,9 @@ use std::time::{Duration, SystemTime};
 
 use sha2::{Digest, Sha256};
 use wharf_kernels::{PackError, Team};
-use wharf_model::{ModelConfig, Weights};
+
+use super::loader::Source;
+use super::share::Shard;
 
 pub(super) use file::{PackReader, PackWriter};
 
@@ -94,14 +96,19 @@ pub(super) struct Place {
 }
 
 impl Place {
-    pub(super) fn of(cache: &PackCache, config: &ModelConfig, weights: &Weights) -> Place {
+    pub(super) fn of(cache: &PackCache, source: Source<'_>) -> Place {
+        let Source { config, weights, share, shard, team: _ } = source;
         let mut identity = Sha256::new();
         // Norms are kept with their offset.
         identity.update(config.norm_offset.to_le_bytes());
         identity.update([u8::from(config.tied_embeddings)]);
         weights.identify(&mut |bytes| identity.update(bytes));
         let files = weights.files();
-        let path = cache.folder.join(file_name(files.first().map_or(Path::new(""), PathBuf::as_path)));
+        let mut part = if share.is_whole(config) { String::new() } else { share.name() };
+        part += &shard.map(Shard::name).unwrap_or_default();
+        identity.update(&part);
+        let model = files.first().map_or(Path::new(""), PathBuf::as_path);
+        let path = cache.folder.join(file_name(model, &part));
         Place { path, identity: identity.finalize().into() }
     }
 
@@ -170,8 +177,8 @@ fn reasons(error: &dyn std::error::Error) -> String {
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
-/// Name of the file for a model whose first file of weights is at `path`: something for people, and a digest for us.
-fn file_name(path: &Path) -> String {
+/// Name of the file for a part of a model whose first file of weights is at `path`: something for people, and a digest for us.
+fn file_name(path: &Path, part: &str) -> String {
     // A path that cannot be made absolute is as good a name.
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let stem = absolute.file_stem().unwrap_or(OsStr::new("model")).to_string_lossy();
@@ -179,7 +186,7 @@ fn file_name(path: &Path) -> String {
     let stem: String = stem.chars().take(64).map(plain).collect();
     let digest = Sha256::digest(absolute.as_os_str().as_encoded_bytes());
     let digest: String = digest[..8].iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{stem}-{digest}.{ENDING}")
+    format!("{stem}-{digest}{part}.{ENDING}")
 }
 
 /// Removes what nobody uses any more, but never `keep`.

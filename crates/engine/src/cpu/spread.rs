@@ -83,7 +83,7 @@ mod tests {
             CpuBackend::load(Model::open(file.path()).unwrap(), &options, &mut |_, _| {}).unwrap();
         let chunk = Chunk { tokens: &[7], start: 0, blocks: &[BlockId(0)], logits: LogitsFor::Last };
         backend.forward(&[chunk], &mut Logits::default()).unwrap();
-        match &backend.kv {
+        match backend.stage.kv() {
             Kv::F16(_) => unreachable!("not asked for"),
             Kv::F32(kv) => {
                 let pages = kv.pages(&[0], 0, 0);

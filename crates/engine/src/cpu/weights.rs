@@ -3,6 +3,7 @@
 //! Q, K and V become one matrix, so do gate and up, and the output projection doubles as the embedding table when the
 //! model ties them.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use wharf_kernels::{DType, PackError, PackedMatrix, block};
@@ -21,6 +22,14 @@ pub enum LoadError {
         head_dim: usize,
         /// Most that is supported.
         most: usize,
+    },
+    /// A stage of layers that the model does not have.
+    #[error("there are no layers {} to {} in a model of {of}", layers.start, layers.end)]
+    Share {
+        /// Layers asked for.
+        layers: Range<usize>,
+        /// Layers of the model.
+        of: usize,
     },
     /// The system does not give the KV memory asked for.
     #[error("failed to reserve {bytes} bytes for the KV cache of {tokens} tokens; ask for a smaller one")]
@@ -82,13 +91,23 @@ pub(super) struct LayerWeights {
     pub(super) post_ffn_norm: Vec<f32>,
 }
 
-/// All weights of a model.
+/// All weights of a stage.
 #[derive(Debug)]
 pub(super) struct CpuWeights {
     pub(super) layers: Vec<LayerWeights>,
-    pub(super) output_norm: Vec<f32>,
+    /// Where the stage predicts.
+    pub(super) head: Option<Head>,
+    /// Where it embeds.
+    pub(super) embedding: Option<Embedding>,
+    /// Tokens that both know.
+    pub(super) vocab: Range<usize>,
+}
+
+/// What makes logits.
+#[derive(Debug)]
+pub(super) struct Head {
+    pub(super) norm: Vec<f32>,
     pub(super) output: PackedMatrix,
-    pub(super) embedding: Embedding,
 }
 
 #[derive(Debug)]
@@ -121,12 +140,19 @@ impl Table {
 }
 
 impl CpuWeights {
-    /// Embedding of `token`: `(hidden)`.
+    /// Embedding of `token`: `(hidden)`; zeros when another rank has it.
     pub(super) fn embed(&self, token: u32, out: &mut [f32]) {
-        match &self.embedding {
-            Embedding::Tied => self.output.row(token as usize, out),
+        if !self.vocab.contains(&(token as usize)) {
+            return out.fill(0.0);
+        }
+        let index = token as usize - self.vocab.start;
+        match self.embedding.as_ref().expect("a stage that is given tokens embeds") {
+            Embedding::Tied => {
+                let head = self.head.as_ref().expect("only a stage with the output projection shares it");
+                head.output.row(index, out);
+            }
             Embedding::Own { dtype, row_bytes, table } => {
-                let row = &table.bytes()[token as usize * row_bytes..][..*row_bytes];
+                let row = &table.bytes()[index * row_bytes..][..*row_bytes];
                 block::dequantize(*dtype, row, out)
                     .expect("the row's length was checked when the file was opened");
             }
@@ -137,10 +163,11 @@ impl CpuWeights {
     pub(super) fn bytes(&self) -> usize {
         let layers: usize = self.layers.iter().map(LayerWeights::bytes).sum();
         let embedding = match &self.embedding {
-            Embedding::Tied => 0,
-            Embedding::Own { table, .. } => table.bytes().len(),
+            None | Some(Embedding::Tied) => 0,
+            Some(Embedding::Own { table, .. }) => table.bytes().len(),
         };
-        layers + self.output.bytes() + embedding
+        let output = self.head.as_ref().map_or(0, |head| head.output.bytes());
+        layers + output + embedding
     }
 }
 

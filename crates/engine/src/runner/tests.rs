@@ -11,6 +11,7 @@ use crate::handle::SubmitError;
 use crate::request::Request;
 
 mod latency;
+mod lost;
 mod speculation;
 
 const VOCAB: usize = 97;

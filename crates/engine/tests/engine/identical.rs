@@ -190,7 +190,7 @@ fn request(prompt: Vec<u32>, max_tokens: usize, seed: u64) -> (Request, Stream) 
             let message = match event {
                 Event::Token { token, .. } => Some(token),
                 Event::Finished { .. } => None,
-                Event::Failed { message } => panic!("{message}"),
+                Event::Failed { message } | Event::Lost { message } => panic!("{message}"),
             };
             // The receiver is gone only when the test has failed already.
             if sender.send(message).is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }

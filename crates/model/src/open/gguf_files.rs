@@ -46,7 +46,7 @@ pub(super) fn open(path: &Path, options: OpenOptions) -> Result<Model, OpenError
     };
     let weights = Weights::bind(files, tensors, &config, &architecture.rules(), &GgufNames)
         .map_err(|source| OpenError::Weights { path: path.to_owned(), source })?;
-    Ok(Model { config, weights, generation, info, source: Source::Gguf(metadata) })
+    Ok(Model { config, weights, generation, info, source: Source::Gguf(metadata), held: None })
 }
 
 fn read(path: &Path) -> Result<(Gguf, MappedFile), OpenError> {

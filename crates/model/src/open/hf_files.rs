@@ -49,7 +49,7 @@ pub(super) fn open(folder: &Path, options: OpenOptions) -> Result<Model, OpenErr
     };
     let weights = Weights::bind(files, tensors, &config, &architecture.rules(), &names)
         .map_err(|source| OpenError::Weights { path: folder.to_owned(), source })?;
-    Ok(Model { config, weights, generation, info, source: Source::Folder(folder.to_owned()) })
+    Ok(Model { config, weights, generation, info, source: Source::Folder(folder.to_owned()), held: None })
 }
 
 /// The class decides; `model_type` stands in when config.json names no class.

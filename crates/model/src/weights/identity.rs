@@ -40,6 +40,27 @@ impl Weights {
     }
 }
 
+impl Weights {
+    /// Gives `feed` bytes that tell these weights from those of another model on another machine: shape, type and some of the
+    /// values of every tensor. It is no proof of equality: who changes a few values on purpose goes unseen.
+    pub fn sample(&self, feed: &mut dyn FnMut(&[u8])) {
+        const SAMPLE: usize = 64;
+        let mut keys: Vec<_> = self.slots.keys().copied().collect();
+        keys.sort_unstable();
+        for (layer, role) in keys {
+            let Some(view) = self.optional(layer, role) else { continue };
+            feed(view.dtype.name().as_bytes());
+            for number in [layer.map_or(0, |layer| layer + 1), role as usize, view.rows, view.cols] {
+                feed(&(number as u64).to_le_bytes());
+            }
+            let last = view.data.len().saturating_sub(SAMPLE);
+            for first in [0, last / 2, last] {
+                feed(&view.data[first..view.data.len().min(first + SAMPLE)]);
+            }
+        }
+    }
+}
+
 fn identify_file(file: &MappedFile, header: &[u8], feed: &mut dyn FnMut(&[u8])) {
     let stamp = file.stamp();
     feed(&stamp.len.to_le_bytes());
@@ -152,6 +173,22 @@ mod tests {
         other_tensors(&no_digest);
         set_modified(&no_digest, 2000);
         assert_ne!(identity(&no_digest), before, "a name that is no digest says nothing");
+    }
+
+    #[test]
+    fn a_sample_knows_the_weights_and_not_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let sample = |name: &str, tiny: TinyModel| {
+            let path = folder.path().join(name);
+            tiny.write(&path).unwrap();
+            let mut sample = Vec::new();
+            Model::open(&path).unwrap().weights.sample(&mut |bytes| sample.extend_from_slice(bytes));
+            sample
+        };
+        let first = sample("a.gguf", TinyModel::default());
+        assert_eq!(sample("b.gguf", TinyModel { name: "other".into(), ..TinyModel::default() }), first);
+        assert_ne!(sample("c.gguf", TinyModel { seed: 2, ..TinyModel::default() }), first);
+        assert_ne!(sample("d.gguf", TinyModel { n_layers: 3, ..TinyModel::default() }), first);
     }
 
     #[test]

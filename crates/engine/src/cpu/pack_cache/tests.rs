@@ -183,10 +183,10 @@ fn a_use_is_marked_so_that_the_file_stays() {
 
 #[test]
 fn names_are_for_people_and_differ_with_the_folder() {
-    let name = file_name(Path::new("/models/Qwen2.5 (0.5B).gguf"));
+    let name = file_name(Path::new("/models/Qwen2.5 (0.5B).gguf"), "");
     assert!(name.starts_with("Qwen2.5__0.5B_-") && name.ends_with(".wharfpack"), "{name}");
-    assert_ne!(name, file_name(Path::new("/other/Qwen2.5 (0.5B).gguf")));
-    assert_eq!(file_name(Path::new("a")), file_name(&std::path::absolute("a").unwrap()));
-    assert!(file_name(Path::new(&"x".repeat(250))).len() < 100);
+    assert_ne!(name, file_name(Path::new("/other/Qwen2.5 (0.5B).gguf"), ""));
+    assert_eq!(file_name(Path::new("a"), ""), file_name(&std::path::absolute("a").unwrap(), ""));
+    assert!(file_name(Path::new(&"x".repeat(250)), "").len() < 100);
     assert_eq!(PACK_LAYOUT, 1, "the expected formats above name the layout");
 }

@@ -36,7 +36,7 @@ fn told(events: &Receiver<Event>) -> Told {
                 assert_eq!(usage.generated_tokens, tokens.len());
                 return (tokens, Some(reason));
             }
-            Ok(Event::Failed { message }) => panic!("{message}"),
+            Ok(Event::Failed { message } | Event::Lost { message }) => panic!("{message}"),
             // The request's sink has ended it.
             Err(_) => return (tokens, None),
         }
