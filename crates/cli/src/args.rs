@@ -3,7 +3,7 @@
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::{bench, chat, model, serve};
+use crate::{bench, chat, distill, model, serve};
 
 /// From raw weights to a served model, in one binary
 #[derive(Parser)]
@@ -20,6 +20,7 @@ pub(crate) enum Command {
     Serve(serve::Args),
     Chat(chat::Args),
     Inspect(model::inspect::Args),
+    Distill(Box<distill::Args>),
     Bench(BenchArgs),
 }
 

@@ -6,6 +6,7 @@
 mod args;
 mod bench;
 mod chat;
+mod distill;
 mod exit;
 mod model;
 mod openai;
@@ -40,6 +41,7 @@ fn run(cli: Cli, env: &Env) -> Result<(), Failure> {
         Command::Serve(args) => serve::run(&args, env),
         Command::Chat(args) => chat::run(&args, env),
         Command::Inspect(args) => model::inspect::run(&args),
+        Command::Distill(args) => distill::run(&args),
         Command::Bench(args) => match args.command {
             BenchCommand::Serve(args) => bench::run(&args, env),
         },

@@ -3,6 +3,7 @@
 
 mod bench;
 mod chat;
+mod distill;
 mod fake;
 mod pack_cache;
 mod serve;
