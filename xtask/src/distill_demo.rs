@@ -158,8 +158,15 @@ fn obtain_text() -> anyhow::Result<PathBuf> {
 
 fn judge(args: &Args, without: &Value, with: &Value, again: &Value) -> anyhow::Result<ExitCode> {
     let number = |report: &Value, moment: &str, name: &str| report[moment][name].as_f64().unwrap_or(f64::NAN);
-    let rows = [("before training", with, "before"), ("without the teacher", without, "after"), ("with the teacher", with, "after")];
-    println!("\n{:<24}{:>12}{:>18}{:>22}", "student", "perplexity", "KL to the teacher", "same likeliest token");
+    let rows = [
+        ("before training", with, "before"),
+        ("without the teacher", without, "after"),
+        ("with the teacher", with, "after"),
+    ];
+    println!(
+        "\n{:<24}{:>12}{:>18}{:>22}",
+        "student", "perplexity", "KL to the teacher", "same likeliest token"
+    );
     for (name, report, moment) in rows {
         println!(
             "{name:<24}{:>12.2}{:>18.4}{:>21.1}%",
@@ -169,11 +176,21 @@ fn judge(args: &Args, without: &Value, with: &Value, again: &Value) -> anyhow::R
         );
     }
     println!("{:<24}{:>12.2}", "teacher", number(with, "after", "teacher_perplexity"));
-    println!("{:.0} tokens/s, {:.0} GFLOP/s", rate(with, "tokens_per_second"), rate(with, "flops_per_second") / 1e9);
+    println!(
+        "{:.0} tokens/s, {:.0} GFLOP/s",
+        rate(with, "tokens_per_second"),
+        rate(with, "flops_per_second") / 1e9
+    );
     let better = |name: &str, than: f64| number(with, "after", name) < than;
     let bars = [
-        ("perplexity below the run without the teacher", better("perplexity", number(without, "after", "perplexity"))),
-        ("KL below the run without the teacher", better("kl_to_teacher", number(without, "after", "kl_to_teacher"))),
+        (
+            "perplexity below the run without the teacher",
+            better("perplexity", number(without, "after", "perplexity")),
+        ),
+        (
+            "KL below the run without the teacher",
+            better("kl_to_teacher", number(without, "after", "kl_to_teacher")),
+        ),
         ("KL below the pruned student", better("kl_to_teacher", number(with, "before", "kl_to_teacher"))),
         ("perplexity below the pruned student", better("perplexity", number(with, "before", "perplexity"))),
         ("killed and resumed ends as uninterrupted", with["after"] == again["after"]),

@@ -13,8 +13,8 @@ use anyhow::{Context, anyhow};
 use clap::{ArgGroup, ValueEnum};
 use wharf_model::{Model, Tokenizer};
 use wharf_optimize::distill::{
-    self, Device, DistillError, Divergence, Objective, Optimizer, Outcome, Processes, Recipe, Run, Student, TextSide,
-    Width,
+    self, Device, DistillError, Divergence, Objective, Optimizer, Outcome, Processes, Recipe, Run, Student,
+    TextSide, Width,
 };
 
 use self::progress::Progress;
@@ -217,7 +217,8 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
             let text = match args.output {
                 Output::Text => report.to_string(),
                 Output::Json => {
-                    serde_json::to_string_pretty(&report).context("failed to write the report as JSON")? + "\n"
+                    serde_json::to_string_pretty(&report).context("failed to write the report as JSON")?
+                        + "\n"
                 }
             };
             Ok(exit::print(&text)?)
@@ -248,7 +249,11 @@ fn recipe(args: &Args, student: Student) -> anyhow::Result<Recipe> {
         Loss::ForwardKl => Divergence::ForwardKl,
         Loss::ReverseKl => Divergence::ReverseKl,
         Loss::Jsd if args.beta > 0.0 && args.beta < 1.0 => Divergence::Jsd { beta: args.beta },
-        Loss::Jsd => return Err(anyhow!("--beta must be between 0 and 1; at 0 and 1 take --loss forward-kl or reverse-kl")),
+        Loss::Jsd => {
+            return Err(anyhow!(
+                "--beta must be between 0 and 1; at 0 and 1 take --loss forward-kl or reverse-kl"
+            ));
+        }
     };
     let device = match (args.device, args.precision) {
         (DeviceName::Cpu, Some(Precision::Bf16)) => {
@@ -296,7 +301,8 @@ fn recipe(args: &Args, student: Student) -> anyhow::Result<Recipe> {
 
 /// Refuses a student whose tokens have other texts. One without a tokenizer is taken at its word.
 fn same_tokens(student: &std::path::Path, teacher: &Tokenizer) -> anyhow::Result<()> {
-    let model = Model::open(student).with_context(|| format!("failed to open the student {}", student.display()))?;
+    let model =
+        Model::open(student).with_context(|| format!("failed to open the student {}", student.display()))?;
     let Ok(text) = text::TextSide::read(&model.source) else { return Ok(()) };
     let ids = 0..text.tokenizer.vocab_size().min(teacher.vocab_size()) as u32;
     for id in ids {

@@ -22,6 +22,7 @@ pub fn config_local_dir() -> Option<PathBuf> {
 }
 
 /// A variable that holds an absolute path; the XDG specification has others ignored.
+#[expect(clippy::disallowed_methods, reason = "the crate that it stands in for reads the environment too")]
 fn absolute(variable: &str) -> Option<PathBuf> {
     env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute())
 }

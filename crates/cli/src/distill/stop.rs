@@ -7,6 +7,7 @@ use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// A flag that the first interrupt or termination sets.
+#[expect(clippy::disallowed_methods, reason = "a second Ctrl-C leaves at once; files are whole at any time")]
 pub(super) fn on_signals() -> anyhow::Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let runtime = tokio::runtime::Builder::new_current_thread()

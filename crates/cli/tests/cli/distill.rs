@@ -22,7 +22,8 @@ impl Place {
         model.write(&folder.path().join("teacher.gguf")).unwrap();
         let mut text = String::new();
         for i in 0..4000 {
-            writeln!(text, "line {} of a text in which {} follows {}", i, (i * 7) % 13, (i * 5) % 11).unwrap();
+            writeln!(text, "line {} of a text in which {} follows {}", i, (i * 7) % 13, (i * 5) % 11)
+                .unwrap();
         }
         std::fs::write(folder.path().join("text.txt"), text).unwrap();
         Place { folder }
@@ -34,11 +35,21 @@ impl Place {
 
     /// The command that trains `steps` steps into `out`.
     fn command(&self, out: &str, steps: usize, more: &[&str]) -> Command {
-        let mut command = wharf::command(&["distill", "--layers", "2", "--output", "json", "--device", "cpu"]);
+        let mut command =
+            wharf::command(&["distill", "--layers", "2", "--output", "json", "--device", "cpu"]);
         command.arg("--teacher").arg(self.path("teacher.gguf")).arg("--data").arg(self.path("text.txt"));
         command.arg("-o").arg(self.path(out));
         command.args(["--steps", &steps.to_string(), "--batch", "4", "--micro-batch", "2", "--window", "32"]);
-        command.args(["--checkpoint-every", "5", "--validation-windows", "4", "--warmup", "2", "--lr", "0.001"]);
+        command.args([
+            "--checkpoint-every",
+            "5",
+            "--validation-windows",
+            "4",
+            "--warmup",
+            "2",
+            "--lr",
+            "0.001",
+        ]);
         command.args(["--threads", "2"]).args(more);
         command
     }
@@ -109,12 +120,8 @@ fn two_processes_train_what_one_does() {
 #[test]
 fn an_interrupt_keeps_a_checkpoint_and_ends_with_130() {
     let place = Place::new();
-    let child = place
-        .command("out", 5000, &[])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let child =
+        place.command("out", 5000, &[]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     place.wait_for_steps("out", 3);
     Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
     let ran = Finished::from(child.wait_with_output().unwrap());

@@ -27,14 +27,15 @@ pub(super) fn save(
     let partial = path.with_extension("partial");
     let mut tensors = Vec::new();
     for (kind, group) in [('m', &moments.first), ('v', &moments.second)] {
-        tensors.extend(group.iter().enumerate().map(|(i, data)| (format!("{kind}.{i:05}"), Numbers::new(data))));
+        tensors
+            .extend(group.iter().enumerate().map(|(i, data)| (format!("{kind}.{i:05}"), Numbers::new(data))));
     }
-    tensors.extend(parameters.list.iter().enumerate().map(|(i, w)| (format!("w.{i:05}"), Numbers::new(&w.data))));
+    tensors.extend(
+        parameters.list.iter().enumerate().map(|(i, w)| (format!("w.{i:05}"), Numbers::new(&w.data))),
+    );
     let metadata = HashMap::from([("step".to_owned(), step.to_string())]);
-    safetensors::serialize_to_file(tensors, Some(metadata), &partial).map_err(|error| DistillError::Write {
-        path: partial.clone(),
-        source: into_io(error),
-    })?;
+    safetensors::serialize_to_file(tensors, Some(metadata), &partial)
+        .map_err(|error| DistillError::Write { path: partial.clone(), source: into_io(error) })?;
     let file = std::fs::File::open(&partial).map_err(DistillError::read(&partial))?;
     file.sync_all().map_err(DistillError::write(&partial))?;
     std::fs::rename(&partial, &path).map_err(DistillError::write(&path))?;
@@ -52,7 +53,9 @@ pub(super) fn load_latest(
 ) -> Result<usize, DistillError> {
     let Some((step, path)) = list(folder)?.pop() else { return Ok(0) };
     let bytes = std::fs::read(&path).map_err(DistillError::read(&path))?;
-    let bad = |why: String| DistillError::Input(format!("{} is not a checkpoint of this run: {why}", path.display()));
+    let bad = |why: String| {
+        DistillError::Input(format!("{} is not a checkpoint of this run: {why}", path.display()))
+    };
     let file = SafeTensors::deserialize(&bytes).map_err(|error| bad(error.to_string()))?;
     let fill = |name: String, out: &mut Vec<f32>| {
         let tensor = file.tensor(&name).map_err(|error| bad(error.to_string()))?;

@@ -70,7 +70,11 @@ pub(super) enum Lessons {
     /// `(tokens, vocab)`.
     Full(Vec<f32>),
     /// `(tokens, k)` each, at the objective's temperature.
-    Top { k: usize, ids: Vec<u32>, log_probs: Vec<f32> },
+    Top {
+        k: usize,
+        ids: Vec<u32>,
+        log_probs: Vec<f32>,
+    },
 }
 
 impl Lessons {
@@ -121,7 +125,12 @@ pub(super) trait Compute {
     ) -> Result<StepSums, DistillError>;
 
     /// Hands the logits of all positions to `rows`, some rows at a time.
-    fn logits(&self, parameters: &Parameters, batch: &Micro, rows: &mut RowsFn<'_>) -> Result<(), DistillError>;
+    fn logits(
+        &self,
+        parameters: &Parameters,
+        batch: &Micro,
+        rows: &mut RowsFn<'_>,
+    ) -> Result<(), DistillError>;
 
     /// The residual stream after `layers`.
     fn features(&self, parameters: &Parameters, batch: &Micro, layers: &[usize]) -> Vec<Vec<f32>>;
@@ -163,7 +172,8 @@ impl<B: Backend> Compute for On<B> {
         for batch in batches {
             let told = teacher(batch)?;
             let Hidden { last, after } = network.forward(batch.batch(), step.features);
-            let head = self.head(&parameters.config, &network, last.clone().inner(), step, batch, &told.logits);
+            let head =
+                self.head(&parameters.config, &network, last.clone().inner(), step, batch, &told.logits);
             sums.loss.divergence += head.sums.divergence;
             sums.loss.ce += head.sums.ce;
             // A product with the known derivative has that derivative, and is all that the framework must see.
@@ -171,7 +181,15 @@ impl<B: Backend> Compute for On<B> {
             for (student, teacher) in after.into_iter().zip(&told.features) {
                 let target = self.upload::<Autodiff<B>>(teacher.clone(), student.dims());
                 let distance = (student - target).powi_scalar(2).mean_dim(1).sum();
-                sums.features += f64::from(distance.clone().inner().into_data().convert::<f32>().as_slice::<f32>().expect("converted above")[0]);
+                sums.features += f64::from(
+                    distance
+                        .clone()
+                        .inner()
+                        .into_data()
+                        .convert::<f32>()
+                        .as_slice::<f32>()
+                        .expect("converted above")[0],
+                );
                 surrogate = surrogate + distance.mul_scalar(step.feature_weight * step.scale);
             }
             let derivatives = surrogate.backward();
@@ -187,7 +205,12 @@ impl<B: Backend> Compute for On<B> {
         Ok(sums)
     }
 
-    fn logits(&self, parameters: &Parameters, batch: &Micro, rows: &mut RowsFn<'_>) -> Result<(), DistillError> {
+    fn logits(
+        &self,
+        parameters: &Parameters,
+        batch: &Micro,
+        rows: &mut RowsFn<'_>,
+    ) -> Result<(), DistillError> {
         let network = Network::<B>::new(parameters, &self.device, |weight| weight);
         let hidden = network.forward(batch.batch(), &[]).last;
         let output = network.output().transpose();

@@ -96,7 +96,8 @@ impl Corpus {
         let wanted = ((windows as f64 * split.validation).round() as usize).clamp(1, windows / 2);
         // Evenly spread: window i is the first of its share.
         let is_validation = |i: usize| (i + 1) * wanted / windows > i * wanted / windows;
-        let (validation, train): (Vec<u32>, Vec<u32>) = (0..windows as u32).partition(|i| is_validation(*i as usize));
+        let (validation, train): (Vec<u32>, Vec<u32>) =
+            (0..windows as u32).partition(|i| is_validation(*i as usize));
         let step = validation.len().div_ceil(split.most.max(1));
         let validation = validation.into_iter().step_by(step).collect();
         Ok(Corpus { path: path.to_owned(), file, tokens, length: split.length, train, validation })

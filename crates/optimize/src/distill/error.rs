@@ -107,7 +107,9 @@ pub enum DistillError {
         source: io::Error,
     },
     /// The written student is not the trained one.
-    #[error("the inference engine computes something else from the written student (KL {kl:.1e}); the last checkpoint is kept")]
+    #[error(
+        "the inference engine computes something else from the written student (KL {kl:.1e}); the last checkpoint is kept"
+    )]
     Mismatch {
         /// Mean over one window.
         kl: f64,

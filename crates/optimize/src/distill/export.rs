@@ -51,8 +51,11 @@ pub(super) fn config(
     let text = serde_json::to_string_pretty(&config_json::describe(student, described)?);
     let text = text.expect("a JSON value has a text") + "\n";
     std::fs::write(&path, text).map_err(DistillError::write(&path))?;
-    let found = Model::read_config(&path)
-        .map_err(|source| DistillError::Open { what: "student", path: path.clone(), source })?;
+    let found = Model::read_config(&path).map_err(|source| DistillError::Open {
+        what: "student",
+        path: path.clone(),
+        source,
+    })?;
     let comparable = ModelConfig {
         architecture: student.architecture.clone(),
         context_length: student.context_length,
@@ -68,7 +71,11 @@ pub(super) fn config(
 }
 
 /// Writes config.json and model.safetensors into `folder`.
-pub(super) fn model(folder: &Path, student: &Parameters, described: Described<'_>) -> Result<(), DistillError> {
+pub(super) fn model(
+    folder: &Path,
+    student: &Parameters,
+    described: Described<'_>,
+) -> Result<(), DistillError> {
     let written = config(folder, &student.config, described)?;
     weights(&folder.join("model.safetensors"), student, written.norm_offset)
 }
@@ -94,7 +101,9 @@ pub(super) fn folder(
         }
         Source::Gguf(metadata) => match tokenizer_json::convert(metadata) {
             Ok(files) => {
-                for (name, value) in [("tokenizer.json", files.tokenizer), ("tokenizer_config.json", files.config)] {
+                for (name, value) in
+                    [("tokenizer.json", files.tokenizer), ("tokenizer_config.json", files.config)]
+                {
                     let path = folder.join(name);
                     std::fs::write(&path, value.to_string()).map_err(DistillError::write(&path))?;
                 }
@@ -140,7 +149,8 @@ fn weights(path: &Path, student: &Parameters, norm_offset: f32) -> Result<(), Di
     let architecture = Architecture::of(&student.config).expect("opening the model found its architecture");
     let mut tensors: Vec<(String, Rows<'_>)> = Vec::new();
     for parameter in &student.list {
-        let (name, _) = architecture.tensor_names(parameter.key.role).expect("the role was read by this name");
+        let (name, _) =
+            architecture.tensor_names(parameter.key.role).expect("the role was read by this name");
         let name = match parameter.key.layer {
             Some(layer) => format!("model.{}", name.replace("{}", &layer.to_string())),
             None if parameter.key.role == Role::Output => name.to_owned(),
@@ -153,7 +163,11 @@ fn weights(path: &Path, student: &Parameters, norm_offset: f32) -> Result<(), Di
                 rows.parts.push(&parameter.data);
             }
             None => {
-                let shape = if parameter.rows == 1 { vec![parameter.cols] } else { vec![parameter.rows, parameter.cols] };
+                let shape = if parameter.rows == 1 {
+                    vec![parameter.cols]
+                } else {
+                    vec![parameter.rows, parameter.cols]
+                };
                 let offset = if parameter.key.role.is_norm() { norm_offset } else { 0.0 };
                 tensors.push((name, Rows { shape, parts: vec![&parameter.data], offset }));
             }

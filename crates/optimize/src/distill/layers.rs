@@ -20,7 +20,10 @@ pub fn parse_list(list: &str, layers: usize) -> Result<Vec<usize>, String> {
             return Err(format!("the range {part:?} in --keep-layers runs backwards"));
         }
         if last >= layers {
-            return Err(format!("--keep-layers names layer {last}, but the teacher has layers 0 to {}", layers - 1));
+            return Err(format!(
+                "--keep-layers names layer {last}, but the teacher has layers 0 to {}",
+                layers - 1
+            ));
         }
         if kept.last().is_some_and(|previous| *previous >= first) {
             return Err(format!("--keep-layers is not ascending at {part:?}"));
@@ -53,9 +56,14 @@ mod tests {
     #[test]
     fn lists_are_numbers_and_ranges() {
         assert_eq!(parse_list("0,2,4-6, 9", 10).unwrap(), [0, 2, 4, 5, 6, 9]);
-        for (list, complaint) in
-            [("", "no layer"), ("1,x", "\"x\""), ("3-1", "backwards"), ("0,10", "0 to 9"), ("2,2", "ascending"), ("1-3,2", "ascending")]
-        {
+        for (list, complaint) in [
+            ("", "no layer"),
+            ("1,x", "\"x\""),
+            ("3-1", "backwards"),
+            ("0,10", "0 to 9"),
+            ("2,2", "ascending"),
+            ("1-3,2", "ascending"),
+        ] {
             let error = parse_list(list, 10).unwrap_err();
             assert!(error.contains(complaint), "{list}: {error}");
         }

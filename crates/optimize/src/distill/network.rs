@@ -75,7 +75,8 @@ impl<'c, B: Backend> Network<'c, B> {
         if config.embedding_scale != 1.0 {
             x = x.mul_scalar(config.embedding_scale);
         }
-        let rotations: Vec<_> = (0..config.ropes.len()).map(|rope| self.rotation(rope, batch.length)).collect();
+        let rotations: Vec<_> =
+            (0..config.ropes.len()).map(|rope| self.rotation(rope, batch.length)).collect();
         let mut after = Vec::new();
         for layer in 0..config.layers.len() {
             x = self.layer(layer, x, batch, &rotations);
@@ -86,7 +87,13 @@ impl<'c, B: Backend> Network<'c, B> {
         Hidden { last: self.norm(x, self.weight(None, Role::OutputNorm)), after }
     }
 
-    fn layer(&self, layer: usize, x: Tensor<B, 2>, batch: Batch<'_>, rotations: &[Rotation<B>]) -> Tensor<B, 2> {
+    fn layer(
+        &self,
+        layer: usize,
+        x: Tensor<B, 2>,
+        batch: Batch<'_>,
+        rotations: &[Rotation<B>],
+    ) -> Tensor<B, 2> {
         let config = self.config;
         let get = |role| self.weight(Some(layer), role);
         let y = self.attention(layer, self.norm(x.clone(), get(Role::AttnNorm)), batch, rotations);
@@ -100,7 +107,13 @@ impl<'c, B: Backend> Network<'c, B> {
         x + y
     }
 
-    fn attention(&self, layer: usize, x: Tensor<B, 2>, batch: Batch<'_>, rotations: &[Rotation<B>]) -> Tensor<B, 2> {
+    fn attention(
+        &self,
+        layer: usize,
+        x: Tensor<B, 2>,
+        batch: Batch<'_>,
+        rotations: &[Rotation<B>],
+    ) -> Tensor<B, 2> {
         let config = self.config;
         let (t, d) = (batch.length, config.head_dim);
         let b = batch.tokens.len() / t;
@@ -115,7 +128,9 @@ impl<'c, B: Backend> Network<'c, B> {
         // (sequences, heads, length, head)
         let heads = |y: Tensor<B, 2>, n: usize, head_norm: Option<Role>| {
             let y = match head_norm.filter(|_| config.qk_norm) {
-                Some(role) => self.norm(y.reshape([b * t * n, d]), self.weight(Some(layer), role)).reshape([b, t, n, d]),
+                Some(role) => {
+                    self.norm(y.reshape([b * t * n, d]), self.weight(Some(layer), role)).reshape([b, t, n, d])
+                }
                 None => y.reshape([b, t, n, d]),
             };
             y.swap_dims(1, 2)
@@ -181,10 +196,7 @@ impl<B: Backend> Rotation<B> {
         let a = x.clone().narrow(3, 0, half);
         let b = x.clone().narrow(3, half, half);
         let (cos, sin) = (self.cos.clone(), self.sin.clone());
-        let mut parts = vec![
-            a.clone() * cos.clone() - b.clone() * sin.clone(),
-            b * cos + a * sin,
-        ];
+        let mut parts = vec![a.clone() * cos.clone() - b.clone() * sin.clone(), b * cos + a * sin];
         if head > self.dim {
             parts.push(x.narrow(3, self.dim, head - self.dim));
         }

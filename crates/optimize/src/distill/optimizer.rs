@@ -69,7 +69,8 @@ impl Moments {
         let size = (rate / first_bias) as f32;
         let unbias = (1.0 / second_bias) as f32;
         let moments = self.first.iter_mut().zip(&mut self.second);
-        for ((parameter, gradient), (first, second)) in parameters.list.iter_mut().zip(gradients).zip(moments) {
+        for ((parameter, gradient), (first, second)) in parameters.list.iter_mut().zip(gradients).zip(moments)
+        {
             let shrink = 1.0 - if decays(parameter) { (rate * weight_decay) as f32 } else { 0.0 };
             let part = parameter.data.len().div_ceil(threads.max(1)).max(1 << 16);
             std::thread::scope(|scope| {

@@ -51,14 +51,20 @@ impl OwnText<'_> {
         let blocks: Vec<Vec<BlockId>> = (0..windows.len())
             .map(|i| (i * per_sequence..(i + 1) * per_sequence).map(|block| BlockId(block as u32)).collect())
             .collect();
-        let mut randoms: Vec<Random> = places.iter().map(|place| Random::new(self.seed, STREAM + place)).collect();
+        let mut randoms: Vec<Random> =
+            places.iter().map(|place| Random::new(self.seed, STREAM + place)).collect();
         let mut logits = Logits::default();
         let mut from = 0;
         for until in length / 2..length {
             let chunks: Vec<Chunk<'_>> = windows
                 .iter()
                 .zip(&blocks)
-                .map(|(window, blocks)| Chunk { tokens: &window[from..until], start: from, blocks, logits: LogitsFor::Last })
+                .map(|(window, blocks)| Chunk {
+                    tokens: &window[from..until],
+                    start: from,
+                    blocks,
+                    logits: LogitsFor::Last,
+                })
                 .collect();
             backend
                 .forward(&chunks, &mut logits)

@@ -11,38 +11,38 @@ use super::error::DistillError;
 
 /// Which weight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Key {
+pub(super) struct Key {
     /// `None` outside the layers.
-    pub layer: Option<usize>,
+    pub(super) layer: Option<usize>,
     /// What it is for.
-    pub role: Role,
+    pub(super) role: Role,
 }
 
 /// One weight.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Parameter {
+pub(super) struct Parameter {
     /// Which one.
-    pub key: Key,
+    pub(super) key: Key,
     /// Rows; 1 for a vector.
-    pub rows: usize,
+    pub(super) rows: usize,
     /// Elements per row.
-    pub cols: usize,
+    pub(super) cols: usize,
     /// `(rows, cols)`.
-    pub data: Vec<f32>,
+    pub(super) data: Vec<f32>,
 }
 
 /// All weights of a model and the shape that they make.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Parameters {
+pub(super) struct Parameters {
     /// Shape; its layout is `Halves`, its norm offset 0.
-    pub config: ModelConfig,
+    pub(super) config: ModelConfig,
     /// Weights in ascending order of key. A tied output projection is not among them.
-    pub list: Vec<Parameter>,
+    pub(super) list: Vec<Parameter>,
 }
 
 impl Parameters {
     /// Reads every weight of a model; `what` names it in errors.
-    pub fn from_model(model: &Model, what: &'static str) -> Result<Parameters, DistillError> {
+    pub(super) fn from_model(model: &Model, what: &'static str) -> Result<Parameters, DistillError> {
         let mut list = Vec::new();
         for role in Role::ALL {
             let layers: Vec<Option<usize>> = match role.is_per_layer() {
@@ -66,18 +66,18 @@ impl Parameters {
     }
 
     /// The weight for `key`, if the model has it.
-    pub fn get(&self, layer: Option<usize>, role: Role) -> Option<&Parameter> {
+    pub(super) fn get(&self, layer: Option<usize>, role: Role) -> Option<&Parameter> {
         let key = Key { layer, role };
         self.list.binary_search_by_key(&key, |parameter| parameter.key).ok().map(|index| &self.list[index])
     }
 
     /// Numbers to train.
-    pub fn elements(&self) -> usize {
+    pub(super) fn elements(&self) -> usize {
         self.list.iter().map(|parameter| parameter.data.len()).sum()
     }
 
     /// The model made of the given layers of this one, in their order.
-    pub fn keep_layers(&self, kept: &[usize]) -> Parameters {
+    pub(super) fn keep_layers(&self, kept: &[usize]) -> Parameters {
         let mut config = self.config.clone();
         config.layers = kept.iter().map(|layer| self.config.layers[*layer]).collect();
         let mut list: Vec<Parameter> =
@@ -147,7 +147,12 @@ pub(super) fn interleaved_to_halves(i: usize, dim: usize) -> usize {
 }
 
 /// Heads of `head_dim` elements of `width` numbers each: element `i` of the result is element `from(i)` of the input.
-pub(super) fn reorder(data: &[f32], head_dim: usize, width: usize, from: &dyn Fn(usize) -> usize) -> Vec<f32> {
+pub(super) fn reorder(
+    data: &[f32],
+    head_dim: usize,
+    width: usize,
+    from: &dyn Fn(usize) -> usize,
+) -> Vec<f32> {
     let mut out = Vec::with_capacity(data.len());
     for head in data.chunks(head_dim * width) {
         for i in 0..head_dim {

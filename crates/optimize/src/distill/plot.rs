@@ -20,7 +20,8 @@ const GRID: RGBColor = RGBColor(0xe4, 0xe4, 0xe4);
 /// Writes the picture to `path`.
 pub(super) fn draw(lines: &[Line], path: &Path) -> Result<(), DistillError> {
     let mut svg = String::new();
-    let failed = |error: DrawingAreaErrorKind<_>| DistillError::Draw { path: path.to_owned(), why: error.to_string() };
+    let failed =
+        |error: DrawingAreaErrorKind<_>| DistillError::Draw { path: path.to_owned(), why: error.to_string() };
     render(lines, &mut svg).map_err(failed)?;
     std::fs::write(path, svg).map_err(DistillError::write(path))
 }
@@ -54,7 +55,11 @@ fn render(lines: &[Line], svg: &mut String) -> DrawResult {
 fn curve(area: &Area<'_>, title: &str, points: &[(f64, f64)], dots: bool) -> DrawResult {
     let finite: Vec<(f64, f64)> = points.iter().copied().filter(|(_, y)| y.is_finite()).collect();
     let Some(&(last, _)) = finite.last() else {
-        return area.draw_text(&format!("{title}: nothing yet"), &(FONT, 16).into_font().color(&INK), (24, 24));
+        return area.draw_text(
+            &format!("{title}: nothing yet"),
+            &(FONT, 16).into_font().color(&INK),
+            (24, 24),
+        );
     };
     let low = finite.iter().map(|(_, y)| *y).fold(f64::INFINITY, f64::min);
     let high = finite.iter().map(|(_, y)| *y).fold(f64::NEG_INFINITY, f64::max);

@@ -37,13 +37,18 @@ pub(super) fn narrow(mut model: Parameters, width: Width) -> Result<Parameters, 
 }
 
 fn check(name: &str, wanted: usize, has: usize) -> Result<(), String> {
-    if (1..=has).contains(&wanted) { Ok(()) } else { Err(format!("--width {name}={wanted} is not between 1 and {has}, which the teacher has")) }
+    if (1..=has).contains(&wanted) {
+        Ok(())
+    } else {
+        Err(format!("--width {name}={wanted} is not between 1 and {has}, which the teacher has"))
+    }
 }
 
 fn neurons(model: &mut Parameters, wanted: usize) {
     for layer in 0..model.config.layers.len() {
         let read = |role| rows_squared(model, layer, role);
-        let (gate, up, down) = (read(Role::Gate), read(Role::Up), columns_squared(model, Some(layer), Role::Down));
+        let (gate, up, down) =
+            (read(Role::Gate), read(Role::Up), columns_squared(model, Some(layer), Role::Down));
         let scores: Vec<f64> = (0..gate.len()).map(|i| (gate[i] * up[i]).sqrt() * down[i]).collect();
         let kept = best(&scores, wanted);
         keep_rows(model, layer, Role::Gate, &kept);
@@ -141,8 +146,11 @@ fn columns_squared(model: &Parameters, layer: Option<usize>, role: Role) -> Vec<
 fn keep_rows(model: &mut Parameters, layer: usize, role: Role, kept: &[usize]) {
     let key = Key { layer: Some(layer), role };
     if let Some(weight) = model.list.iter_mut().find(|parameter| parameter.key == key) {
-        weight.data =
-            kept.iter().flat_map(|row| &weight.data[row * weight.cols..(row + 1) * weight.cols]).copied().collect();
+        weight.data = kept
+            .iter()
+            .flat_map(|row| &weight.data[row * weight.cols..(row + 1) * weight.cols])
+            .copied()
+            .collect();
         weight.rows = kept.len();
     }
 }

@@ -15,7 +15,7 @@ use super::loss::LossSums;
 use super::optimizer::Gradients;
 
 /// A process's place among those that train together.
-pub enum Ranks {
+pub(super) enum Ranks {
     /// The only one.
     Alone,
     /// The first one, and its connections to the others.
@@ -32,7 +32,7 @@ pub enum Ranks {
 }
 
 /// A process that the leader started; killed when dropped.
-pub struct Follower {
+pub(super) struct Follower {
     rank: usize,
     stream: UnixStream,
     process: Option<Child>,
@@ -50,7 +50,7 @@ impl Drop for Follower {
 
 impl Ranks {
     /// Starts a process from each command; the first becomes rank 1.
-    pub fn lead(commands: Vec<Command>) -> Result<Ranks, DistillError> {
+    pub(super) fn lead(commands: Vec<Command>) -> Result<Ranks, DistillError> {
         let mut followers = Vec::new();
         for (index, mut command) in commands.into_iter().enumerate() {
             let rank = index + 1;
@@ -64,7 +64,7 @@ impl Ranks {
     }
 
     /// The place of a process that [`Ranks::lead`] started.
-    pub fn follow(rank: usize, size: usize) -> Result<Ranks, DistillError> {
+    pub(super) fn follow(rank: usize, size: usize) -> Result<Ranks, DistillError> {
         let fail = |source| DistillError::Rank { rank: 0, doing: "connecting", source };
         let stream = io::stdin().as_fd().try_clone_to_owned().map_err(fail)?;
         Ok(Ranks::Follower { rank, size, leader: UnixStream::from(stream) })
@@ -119,7 +119,8 @@ impl Ranks {
             Ranks::Alone => Ok(go_on),
             Ranks::Leader(followers) => {
                 for Follower { rank, stream, .. } in &mut *followers {
-                    let fail = |source| DistillError::Rank { rank: *rank, doing: "adding its gradients", source };
+                    let fail =
+                        |source| DistillError::Rank { rank: *rank, doing: "adding its gradients", source };
                     for gradient in &mut *gradients {
                         receive(stream, gradient, |sum, part| *sum += part).map_err(fail)?;
                     }
@@ -129,7 +130,8 @@ impl Ranks {
                     sums.features += part.features;
                 }
                 for Follower { rank, stream, .. } in followers {
-                    let fail = |source| DistillError::Rank { rank: *rank, doing: "sending it the sums", source };
+                    let fail =
+                        |source| DistillError::Rank { rank: *rank, doing: "sending it the sums", source };
                     gradients.iter().try_for_each(|gradient| send(stream, gradient)).map_err(fail)?;
                     send_sums(stream, sums).map_err(fail)?;
                     stream.write_all(&[u8::from(go_on)]).map_err(fail)?;
@@ -148,7 +150,11 @@ impl Ranks {
                     leader.read_exact(&mut go_on)?;
                     Ok(go_on[0] == 1)
                 };
-                exchange().map_err(|source| DistillError::Rank { rank: 0, doing: "exchanging gradients", source })
+                exchange().map_err(|source| DistillError::Rank {
+                    rank: 0,
+                    doing: "exchanging gradients",
+                    source,
+                })
             }
         }
     }
@@ -172,7 +178,9 @@ fn receive(stream: &mut UnixStream, numbers: &mut [f32], take: impl Fn(&mut f32,
     for part in numbers.chunks_mut(PART) {
         let bytes = &mut bytes[..part.len() * 4];
         stream.read_exact(bytes)?;
-        part.iter_mut().zip(bytes.as_chunks::<4>().0).for_each(|(x, bytes)| take(x, f32::from_le_bytes(*bytes)));
+        part.iter_mut()
+            .zip(bytes.as_chunks::<4>().0)
+            .for_each(|(x, bytes)| take(x, f32::from_le_bytes(*bytes)));
     }
     Ok(())
 }

@@ -121,7 +121,11 @@ impl fmt::Display for Report {
             "{:<22}{:>12.3}{:>12.3}{:>12.3}",
             "perplexity", before.perplexity, after.perplexity, after.teacher_perplexity
         )?;
-        writeln!(f, "{:<22}{:>12.4}{:>12.4}", "KL to the teacher", before.kl_to_teacher, after.kl_to_teacher)?;
+        writeln!(
+            f,
+            "{:<22}{:>12.4}{:>12.4}",
+            "KL to the teacher", before.kl_to_teacher, after.kl_to_teacher
+        )?;
         writeln!(
             f,
             "{:<22}{:>11.1}%{:>11.1}%",
@@ -175,7 +179,7 @@ fn text_of(line: &Line) -> String {
 }
 
 /// All lines of a metrics file. A last line that was cut by a crash is left out.
-pub fn read(path: &Path) -> Result<Vec<Line>, DistillError> {
+pub(super) fn read(path: &Path) -> Result<Vec<Line>, DistillError> {
     let file = File::open(path).map_err(DistillError::read(path))?;
     let mut lines = Vec::new();
     let mut reader = BufReader::new(file);
@@ -188,7 +192,11 @@ pub fn read(path: &Path) -> Result<Vec<Line>, DistillError> {
             Ok(line) => lines.push(line),
             Err(_) if !text.ends_with('\n') => {}
             Err(error) => {
-                return Err(DistillError::Data { path: path.to_owned(), line: number, why: error.to_string() });
+                return Err(DistillError::Data {
+                    path: path.to_owned(),
+                    line: number,
+                    why: error.to_string(),
+                });
             }
         }
     }

@@ -80,8 +80,11 @@ pub(super) fn start(student: &Student, teacher: &Parameters, seed: u64) -> Resul
     let parameters = match student {
         Student::Pruned { layers, width } => {
             let parameters = teacher.keep_layers(layers);
-            let parameters =
-                if width.is_whole() { parameters } else { prune::narrow(parameters, *width).map_err(DistillError::Input)? };
+            let parameters = if width.is_whole() {
+                parameters
+            } else {
+                prune::narrow(parameters, *width).map_err(DistillError::Input)?
+            };
             let pairs = layers.iter().copied().enumerate().collect();
             return Ok(Start { parameters, pairs });
         }
@@ -90,8 +93,11 @@ pub(super) fn start(student: &Student, teacher: &Parameters, seed: u64) -> Resul
             Parameters::from_model(&model, "student")?
         }
         Student::Fresh(path) => {
-            let config = Model::read_config(path)
-                .map_err(|source| DistillError::Open { what: "student", path: path.clone(), source })?;
+            let config = Model::read_config(path).map_err(|source| DistillError::Open {
+                what: "student",
+                path: path.clone(),
+                source,
+            })?;
             fresh(config, teacher, seed)
         }
     };

@@ -163,8 +163,7 @@ fn a_run_that_was_stopped_goes_on_to_the_same_bits() {
 fn lists_of_everything_train_like_logits_and_come_from_the_file_in_later_epochs() {
     let place = place(2);
     let whole = Recipe { steps: 6, ..place.recipe("logits") };
-    let listed =
-        Recipe { teacher_cache: Some(288), out: place.folder.path().join("lists"), ..whole.clone() };
+    let listed = Recipe { teacher_cache: Some(288), out: place.folder.path().join("lists"), ..whole.clone() };
     place.finished(&whole);
     place.finished(&listed);
     for (a, b) in losses(&whole.out).iter().zip(losses(&listed.out)) {
@@ -214,8 +213,11 @@ fn what_cannot_work_is_said_before_anything_is_written() {
     std::fs::write(&nan, file.bytes()).unwrap();
     let nan = Recipe { student: Student::Model(nan), ..place.recipe("nan") };
     let narrow = Width { hidden: Some(32), ..Width::default() };
-    let features =
-        Recipe { features: 1.0, student: Student::Pruned { layers: vec![0], width: narrow }, ..place.recipe("features") };
+    let features = Recipe {
+        features: 1.0,
+        student: Student::Pruned { layers: vec![0], width: narrow },
+        ..place.recipe("features")
+    };
     for (recipe, complaint) in [
         (taken, "exists already"),
         (long, "longer than the teacher's context of 512"),

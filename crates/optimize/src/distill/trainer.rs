@@ -126,11 +126,13 @@ pub fn run(
             return Err(if run.resume { error } else { give_up(&work, error) });
         }
         if !work.tokens().exists() {
-            let packed = data::pack(&recipe.data, text, &work.tokens(), &mut |tokens| hear(Event::Packing { tokens }));
+            let packed =
+                data::pack(&recipe.data, text, &work.tokens(), &mut |tokens| hear(Event::Packing { tokens }));
             packed.map_err(|error| if error.is_bad_input() { give_up(&work, error) } else { error })?;
         }
     }
-    let split = Split { length: recipe.window, validation: recipe.validation, most: recipe.validation_windows };
+    let split =
+        Split { length: recipe.window, validation: recipe.validation, most: recipe.validation_windows };
     let corpus = Corpus::open(&work.tokens(), split)
         .map_err(|error| if following || run.resume { error } else { give_up(&work, error) })?;
     let ranks = match run.processes {
@@ -153,12 +155,8 @@ pub fn run(
     let mut parameters = start.parameters;
     let mut moments = Moments::zero(&parameters);
     let step = checkpoint::load_latest(&work.root, &mut parameters, &mut moments)?;
-    let own_text = OwnText {
-        folder: work.own_text(ranks.rank()),
-        described,
-        seed: recipe.seed,
-        threads: run.threads,
-    };
+    let own_text =
+        OwnText { folder: work.own_text(ranks.rank()), described, seed: recipe.seed, threads: run.threads };
     let mut trainer = Trainer {
         recipe,
         threads: run.threads,
@@ -280,7 +278,11 @@ impl Trainer<'_> {
         Ok(Some(before))
     }
 
-    fn judge(&mut self, metrics: &mut Metrics, hear: &mut dyn FnMut(Event)) -> Result<Validation, DistillError> {
+    fn judge(
+        &mut self,
+        metrics: &mut Metrics,
+        hear: &mut dyn FnMut(Event),
+    ) -> Result<Validation, DistillError> {
         let found = validation::validate(
             self.step,
             &self.parameters,
@@ -302,7 +304,9 @@ impl Trainer<'_> {
         let tokens = (recipe.batch * recipe.window) as f64;
         let mut gradients = optimizer::zeros(&self.parameters);
         let mut sums = StepSums::default();
-        for (batches, objective) in [(&batches.given, recipe.objective), (&batches.own, of_own_text(recipe.objective))] {
+        for (batches, objective) in
+            [(&batches.given, recipe.objective), (&batches.own, of_own_text(recipe.objective))]
+        {
             let step = Step {
                 objective,
                 scale: (1.0 / tokens) as f32,
@@ -322,7 +326,8 @@ impl Trainer<'_> {
             sums.features += part.features;
         }
         let go_on = self.ranks.all_reduce(&mut gradients, &mut sums, go_on)?;
-        let loss = recipe.objective.value(sums.loss, tokens) + f64::from(recipe.features) * sums.features / tokens;
+        let loss =
+            recipe.objective.value(sums.loss, tokens) + f64::from(recipe.features) * sums.features / tokens;
         let diverged = |what| DistillError::Diverged { what, step: self.step + 1 };
         if !loss.is_finite() {
             return Err(diverged("loss"));

@@ -29,8 +29,10 @@ pub(super) fn validate(
 ) -> Result<Validation, DistillError> {
     let mut sums = Sums::default();
     for windows in corpus.validation.chunks(micro_batch) {
-        let windows: Vec<(u32, Vec<u32>)> =
-            windows.iter().map(|window| Ok((*window, corpus.window(*window)?))).collect::<Result<_, DistillError>>()?;
+        let windows: Vec<(u32, Vec<u32>)> = windows
+            .iter()
+            .map(|window| Ok((*window, corpus.window(*window)?)))
+            .collect::<Result<_, DistillError>>()?;
         let batch = Micro::new(&windows);
         let vocab = student.config.vocab_size;
         let mut of_teacher = Vec::with_capacity(batch.tokens.len() * vocab);

@@ -19,12 +19,17 @@ pub(super) fn missing() -> Option<String> {
 fn missing_library() -> Option<String> {
     let driver = ["libcuda.so.1", "libcuda.so"];
     if !driver.iter().any(|name| opens(name)) {
-        return Some("there is no libcuda.so.1: no NVIDIA driver is installed, or it is not visible in this container".into());
+        return Some(
+            "there is no libcuda.so.1: no NVIDIA driver is installed, or it is not visible in this container"
+                .into(),
+        );
     }
     // Kernels are compiled for the card when they are first used.
     let compiler = ["libnvrtc.so", "libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so.11.2"];
     if !compiler.iter().any(|name| opens(name)) {
-        return Some("there is no libnvrtc.so: install the CUDA run-time compiler (package cuda-nvrtc)".into());
+        return Some(
+            "there is no libnvrtc.so: install the CUDA run-time compiler (package cuda-nvrtc)".into(),
+        );
     }
     if !std::path::Path::new("/dev/nvidiactl").exists() {
         return Some("there is no /dev/nvidiactl: the driver has found no GPU".into());

@@ -39,7 +39,8 @@ pub(super) fn read(
 ) -> Result<(), DistillError> {
     let file = File::open(path).map_err(DistillError::read(path))?;
     let json = path.extension().is_some_and(|e| e == "jsonl" || e == "ndjson" || e == "json");
-    let chat = Chat { template, bos: special(tokenizer, tokenizer.bos()), eos: special(tokenizer, tokenizer.eos()) };
+    let chat =
+        Chat { template, bos: special(tokenizer, tokenizer.bos()), eos: special(tokenizer, tokenizer.eos()) };
     let mut reader = BufReader::with_capacity(1 << 16, file);
     let mut text = String::new();
     let mut bytes = Vec::new();
@@ -87,14 +88,16 @@ impl Chat<'_> {
         match (value.get("text"), value.get("messages")) {
             (Some(Value::String(text)), None) => Ok((text.clone(), Kind::Plain)),
             (None, Some(messages @ Value::Array(_))) => {
-                let template = self.template.ok_or("\"messages\" need a chat template, and the teacher has none")?;
+                let template =
+                    self.template.ok_or("\"messages\" need a chat template, and the teacher has none")?;
                 let input = ChatInput {
                     bos_token: self.bos.as_deref(),
                     eos_token: self.eos.as_deref(),
                     tools: value.get("tools").filter(|tools| !tools.is_null()),
                     ..ChatInput::new(messages)
                 };
-                let text = template.render(&input).map_err(|error| format!("the chat template fails: {error}"))?;
+                let text =
+                    template.render(&input).map_err(|error| format!("the chat template fails: {error}"))?;
                 Ok((text, Kind::Chat))
             }
             (Some(_), None) => Err("\"text\" is not a string".into()),
@@ -115,7 +118,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let model = folder.path().join("tiny.gguf");
         TinyModel::default().write(&model).unwrap();
-        let Source::Gguf(metadata) = Model::open(&model).unwrap().source else { unreachable!("it is a GGUF file") };
+        let Source::Gguf(metadata) = Model::open(&model).unwrap().source else {
+            unreachable!("it is a GGUF file")
+        };
         let template = ChatTemplate::from_gguf(&metadata).unwrap();
         let tokenizer = Tokenizer::from_gguf(&metadata).unwrap();
         let path = folder.path().join(name);

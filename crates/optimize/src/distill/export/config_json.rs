@@ -67,8 +67,11 @@ fn resize(root: &mut Map<String, Value>, config: &ModelConfig) {
         text.insert(key.to_owned(), json!(value));
     }
     // Which of the remaining layers have a window no longer follows from a pattern.
-    if config.layers.iter().any(|layer| layer.window != config.layers[0].window) || text.contains_key("layer_types") {
-        let kind = |window: Option<usize>| if window.is_some() { "sliding_attention" } else { "full_attention" };
+    if config.layers.iter().any(|layer| layer.window != config.layers[0].window)
+        || text.contains_key("layer_types")
+    {
+        let kind =
+            |window: Option<usize>| if window.is_some() { "sliding_attention" } else { "full_attention" };
         let types: Vec<&str> = config.layers.iter().map(|layer| kind(layer.window)).collect();
         text.insert("layer_types".to_owned(), json!(types));
     }
@@ -102,7 +105,11 @@ fn from_gguf(config: &ModelConfig, metadata: &Metadata) -> Result<Value, Distill
         "use_cache": true,
     });
     let object = root.as_object_mut().expect("made as an object");
-    for (key, suffix) in [("bos_token_id", "bos_token_id"), ("eos_token_id", "eos_token_id"), ("pad_token_id", "padding_token_id")] {
+    for (key, suffix) in [
+        ("bos_token_id", "bos_token_id"),
+        ("eos_token_id", "eos_token_id"),
+        ("pad_token_id", "padding_token_id"),
+    ] {
         if let Some(id) = metadata.u64(&format!("tokenizer.ggml.{suffix}")) {
             object.insert(key.to_owned(), json!(id));
         }

@@ -34,7 +34,8 @@ pub(super) fn convert(metadata: &Metadata) -> Result<TokenizerFiles, String> {
         Some(GgufValue::Array(Array::U64(kinds))) => kinds.iter().map(|kind| *kind as i64).collect(),
         _ => return Err("it gives tokens no types".into()),
     };
-    let vocab: Map<String, Value> = tokens.iter().enumerate().map(|(id, token)| (token.clone(), json!(id))).collect();
+    let vocab: Map<String, Value> =
+        tokens.iter().enumerate().map(|(id, token)| (token.clone(), json!(id))).collect();
     let added: Vec<Value> = tokens
         .iter()
         .zip(&kinds)
@@ -47,7 +48,8 @@ pub(super) fn convert(metadata: &Metadata) -> Result<TokenizerFiles, String> {
             })
         })
         .collect();
-    let merges: Vec<Value> = merges.iter().filter_map(|merge| merge.split_once(' ')).map(|(a, b)| json!([a, b])).collect();
+    let merges: Vec<Value> =
+        merges.iter().filter_map(|merge| merge.split_once(' ')).map(|(a, b)| json!([a, b])).collect();
     let tokenizer = json!({
         "version": "1.0", "truncation": null, "padding": null, "added_tokens": added,
         "normalizer": normalizer, "pre_tokenizer": pre_tokenizer, "post_processor": null,
@@ -57,9 +59,12 @@ pub(super) fn convert(metadata: &Metadata) -> Result<TokenizerFiles, String> {
             "fuse_unk": false, "byte_fallback": false, "ignore_merges": ignore_merges, "vocab": vocab, "merges": merges,
         },
     });
-    let mut config = json!({"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": false});
+    let mut config =
+        json!({"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": false});
     let object = config.as_object_mut().expect("made as an object");
-    for (key, name) in [("bos_token", "bos"), ("eos_token", "eos"), ("pad_token", "padding"), ("unk_token", "unknown")] {
+    for (key, name) in
+        [("bos_token", "bos"), ("eos_token", "eos"), ("pad_token", "padding"), ("unk_token", "unknown")]
+    {
         let id = metadata.u64(&format!("tokenizer.ggml.{name}_token_id"));
         if let Some(token) = id.and_then(|id| tokens.get(usize::try_from(id).ok()?)) {
             object.insert(key.to_owned(), json!(token));
@@ -80,7 +85,8 @@ pub(super) fn convert(metadata: &Metadata) -> Result<TokenizerFiles, String> {
 fn splitting(pre: &str) -> Result<(Value, Value, bool), String> {
     let byte_level = |regex: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": regex});
     let by = |regex: &str| {
-        let split = json!({"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false});
+        let split =
+            json!({"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false});
         json!({"type": "Sequence", "pretokenizers": [split, byte_level(false)]})
     };
     match pre {
@@ -121,7 +127,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("tiny.gguf");
         TinyModel::default().write(&path).unwrap();
-        let Source::Gguf(mut metadata) = Model::open(&path).unwrap().source else { unreachable!("it is a GGUF file") };
+        let Source::Gguf(mut metadata) = Model::open(&path).unwrap().source else {
+            unreachable!("it is a GGUF file")
+        };
         for pre in ["gpt-2", "smollm", "llama-bpe", "qwen2"] {
             metadata.0.insert("tokenizer.ggml.pre".into(), GgufValue::Str(pre.into()));
             let files = convert(&metadata).unwrap_or_else(|why| panic!("{pre}: {why}"));

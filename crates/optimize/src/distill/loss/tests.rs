@@ -61,7 +61,10 @@ fn the_direction_of_kl_matters() {
 #[test]
 fn the_loss_weighs_divergence_by_the_squared_temperature() {
     let objective = objective(Divergence::ForwardKl, 0.25, 4.0);
-    close(objective.value(LossSums { divergence: 3.0, ce: 8.0 }, 2.0), (0.25 * 16.0 * 3.0 + 0.75 * 8.0) / 2.0);
+    close(
+        objective.value(LossSums { divergence: 3.0, ce: 8.0 }, 2.0),
+        (0.25 * 16.0 * 3.0 + 0.75 * 8.0) / 2.0,
+    );
 }
 
 #[test]
@@ -118,8 +121,13 @@ fn threads_do_not_change_a_bit() {
     let run = |threads| {
         let mut logits: Vec<f32> = (0..7 * vocab).map(number).collect();
         let row = |i: usize| TeacherRow::Full(&teacher[i * vocab..(i + 1) * vocab]);
-        let sums = objective(Divergence::ForwardKl, 0.5, 4.0)
-            .differentiate(&mut logits, &[1, 2, 3, 4, 5, 6, 7], &row, 0.1, threads);
+        let sums = objective(Divergence::ForwardKl, 0.5, 4.0).differentiate(
+            &mut logits,
+            &[1, 2, 3, 4, 5, 6, 7],
+            &row,
+            0.1,
+            threads,
+        );
         (sums, logits)
     };
     assert_eq!(run(1), run(3));

@@ -21,18 +21,22 @@ fn micro(tokens: &[u32], length: usize) -> Micro {
 
 fn trainer_logits(parameters: &Parameters, batch: &Micro) -> Vec<f32> {
     let mut all = Vec::new();
-    cpu().logits(parameters, batch, &mut |rows| {
-        all.extend_from_slice(rows);
-        Ok(())
-    })
-    .unwrap();
+    cpu()
+        .logits(parameters, batch, &mut |rows| {
+            all.extend_from_slice(rows);
+            Ok(())
+        })
+        .unwrap();
     all
 }
 
 /// A NaN must not pass for a small error.
 fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
-    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, |most, e| if e.is_nan() || e > most { e } else { most })
+    a.iter()
+        .zip(b)
+        .map(|(a, b)| (a - b).abs())
+        .fold(0.0, |most, e| if e.is_nan() || e > most { e } else { most })
 }
 
 #[test]
@@ -61,7 +65,8 @@ fn every_architecture_gives_the_logits_of_transformers() {
             let context_length = json["context"].as_u64().map(|n| n as usize);
             let model = Model::open_with(path, OpenOptions { context_length }).unwrap();
             let parameters = Parameters::from_model(&model, "teacher").unwrap();
-            let error = largest_difference(&trainer_logits(&parameters, &micro(&tokens, tokens.len())), &expected);
+            let error =
+                largest_difference(&trainer_logits(&parameters, &micro(&tokens, tokens.len())), &expected);
             if error.is_nan() || error >= 1e-3 {
                 wrong.push(format!("{}: off by {error}", path.display()));
             }
@@ -111,7 +116,8 @@ fn the_gradient_is_the_slope_of_the_loss_in_every_weight() {
         let mut gradients = optimizer::zeros(parameters);
         let mut tell =
             |_: &Micro| Ok(Told { logits: Lessons::Full(teacher.clone()), features: vec![features.clone()] });
-        let sums = cpu().step(parameters, &step, std::slice::from_ref(&batch), &mut tell, &mut gradients).unwrap();
+        let sums =
+            cpu().step(parameters, &step, std::slice::from_ref(&batch), &mut tell, &mut gradients).unwrap();
         (objective.value(sums.loss, 12.0) + 0.5 * sums.features / 12.0, gradients)
     };
     let (_, gradients) = run(&parameters);

@@ -84,7 +84,9 @@ impl Cache {
         let (mut ids, mut log_probs) = (Vec::new(), Vec::new());
         let mut bytes = vec![0; self.record() as usize - 8];
         for window in windows {
-            self.file.read_exact_at(&mut bytes, self.at(*window) + 8).map_err(DistillError::read(&self.path))?;
+            self.file
+                .read_exact_at(&mut bytes, self.at(*window) + 8)
+                .map_err(DistillError::read(&self.path))?;
             let (first, second) = bytes.split_at(bytes.len() / 2);
             ids.extend(first.as_chunks::<4>().0.iter().map(|bytes| u32::from_le_bytes(*bytes)));
             log_probs.extend(second.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)));

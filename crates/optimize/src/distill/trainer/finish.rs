@@ -1,9 +1,9 @@
 //! The end of a run: judge, write, look at what was written, give it its name.
 
 use super::*;
+use crate::distill::loss::log_softmax;
 use crate::distill::plot;
 use crate::distill::validation::divergence;
-use crate::distill::loss::log_softmax;
 
 /// A student that the engine reads differently was written wrongly. BF16 training differs by its own rounding.
 const MOST_KL: f64 = 1e-2;
@@ -33,9 +33,8 @@ impl Trainer<'_> {
         let lines = crate::distill::report::read(&work.metrics())?;
         let tokens = (recipe.steps * recipe.batch * recipe.window) as u64;
         let trained = self.seconds_of(&lines);
-        let mut files = Vec::new();
-        let mut copy = |name: &str| files.push(recipe.out.join(name));
-        ["config.json", "model.safetensors", "metrics.jsonl", "training.svg", "report.json"].map(&mut copy);
+        let names = ["config.json", "model.safetensors", "metrics.jsonl", "training.svg", "report.json"];
+        let files = names.iter().map(|name| recipe.out.join(name)).collect();
         let metrics_copy = result.join("metrics.jsonl");
         std::fs::copy(work.metrics(), &metrics_copy).map_err(DistillError::write(&metrics_copy))?;
         plot::draw(&lines, &result.join("training.svg"))?;
