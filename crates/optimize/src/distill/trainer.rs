@@ -1,5 +1,6 @@
 //! The loop: take windows, ask the teacher, sum gradients, move weights, tell how it goes, survive being stopped.
 
+mod events;
 mod finish;
 
 use std::process::Command;
@@ -24,6 +25,7 @@ use super::report::{Line, Metrics, Report, StepLine, Validation};
 use super::student::{self, Student};
 use super::teacher::{Scorer, Teacher};
 use super::validation;
+pub use events::{Event, Outcome};
 
 /// How a run is carried out; its result does not depend on it, but for the last bits when threads or processes differ.
 pub struct Run<'a> {
@@ -48,50 +50,6 @@ pub enum Processes {
         /// From 1.
         rank: usize,
     },
-}
-
-/// What a run is doing, for people who wait.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Event {
-    /// Text is turned into tokens; so many yet.
-    Packing {
-        /// Tokens.
-        tokens: usize,
-    },
-    /// Training begins or goes on.
-    Start {
-        /// Steps done before.
-        step: usize,
-        /// Windows of the data to train on.
-        windows: usize,
-        /// Numbers in the student.
-        parameters: usize,
-    },
-    /// A step is done.
-    Step(StepLine),
-    /// The student was judged.
-    Validation(Validation),
-    /// A checkpoint is on disk.
-    Checkpoint {
-        /// Steps that it holds.
-        step: usize,
-    },
-    /// The result is being written.
-    Export,
-}
-
-/// How a run ended.
-#[derive(Debug)]
-pub enum Outcome {
-    /// The student is at the output path.
-    Finished(Box<Report>),
-    /// Stopped from outside; a checkpoint is kept.
-    Interrupted {
-        /// Steps that it holds.
-        step: usize,
-    },
-    /// This process was one of those that the first one started, and is no longer needed.
-    Followed,
 }
 
 /// Trains to the end, or until `run.stop` is set.
