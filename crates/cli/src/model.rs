@@ -3,4 +3,4 @@
 pub(crate) mod inspect;
 pub(crate) mod load;
 mod memory;
-mod text;
+pub(crate) mod text;
