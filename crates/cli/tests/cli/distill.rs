@@ -89,16 +89,16 @@ fn losses(metrics: &Path) -> Vec<f64> {
 #[test]
 fn a_run_that_was_killed_goes_on_to_the_same_weights() {
     let place = Place::new();
-    place.train("whole", 40, &[]);
+    place.train("whole", 14, &[]);
     let mut child =
-        place.command("killed", 40, &[]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    place.wait_for_steps("killed", 12);
+        place.command("killed", 14, &[]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    place.wait_for_steps("killed", 7);
     // SIGKILL: nothing of ours runs any more.
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(!place.path("killed").exists(), "nothing half-written has the name of a result");
-    let report = place.train("killed", 40, &["--resume"]);
-    assert_eq!(report["steps"], 40);
+    let report = place.train("killed", 14, &["--resume"]);
+    assert_eq!(report["steps"], 14);
     assert_eq!(place.losses("killed"), place.losses("whole"));
     assert_eq!(place.weights("killed"), place.weights("whole"));
 }
@@ -106,10 +106,10 @@ fn a_run_that_was_killed_goes_on_to_the_same_weights() {
 #[test]
 fn two_processes_train_what_one_does() {
     let place = Place::new();
-    let one = place.train("one", 20, &[]);
-    let two = place.train("two", 20, &["--data-parallel", "2"]);
+    let one = place.train("one", 8, &[]);
+    let two = place.train("two", 8, &["--data-parallel", "2"]);
     let (one_losses, two_losses) = (place.losses("one"), place.losses("two"));
-    assert_eq!((one_losses.len(), two_losses.len()), (20, 20));
+    assert_eq!((one_losses.len(), two_losses.len()), (8, 8));
     for (one, two) in one_losses.iter().zip(&two_losses) {
         assert!((one - two).abs() < 1e-3 * one, "{one} {two}");
     }
@@ -152,7 +152,7 @@ fn bad_input_ends_with_2_and_says_what_to_do() {
         ("c", vec!["--width", "depth=3"], "depth=3"),
         ("d", vec!["--alpha", "2"], "--alpha must be between 0 and 1"),
         ("e", vec!["--precision", "bf16"], "bf16 needs"),
-        ("f", vec!["--window", "100000"], "longer than the teacher's context"),
+        ("f", vec!["--validation", "2"], "--validation must be between 0 and 1"),
     ] {
         let ran = Finished::from(place.command(out, 5, &more).output().unwrap());
         assert_eq!(ran.code, Some(2), "{out}: {ran:?}");
