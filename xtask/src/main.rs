@@ -6,6 +6,7 @@ mod cache;
 mod ci;
 mod demo;
 mod demo_model;
+mod distill_demo;
 mod environment;
 mod fuzz;
 mod python;
@@ -31,6 +32,7 @@ enum Command {
     Bench(bench::Args),
     Ci(ci::Args),
     Demo(demo::Args),
+    DistillDemo(distill_demo::Args),
     Fuzz(fuzz::Args),
     Tidy(tidy::Args),
     VerifyPeers(verify_peers::Args),
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(&args),
         Command::Ci(args) => ci::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::DistillDemo(args) => distill_demo::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),
         Command::Tidy(args) => tidy::run(&args),
         Command::VerifyPeers(args) => verify_peers::run(&args),

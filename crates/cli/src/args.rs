@@ -3,7 +3,7 @@
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::{bench, chat, model, optimize, serve};
+use crate::{bench, chat, distill, model, optimize, serve};
 
 /// From raw weights to a served model, in one binary
 #[derive(Parser)]
@@ -23,6 +23,7 @@ pub(crate) enum Command {
     Quantize(optimize::quantize::Args),
     Eval(optimize::eval::Args),
     Shard(model::shard::Args),
+    Distill(Box<distill::Args>),
     Bench(BenchArgs),
 }
 

@@ -6,6 +6,7 @@
 mod args;
 mod bench;
 mod chat;
+mod distill;
 mod exit;
 mod meter;
 mod model;
@@ -46,6 +47,7 @@ fn run(cli: Cli, env: &Env) -> Result<(), Failure> {
         Command::Quantize(args) => optimize::quantize::run(&args),
         Command::Eval(args) => optimize::eval::run(&args),
         Command::Shard(args) => model::shard::run(&args),
+        Command::Distill(args) => distill::run(&args),
         Command::Bench(args) => match args.command {
             BenchCommand::Serve(args) => bench::run(&args, env),
         },

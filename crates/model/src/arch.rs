@@ -70,6 +70,21 @@ impl Architecture {
         ALL.iter().map(|arch| arch.hf_classes[0]).collect::<Vec<_>>().join(", ")
     }
 
+    /// The architecture that a [`ModelConfig`] was read as.
+    pub fn of(config: &ModelConfig) -> Option<&'static Architecture> {
+        let name = &config.architecture;
+        Architecture::by_hf_class(name)
+            .or_else(|| Architecture::by_gguf(name))
+            .or_else(|| Architecture::by_hf_model_type(name))
+    }
+
+    /// Name of the tensor that holds `role` in safetensors, after the prefix of the decoder's body, and in GGUF. `{}` stands for
+    /// the layer. Roles of one name share that tensor, their rows in the order of [`Role::ALL`].
+    pub fn tensor_names(&self, role: Role) -> Option<(&'static str, &'static str)> {
+        let mut rules = self.tensors.iter().flat_map(|group| group.iter());
+        rules.find(|rule| rule.role == role).map(|rule| (rule.hf, rule.gguf))
+    }
+
     pub(crate) fn rules(&self) -> Vec<TensorRule> {
         self.tensors.iter().flat_map(|group| group.iter().copied()).collect()
     }

@@ -196,6 +196,11 @@ impl Model {
         Model::open_with(path, OpenOptions::default())
     }
 
+    /// The shape that a config.json describes, for a model whose weights do not exist yet.
+    pub fn read_config(path: &Path) -> Result<ModelConfig, OpenError> {
+        hf_files::read_config(path)
+    }
+
     /// [`Model::open`] with choices.
     pub fn open_with(path: &Path, options: OpenOptions) -> Result<Model, OpenError> {
         match locate(path)? {

@@ -3,6 +3,7 @@
 
 mod bench;
 mod chat;
+mod distill;
 mod fake;
 mod optimize;
 mod pack_cache;

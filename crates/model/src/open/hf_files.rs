@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use super::compressed::{Assembled, Compression, assemble, compression};
 use super::{Format, Model, OpenError, OpenOptions, Source, SourceInfo, file_names, name_of};
 use crate::arch::{Architecture, ConfigError, HfConfig, TensorRule};
+use crate::config::ModelConfig;
 use crate::generation::GenerationDefaults;
 use crate::mmap::MappedFile;
 use crate::role::Role;
@@ -25,11 +26,9 @@ pub(super) fn open(folder: &Path, options: OpenOptions) -> Result<Model, OpenErr
         path: folder.to_owned(),
         why: "there is no config.json beside the safetensors".to_owned(),
     })?;
-    let (architecture, class) = architecture(&root, &config_path)?;
-    let config = HfConfig::new(&root, class, options.context_length);
-    let fail = |source| OpenError::Config { path: config_path.clone(), source };
-    let compression = compression(&root).map_err(fail)?;
-    let config = (architecture.from_hf)(&config).map_err(fail)?;
+    let (architecture, config) = configuration(&root, &config_path, options)?;
+    let compression = compression(&root)
+        .map_err(|source| OpenError::Config { path: config_path.clone(), source })?;
 
     let generation_path = folder.join("generation_config.json");
     let generation = read_object(&generation_path)?;
@@ -50,6 +49,24 @@ pub(super) fn open(folder: &Path, options: OpenOptions) -> Result<Model, OpenErr
     let weights = Weights::bind(files, tensors, &config, &architecture.rules(), &names)
         .map_err(|source| OpenError::Weights { path: folder.to_owned(), source })?;
     Ok(Model { config, weights, generation, info, source: Source::Folder(folder.to_owned()), held: None })
+}
+
+/// The shape that a config.json describes, weights or not.
+pub(super) fn read_config(path: &Path) -> Result<ModelConfig, OpenError> {
+    let missing = || OpenError::NoModel { path: path.to_owned(), why: "there is no such file".to_owned() };
+    let root = read_object(path)?.ok_or_else(missing)?;
+    Ok(configuration(&root, path, OpenOptions::default())?.1)
+}
+
+fn configuration(
+    root: &Map<String, Value>,
+    path: &Path,
+    options: OpenOptions,
+) -> Result<(&'static Architecture, ModelConfig), OpenError> {
+    let (architecture, class) = architecture(root, path)?;
+    let config = HfConfig::new(root, class, options.context_length);
+    let fail = |source| OpenError::Config { path: path.to_owned(), source };
+    Ok((architecture, (architecture.from_hf)(&config).map_err(fail)?))
 }
 
 /// The class decides; `model_type` stands in when config.json names no class.
