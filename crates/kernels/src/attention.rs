@@ -14,6 +14,7 @@
 //! Where keys and values are signed bytes with a scale for each 32 elements, a score is the chain over these blocks of
 //! `scale · (chain over the block's codes)`, and a value's element is weighted by `weight · scale`; the normaliser sees no scale.
 
+mod compiled;
 mod kv;
 mod partial;
 mod queries;
@@ -24,7 +25,7 @@ pub use partial::partial_len;
 pub use queries::Queries;
 
 use partial::{Partial, absorb, finish};
-use tile::{Attend, Scores, TILE};
+use tile::{Scores, TILE};
 
 use crate::{Isa, simd::LANES};
 
@@ -121,15 +122,7 @@ pub fn attend_chunk<T: KvElement>(
     partial: &mut [f32],
 ) {
     assert_eq!(kv.scales.is_some(), T::SCALED, "scales for the types that have some");
-    let Scratch { scores, wide, .. } = scratch;
-    if T::NARROW && queries.rows(kv.head_dim) >= WIDEN_ROWS {
-        let pages = kv::widen(isa, kv, chunk * PAGES, queries.pages(kv.head_dim, chunk), wide, &IN_ORDER);
-        let wide = Some(&pages.data[pages.v_offset..]);
-        isa.run(Attend { kv, pages: &pages, first_page: 0, wide, queries, chunk, scores, partial });
-    } else {
-        let first_page = chunk * PAGES;
-        isa.run(Attend { kv, pages: kv, first_page, wide: None, queries, chunk, scores, partial });
-    }
+    T::attend_chunk(isa, kv, queries, chunk, scratch, partial);
 }
 
 #[cfg(test)]

@@ -110,6 +110,25 @@ impl DType {
         })
     }
 
+    /// The number that GGUF gives the type (`enum ggml_type`).
+    pub const fn ggml(self) -> u32 {
+        match self {
+            DType::F32 => 0,
+            DType::F16 => 1,
+            DType::Q4_0 => 2,
+            DType::Q4_1 => 3,
+            DType::Q5_0 => 6,
+            DType::Q5_1 => 7,
+            DType::Q8_0 => 8,
+            DType::Q2K => 10,
+            DType::Q3K => 11,
+            DType::Q4K => 12,
+            DType::Q5K => 13,
+            DType::Q6K => 14,
+            DType::BF16 => 30,
+        }
+    }
+
     /// The name that llama.cpp prints for the type.
     pub const fn name(self) -> &'static str {
         match self {
@@ -139,6 +158,13 @@ impl fmt::Display for DType {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_numbers_of_gguf_lead_back_to_their_types() {
+        for dtype in DType::ALL {
+            assert_eq!(DType::from_ggml(dtype.ggml()), Some(dtype));
+        }
+    }
 
     #[test]
     fn a_row_is_a_whole_number_of_blocks() {

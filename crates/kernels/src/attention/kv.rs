@@ -10,6 +10,7 @@ use half::f16;
 use half::slice::HalfFloatSliceExt as _;
 
 use super::PAGE_TOKENS;
+use super::compiled::Compiled;
 use crate::{
     Isa,
     isa::Kernel,
@@ -18,7 +19,7 @@ use crate::{
 };
 
 /// An element type of stored keys and values: `half::f16`, `f32`, or `i8` with scales.
-pub trait KvElement: Copy + Default + Send + Sync + lanes::Lanes {
+pub trait KvElement: Copy + Default + Send + Sync + lanes::Lanes + Compiled {
     /// Whether elements are multiples of a scale.
     const SCALED: bool;
 
@@ -249,6 +250,11 @@ pub fn write_kv<T: KvElement>(isa: Isa, page: PageMut<'_, T>, slot: usize, k: &[
         "a page of keys and a page of values"
     );
     assert_eq!(page.scales.len(), T::page_scales(head_dim), "scales of a page");
+    T::write_kv(isa, page, slot, k, v);
+}
+
+/// [`write_kv`] with everything checked.
+pub(super) fn write<T: KvElement>(isa: Isa, page: PageMut<'_, T>, slot: usize, k: &[f32], v: &[f32]) {
     isa.run(Write { page, slot, k, v });
 }
 
