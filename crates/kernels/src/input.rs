@@ -28,7 +28,8 @@ pub struct InputKind {
 
 impl InputKind {
     /// No form at all.
-    pub const NONE: InputKind = InputKind { float: false, bf16: false, quantized: false, bytes: false, matrix: true };
+    pub const NONE: InputKind =
+        InputKind { float: false, bf16: false, quantized: false, bytes: false, matrix: true };
 
     pub(crate) fn of(dtype: DType) -> InputKind {
         let matrix = Many::Matrix.knows(dtype);

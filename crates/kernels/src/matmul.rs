@@ -86,7 +86,8 @@ fn for_each_piece(
     assert!(x.serves(isa, w.input()), "activations were filled for this matrix and instruction set");
     let (rows, most) = (x.rows(), x.chunk_rows());
     let together = rows_together(isa.many(), x, w);
-    let unit = if isa.bf16() == Bf16Order::Blocks && w.dtypes().all(|dtype| dtype == DType::BF16) { 2 } else { 1 };
+    let unit =
+        if isa.bf16() == Bf16Order::Blocks && w.dtypes().all(|dtype| dtype == DType::BF16) { 2 } else { 1 };
     let units = panels.div_ceil(unit);
     for (rows, many) in [(0..together, true), (together..rows, false)] {
         let cost = (w.bytes() / units.max(1)).max(1) * rows.len().min(most).div_ceil(4).max(1);

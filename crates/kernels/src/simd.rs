@@ -12,6 +12,7 @@ use crate::DType;
 use crate::block::Format;
 pub(crate) use crate::block::Scales;
 use crate::matrix::QuantLayout;
+pub(crate) use bf16::{BF16_BLOCK, Bf16Line, Bf16Order, Bf16Rows, Bf16Sums};
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod amx;
@@ -19,6 +20,7 @@ pub(crate) mod amx;
 pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
+mod bf16;
 pub(crate) mod scalar;
 
 /// Lanes of every float and integer vector, whatever the registers are.
@@ -80,38 +82,6 @@ impl<const R: usize> XBlock<R> {
 pub(crate) fn tile_rows(left: usize, most: usize) -> usize {
     [most, 8, 4, 2].into_iter().find(|rows| *rows <= left.min(most)).unwrap_or(1)
 }
-
-/// Bytes of 32 inputs by 16 outputs of bf16: vector `p` (64 bytes) holds for every output its weights of inputs `2·p` and `2·p + 1`.
-pub(crate) const BF16_BLOCK: usize = 32 * LANES * 2;
-
-/// In which order products of bf16 with bf16, each of them exact in single precision, are summed: what instructions of their own
-/// decide. Where [`Bf16Order::Ascending`] is not the order, subnormal numbers are zero, before and after every operation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Bf16Order {
-    /// `y ← fma(x[k], w[k], y)` for ascending `k`.
-    Ascending,
-    /// The same, but of inputs `2·p` and `2·p + 1` the second one first (`VDPBF16PS`).
-    OddFirst,
-    /// `y ← y + (even + odd)` for every 32 inputs, where `even` and `odd` are chains as above over the even and the odd ones, each
-    /// from zero (`TDPBF16PS`).
-    Blocks,
-}
-
-/// Thirty-two activations of a row as bf16.
-#[derive(Clone, Copy, Debug)]
-#[repr(C, align(64))]
-pub(crate) struct Bf16Line(pub(crate) [u16; 32]);
-
-/// Activations of at most [`MATRIX_ROWS`] rows: block after block of 32 inputs, in each a line for every row.
-#[derive(Clone, Copy)]
-pub struct Bf16Rows<'a> {
-    pub(crate) lines: &'a [Bf16Line],
-    pub(crate) rows: usize,
-}
-
-/// Results of a matrix unit, at most two by two tiles: first the tile of rows, then the panel, then rows of sixteen outputs.
-#[repr(C, align(64))]
-pub struct Bf16Sums(pub(crate) [[[MaybeUninit<[f32; LANES]>; MATRIX_ROWS]; 2]; 2]);
 
 /// The `q` of an [`XBlock`] as 16-bit numbers: of each four consecutive values first the even two,
 /// then the odd two, as the AVX2 product of byte weights wants them.

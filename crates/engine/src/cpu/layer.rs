@@ -19,12 +19,9 @@ pub(super) struct Buffers {
     pub(super) x: Vec<f32>,
     /// A block's output where a norm or a bias stands between it and the residual stream: `(rows, hidden)`.
     branch: Vec<f32>,
-    /// `(rows, q + k + v)`.
-    qkv: Vec<f32>,
-    /// `(rows, n_heads * head_dim)`.
-    attended: Vec<f32>,
-    /// The feed-forward layer's activations of some rows: `(FFN_ROWS, ffn)`.
-    gated: Vec<f32>,
+    /// What a block works with: of attention `(rows, q + k + v)` and then `(rows, n_heads * head_dim)`; later the feed-forward
+    /// layer's activations of some rows, `(FFN_ROWS, ffn)`.
+    block: Vec<f32>,
     /// What the matrix product at hand reads.
     pub(super) input: Input,
     lanes: Vec<Lane>,
@@ -47,9 +44,7 @@ impl Buffers {
         Buffers {
             x: Vec::new(),
             branch: Vec::new(),
-            qkv: Vec::new(),
-            attended: Vec::new(),
-            gated: Vec::new(),
+            block: Vec::new(),
             input: Input::new(),
             lanes: (0..threads).map(|_| Lane::default()).collect(),
             partials: Vec::new(),
@@ -65,9 +60,7 @@ impl Buffers {
     pub(super) fn resize(&mut self, rows: usize) {
         let Widths { hidden, qkv, attended, ffn } = self.widths;
         self.x.resize(rows * hidden, 0.0);
-        self.qkv.resize(rows * qkv, 0.0);
-        self.attended.resize(rows * attended, 0.0);
-        self.gated.resize(rows.min(FFN_ROWS) * ffn, 0.0);
+        self.block.resize((rows * (qkv + attended)).max(rows.min(FFN_ROWS) * ffn), 0.0);
     }
 }
 
@@ -98,17 +91,20 @@ pub(super) struct Context<'a> {
 
 impl Context<'_> {
     pub(super) fn run<T: KvElement>(&self, weights: &LayerWeights, kv: &mut KvArena<T>, b: &mut Buffers) {
-        let Widths { hidden, attended, ffn, .. } = b.widths;
+        let Buffers { x, branch, block, input, lanes, partials, widths } = b;
+        let Widths { hidden, qkv: qkv_width, attended, ffn } = *widths;
         let rows = self.plan.rows();
         let time = self.profile;
+        let (qkv, rest) = block.split_at_mut(rows * qkv_width);
+        let from = &mut rest[..rows * attended];
         let normed = Rows {
             rows,
             width: hidden,
-            make: &|row, to| self.norm(&b.x[row * hidden..], &weights.attn_norm, to),
+            make: &|row, to| self.norm(&x[row * hidden..], &weights.attn_norm, to),
         };
-        time.time(Step::Qkv, || self.linear(&weights.qkv, normed, &mut b.input, &mut b.qkv, Store::Set));
-        time.time(Step::Rotate, || self.rotate::<T>(weights, &mut b.qkv, b.widths.qkv));
-        time.time(Step::Store, || self.store(kv, &b.qkv, b.widths.qkv));
+        time.time(Step::Qkv, || self.linear(&weights.qkv, normed, input, qkv, Store::Set));
+        time.time(Step::Rotate, || self.rotate::<T>(weights, qkv, qkv_width));
+        time.time(Step::Store, || self.store(kv, qkv, qkv_width));
         let attention = Attention {
             config: self.config,
             isa: self.isa,
@@ -116,10 +112,9 @@ impl Context<'_> {
             plan: self.plan,
             kv,
             layer: self.index,
-            qkv: &b.qkv,
+            qkv,
         };
-        time.time(Step::Attend, || attention.run(&mut b.lanes, &mut b.partials, &mut b.attended));
-        let Buffers { input, branch, attended: from, gated, x, .. } = b;
+        time.time(Step::Attend, || attention.run(lanes, partials, from));
         let attended = Rows {
             rows,
             width: attended,
@@ -134,7 +129,7 @@ impl Context<'_> {
             Activation::GeluTanh => ops::gelu_tanh_mul,
             Activation::GeluErf => ops::gelu_erf_mul,
         };
-        let gate_up = &weights.gate_up;
+        let (gate_up, gated) = (&weights.gate_up, &mut block[..]);
         for x in x.chunks_mut(FFN_ROWS * hidden) {
             let rows = x.len() / hidden;
             time.time(Step::GateUp, || {

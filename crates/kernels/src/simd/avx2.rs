@@ -5,7 +5,9 @@ mod tile;
 
 use std::arch::x86_64::*;
 
-use super::{BYTE_BLOCK, Bf16Order, CodeRange, LANES, Many, NIBBLE_BLOCK, QuantWeights, Simd, WideBlock, XBlock};
+use super::{
+    BYTE_BLOCK, Bf16Order, CodeRange, LANES, Many, NIBBLE_BLOCK, QuantWeights, Simd, WideBlock, XBlock,
+};
 
 /// Proof of AVX2, FMA and F16C; only `detect` makes one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,8 +5,8 @@ use std::arch::x86_64::*;
 
 use super::avx2::{fold_largest, fold_sum};
 use super::{
-    BF16_BLOCK, BYTE_BLOCK, Bf16Order, Bf16Rows, Bf16Sums, ByteBlock, CodeRange, LANES, MATRIX_ROWS, Many, MatrixSums, NIBBLE_BLOCK, Simd, WideBlock,
-    XBlock, amx,
+    BF16_BLOCK, BYTE_BLOCK, Bf16Order, Bf16Rows, Bf16Sums, ByteBlock, CodeRange, LANES, MATRIX_ROWS, Many,
+    MatrixSums, NIBBLE_BLOCK, Simd, WideBlock, XBlock, amx,
 };
 
 /// Proof of AVX-512 F, BW, VL, DQ and VNNI, and of AVX2, FMA and F16C, and of the instructions that `UNIT` names. Only functions
@@ -372,7 +372,8 @@ unsafe fn finish<const R: usize, const HALVES: bool>(mut sums: [[__m512i; R]; 2]
 #[target_feature(enable = "avx512f,avx512bf16")]
 fn dot_pairs(sums: __m512, pairs: __m512i, x: u32) -> __m512 {
     // SAFETY: vectors of as many bits, of which all are numbers.
-    let [pairs, x] = unsafe { [pairs, _mm512_set1_epi32(x as i32)].map(|v| std::mem::transmute::<__m512i, __m512bh>(v)) };
+    let [pairs, x] =
+        unsafe { [pairs, _mm512_set1_epi32(x as i32)].map(|v| std::mem::transmute::<__m512i, __m512bh>(v)) };
     _mm512_dpbf16_ps(sums, pairs, x)
 }
 

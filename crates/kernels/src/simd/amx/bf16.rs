@@ -17,8 +17,9 @@ static TWO: [Shapes; MATRIX_ROWS + 1] = shapes(true);
 
 /// Tiles 0 and 1 are sums of the first rows, 2 and 3 of the second; 4 and 5 are activations of both; 6 and 7 weights.
 const fn shapes(two: bool) -> [Shapes; MATRIX_ROWS + 1] {
-    let mut all = [const { Shapes { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] } };
-        MATRIX_ROWS + 1];
+    let mut all =
+        [const { Shapes { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] } };
+            MATRIX_ROWS + 1];
     let mut rows = 1;
     while rows <= MATRIX_ROWS {
         let (r, first) = (rows as u8, if two { MATRIX_ROWS as u8 } else { rows as u8 });
