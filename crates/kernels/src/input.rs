@@ -1,20 +1,24 @@
-//! Decides how activations are rounded to signed bytes, and holds them in every form that a product reads.
+//! Decides how activations are rounded to signed bytes or to bf16, and holds them in every form that a product reads.
 //!
 //! Thirty-two consecutive activations share a scale, by the rule of `round`.
 #![expect(unsafe_code, reason = "views lines as bytes and bytes as blocks")]
 
+mod bf16;
+
 use crate::{
-    Isa, Team,
+    DType, Isa, Team,
     block::Format,
     isa::Kernel,
     round::{ByteScale, byte_scale},
     simd::{CodeRange, MATRIX_ROWS, Many, Simd, VECTOR_ROWS, WideBlock, XBlock, tile_rows},
 };
+use bf16::Bf16Input;
 
 /// The forms of activations that a matrix product reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InputKind {
     float: bool,
+    bf16: bool,
     quantized: bool,
     /// Whether byte weights of the full range occur, for which some instruction sets want 16-bit numbers.
     bytes: bool,
@@ -24,24 +28,31 @@ pub struct InputKind {
 
 impl InputKind {
     /// No form at all.
-    pub const NONE: InputKind = InputKind { float: false, quantized: false, bytes: false, matrix: true };
+    pub const NONE: InputKind =
+        InputKind { float: false, bf16: false, quantized: false, bytes: false, matrix: true };
 
-    pub(crate) fn of(format: Option<Format>) -> InputKind {
-        match format {
-            None => InputKind { float: true, matrix: false, ..InputKind::NONE },
-            Some(format) => InputKind {
-                float: false,
-                quantized: true,
-                bytes: format.range == CodeRange::Bits8,
-                matrix: Many::Matrix.knows(format),
-            },
+    pub(crate) fn of(dtype: DType) -> InputKind {
+        let matrix = Many::Matrix.knows(dtype);
+        match Format::of(dtype) {
+            None if dtype == DType::BF16 => InputKind { bf16: true, matrix, ..InputKind::NONE },
+            None => InputKind { float: true, matrix, ..InputKind::NONE },
+            Some(format) => {
+                let bytes = format.range == CodeRange::Bits8;
+                InputKind { quantized: true, bytes, matrix, ..InputKind::NONE }
+            }
         }
+    }
+
+    /// Whether quantised activations are read.
+    pub(crate) fn quantized(self) -> bool {
+        self.quantized
     }
 
     /// What either needs.
     pub fn union(self, other: InputKind) -> InputKind {
         InputKind {
             float: self.float || other.float,
+            bf16: self.bf16 || other.bf16,
             quantized: self.quantized || other.quantized,
             bytes: self.bytes || other.bytes,
             matrix: self.matrix && other.matrix,
@@ -63,6 +74,7 @@ pub struct Input {
     kind: InputKind,
     isa: Isa,
     float: Vec<f32>,
+    bf16: Bf16Input,
     /// Bytes of `XBlock`s.
     blocks: Vec<Line>,
     wide: Vec<WideBlock>,
@@ -85,6 +97,7 @@ impl Input {
             kind: InputKind::NONE,
             isa: Isa::SCALAR,
             float: Vec::new(),
+            bf16: Bf16Input::default(),
             blocks: Vec::new(),
             wide: Vec::new(),
             scratch: Vec::new(),
@@ -130,6 +143,13 @@ impl Input {
             self.float.resize(rows * k, 0.0);
             team.for_each_chunk(&mut self.float, k, ROW_GRAIN, make);
         }
+        self.scratch.resize_with(team.threads(), Vec::new);
+        let float = &self.float;
+        if kind.bf16 {
+            let copy = |row: usize, to: &mut [f32]| to.copy_from_slice(&float[row * k..][..k]);
+            let make = if kind.float { &copy } else { make };
+            self.bf16.fill(isa, team, [rows, k], &mut self.scratch, make);
+        }
         if !kind.quantized {
             return;
         }
@@ -137,8 +157,6 @@ impl Input {
         let most = self.tile_rows();
         let row_blocks = k / 32;
         self.blocks.resize((rows * row_blocks * BLOCK_BYTES).div_ceil(64), Line([0; 64]));
-        self.scratch.resize_with(team.threads(), Vec::new);
-        let float = &self.float;
         let bytes = &mut bytes_mut(&mut self.blocks)[..rows * row_blocks * BLOCK_BYTES];
         let row_bytes = row_blocks * BLOCK_BYTES;
         team.for_each_chunk_with(
@@ -214,6 +232,12 @@ impl Input {
         &self.float[row * self.k..][..self.k]
     }
 
+    /// Rows as bf16.
+    #[inline(always)]
+    pub(crate) fn bf16(&self) -> &Bf16Input {
+        &self.bf16
+    }
+
     /// The blocks of the tile of `R` rows that begins with row `row`.
     #[inline(always)]
     pub(crate) fn tile<const R: usize>(&self, row: usize) -> &[XBlock<R>] {
@@ -236,7 +260,7 @@ impl Input {
 
     /// Whether it holds the forms that a matrix reads on `isa`.
     pub(crate) fn serves(&self, isa: Isa, kind: InputKind) -> bool {
-        self.kind.covers(kind) && (!kind.quantized || self.isa == isa)
+        self.kind.covers(kind) && (!(kind.quantized || kind.bf16) || self.isa == isa)
     }
 }
 

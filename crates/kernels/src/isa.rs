@@ -7,11 +7,16 @@
 use std::fmt;
 
 use crate::simd::scalar::Scalar;
-use crate::simd::{Many, Simd};
+use crate::simd::{Bf16Order, Many, Simd};
 #[cfg(target_arch = "x86_64")]
-use crate::simd::{amx, avx2::Avx2, avx512::Avx512};
+use crate::simd::{
+    amx,
+    avx2::Avx2,
+    avx512::{self, Avx512, DOT_BF16, MATRIX, PLAIN},
+};
 
-/// An instruction set that this CPU has. Results do not depend on it.
+/// An instruction set that this CPU has. Results do not depend on it, but for products of bf16 weights: instructions for bf16 add in
+/// an order of their own, so that `avx512-bf16` and `avx512-amx` each have other last bits than the rest, which are all alike.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Isa(Kind);
 
@@ -21,9 +26,11 @@ enum Kind {
     #[cfg(target_arch = "x86_64")]
     Avx2(Avx2),
     #[cfg(target_arch = "x86_64")]
-    Avx512(Avx512<false>),
+    Avx512(Avx512<PLAIN>),
     #[cfg(target_arch = "x86_64")]
-    Amx(Avx512<true>),
+    Bf16(Avx512<DOT_BF16>),
+    #[cfg(target_arch = "x86_64")]
+    Amx(Avx512<MATRIX>),
 }
 
 impl Isa {
@@ -42,13 +49,19 @@ impl Isa {
         #[cfg(target_arch = "x86_64")]
         {
             found.extend(Avx2::detect().map(|proof| Isa(Kind::Avx2(proof))));
-            found.extend(Avx512::detect().map(|proof| Isa(Kind::Avx512(proof))));
+            let avx512 = Avx512::detect();
+            let sets = [
+                avx512.map(|proof| Isa(Kind::Avx512(proof))),
+                avx512.and_then(Avx512::with_bf16).map(|proof| Isa(Kind::Bf16(proof))),
+            ];
+            let order = if avx512::bf16_is_faster() { [0, 1] } else { [1, 0] };
+            found.extend(order.into_iter().filter_map(|at| sets[at]));
             found.extend(amx::detect().map(|proof| Isa(Kind::Amx(proof))));
         }
         found
     }
 
-    /// `scalar`, `avx2`, `avx512-vnni` or `avx512-amx`.
+    /// `scalar`, `avx2`, `avx512-vnni`, `avx512-bf16` or `avx512-amx`.
     pub fn name(self) -> &'static str {
         match self.0 {
             Kind::Scalar => "scalar",
@@ -56,6 +69,8 @@ impl Isa {
             Kind::Avx2(_) => "avx2",
             #[cfg(target_arch = "x86_64")]
             Kind::Avx512(_) => "avx512-vnni",
+            #[cfg(target_arch = "x86_64")]
+            Kind::Bf16(_) => "avx512-bf16",
             #[cfg(target_arch = "x86_64")]
             Kind::Amx(_) => "avx512-amx",
         }
@@ -76,6 +91,11 @@ impl Isa {
         self.run(TileRows)
     }
 
+    /// In which order products of bf16 are summed.
+    pub(crate) fn bf16(self) -> Bf16Order {
+        self.run(OrderOfBf16)
+    }
+
     /// What becomes of a panel that many rows share.
     pub(crate) fn many(self) -> Many {
         self.run(WhatOfMany)
@@ -94,10 +114,16 @@ impl Isa {
             Kind::Avx512(proof) => unsafe { run_avx512(proof, kernel) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
+            Kind::Bf16(proof) if K::BF16 => unsafe { run_avx512_bf16(proof, kernel) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
+            Kind::Bf16(proof) => unsafe { run_avx512(proof.plain(), kernel) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
             Kind::Amx(proof) if K::TILES => unsafe { run_avx512(proof, kernel) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
-            Kind::Amx(proof) => unsafe { run_avx512(proof.without_matrix_unit(), kernel) },
+            Kind::Amx(proof) => unsafe { run_avx512(proof.plain(), kernel) },
         }
     }
 }
@@ -109,6 +135,7 @@ macro_rules! constant {
 
         impl Kernel for $name {
             const TILES: bool = true;
+            const BF16: bool = true;
             type Out = $type;
 
             #[inline(always)]
@@ -119,6 +146,7 @@ macro_rules! constant {
     };
 }
 
+constant!(OrderOfBf16, BF16: Bf16Order);
 constant!(TileRows, ROWS: usize);
 constant!(WhatOfMany, MANY: Many);
 constant!(Wide, WIDE: bool);
@@ -129,6 +157,8 @@ pub(crate) trait Kernel {
     /// Whether it uses a matrix unit where there is one. Any other kernel is the same with and without, and is compiled once for
     /// both.
     const TILES: bool = false;
+    /// Whether it uses the dot product of bf16 where there is one, likewise.
+    const BF16: bool = false;
     /// What it returns.
     type Out;
     /// The algorithm.
@@ -143,7 +173,13 @@ fn run_avx2<K: Kernel>(proof: Avx2, kernel: K) -> K::Out {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-fn run_avx512<K: Kernel, const MATRIX: bool>(proof: Avx512<MATRIX>, kernel: K) -> K::Out {
+fn run_avx512<K: Kernel, const UNIT: u8>(proof: Avx512<UNIT>, kernel: K) -> K::Out {
+    kernel.run(proof)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16")]
+fn run_avx512_bf16<K: Kernel>(proof: Avx512<DOT_BF16>, kernel: K) -> K::Out {
     kernel.run(proof)
 }
 

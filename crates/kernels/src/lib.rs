@@ -4,9 +4,10 @@
 //! nothing of models, files or requests.
 //!
 //! Invariant: every output element is produced by one fixed sequence of floating-point operations,
-//! whatever the number of rows, threads or instruction set. Integer partial sums are exact, every
-//! float accumulation is a chain of fused multiply-adds over K in ascending order, so the scalar twin of
-//! a kernel returns the same bits as the kernel.
+//! whatever the number of rows or threads, and on every instruction set the same but for products of BF16
+//! weights, whose order of additions belongs to the instruction set. Integer partial sums are exact, every
+//! other float accumulation is a chain of fused multiply-adds over K in ascending order, so the scalar twin
+//! of a kernel returns the same bits as the kernel.
 //!
 //! Every algorithm is written once, over sixteen lanes, and compiled once per instruction set; an
 //! instruction set only says how sixteen lanes are held and multiplied.

@@ -3,10 +3,12 @@
 //! `y[r][n] = Σ_k x[r][k] · w[n][k]`. For quantised weights, in ascending order of blocks `b` of 32 inputs
 //! (16 where the format scales 16 at a time):
 //! `y ← fma(d_w · d_x, Σ (code - zero) · q, y)` with an exact integer sum, then for affine formats
-//! `y ← fma(min, d_x · Σ q, y)`. For float weights `y ← fma(x[k], w[k], y)` for ascending `k`.
+//! `y ← fma(min, d_x · Σ q, y)`. For F32 and F16 weights `y ← fma(x[k], w[k], y)` for ascending `k`. For BF16 weights activations are
+//! rounded to bf16, and products are added in the order that the instruction set has for them (`Bf16Order`).
 //! A tile never changes that order, so neither rows nor threads nor registers change a bit of the result.
 #![expect(unsafe_code, reason = "threads write disjoint columns of one output")]
 
+mod bf16;
 mod few_rows;
 mod float;
 mod gated;
@@ -18,8 +20,9 @@ use std::{marker::PhantomData, ops::Range};
 use crate::{
     DType, Input, Isa, PackedMatrix, Team,
     matrix::Panel,
-    simd::{MATRIX_ROWS, Many, Simd, load_part, store_part, tile_rows},
+    simd::{Bf16Order, MATRIX_ROWS, Many, Simd, load_part, store_part, tile_rows},
 };
+use bf16::Bf16Products;
 use few_rows::FewRows;
 use float::FloatRows;
 pub use gated::{Act, matmul_gated};
@@ -83,15 +86,18 @@ fn for_each_piece(
     assert!(x.serves(isa, w.input()), "activations were filled for this matrix and instruction set");
     let (rows, most) = (x.rows(), x.chunk_rows());
     let together = rows_together(isa.many(), x, w);
+    let unit =
+        if isa.bf16() == Bf16Order::Blocks && w.dtypes().all(|dtype| dtype == DType::BF16) { 2 } else { 1 };
+    let units = panels.div_ceil(unit);
     for (rows, many) in [(0..together, true), (together..rows, false)] {
-        let cost = (w.bytes() / panels.max(1)).max(1) * rows.len().min(most).div_ceil(4).max(1);
+        let cost = (w.bytes() / units.max(1)).max(1) * rows.len().min(most).div_ceil(4).max(1);
         let [largest, smallest] = CLAIM_BYTES.map(|bytes| bytes.div_ceil(cost));
-        team.for_each_shrinking(panels * rows.len().div_ceil(most), smallest..=largest, &|mut items| {
+        team.for_each_shrinking(units * rows.len().div_ceil(most), smallest..=largest, &|mut items| {
             while !items.is_empty() {
-                let (chunk, panel) = (items.start / panels, items.start % panels);
-                let end = items.end.min((chunk + 1) * panels);
+                let (chunk, from) = (items.start / units, items.start % units);
+                let end = items.end.min((chunk + 1) * units);
                 let first = rows.start + chunk * most;
-                let panels = panel..panel + end - items.start;
+                let panels = from * unit..panels.min((from + end - items.start) * unit);
                 f(Piece { rows: first..rows.end.min(first + most), panels, many });
                 items.start = end;
             }
@@ -102,7 +108,8 @@ fn for_each_piece(
 /// How many rows, the first, are computed together.
 fn rows_together(many: Many, x: &Input, w: &PackedMatrix) -> usize {
     let rows = x.rows();
-    let known = w.formats().all(|format| format.is_some_and(|format| many.knows(format)));
+    // All rows of bf16 are computed together in any case, but rows must not be divided for nothing else.
+    let known = w.input().quantized() && w.dtypes().all(|dtype| many.knows(dtype));
     match many {
         Many::Unpack if known && rows >= MATRIX_ROWS => rows,
         Many::Matrix if known && x.tile_rows() == MATRIX_ROWS => rows / MATRIX_ROWS * MATRIX_ROWS,
@@ -130,7 +137,8 @@ fn multiply(isa: Isa, many: bool, claim: Claim<'_>) {
 macro_rules! by_type {
     ($isa:ident, $dtype:ident, $claim:ident, $kernel:ident, $float:expr) => {
         match $dtype {
-            DType::F32 | DType::F16 | DType::BF16 => $float,
+            DType::F32 | DType::F16 => $float,
+            DType::BF16 => $isa.run(Bf16Products($claim)),
             DType::Q4_0 => $isa.run($kernel::<{ DType::Q4_0 as usize }>($claim)),
             DType::Q4_1 => $isa.run($kernel::<{ DType::Q4_1 as usize }>($claim)),
             DType::Q5_0 => $isa.run($kernel::<{ DType::Q5_0 as usize }>($claim)),

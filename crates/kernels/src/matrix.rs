@@ -1,8 +1,8 @@
 //! Decides how weights lie in memory: panels of sixteen outputs, packed once from the file's blocks.
 //!
 //! A panel of a quantised type is its codes (32 inputs by 16 outputs at a time, in the order that
-//! `simd::Simd` names) followed by its scales; a panel of a float type is `[k][16]` in the stored type.
-//! Nothing is padded but the outputs of a part to a multiple of 16, and the source is not kept.
+//! `simd::Simd` names) followed by its scales; a panel of F32 or F16 is `[k][16]`, one of BF16 `[k / 2][16][2]` in the stored type.
+//! Nothing is padded but the outputs of a part to a multiple of 16 and the inputs of BF16 to one of 32, and the source is not kept.
 
 mod layout;
 mod storage;
@@ -14,12 +14,12 @@ pub(crate) use layout::{Panel, QuantLayout};
 pub use storage::SharedBytes;
 use storage::{LINE, Owned, Storage};
 
-use crate::{DType, InputKind, Team, block::Format, simd::LANES};
+use crate::{DType, InputKind, Team, simd::LANES};
 
 /// Version of the order in which a packed matrix holds its bytes. It is the same on every instruction set and for any
 /// number of threads. Whoever keeps packed bytes keeps this number with them; it goes up when the order changes, to which
 /// a test holds it.
-pub const PACK_LAYOUT: u32 = 1;
+pub const PACK_LAYOUT: u32 = 2;
 
 /// A block of consecutive outputs of a matrix, as a file stores it.
 #[derive(Clone, Copy)]
@@ -111,7 +111,7 @@ impl Shape {
             let layout = PartLayout::new(dtype, rows, k, n, lines).ok_or(PackError::Overflow)?;
             n = n.checked_add(rows).ok_or(PackError::Overflow)?;
             lines = layout.end_line().ok_or(PackError::Overflow)?;
-            input = input.union(InputKind::of(Format::of(dtype)));
+            input = input.union(InputKind::of(dtype));
             layouts.push(layout);
         }
         Ok(Shape { parts: layouts, n, k, lines, input })
@@ -205,9 +205,9 @@ impl PackedMatrix {
         matches!(&self.shape.parts[..], [first, second] if first.rows == second.rows)
     }
 
-    /// Formats of the parts; `None` for floats.
-    pub(crate) fn formats(&self) -> impl Iterator<Item = Option<Format>> {
-        self.shape.parts.iter().map(|part| Format::of(part.dtype))
+    /// Types of the parts.
+    pub(crate) fn dtypes(&self) -> impl Iterator<Item = DType> {
+        self.shape.parts.iter().map(|part| part.dtype)
     }
 
     /// Panels of all parts.

@@ -8,9 +8,11 @@
 
 use std::mem::MaybeUninit;
 
+use crate::DType;
 use crate::block::Format;
 pub(crate) use crate::block::Scales;
 use crate::matrix::QuantLayout;
+pub(crate) use bf16::{BF16_BLOCK, Bf16Line, Bf16Order, Bf16Rows, Bf16Sums};
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod amx;
@@ -18,6 +20,7 @@ pub(crate) mod amx;
 pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
+mod bf16;
 pub(crate) mod scalar;
 
 /// Lanes of every float and integer vector, whatever the registers are.
@@ -121,12 +124,13 @@ pub enum Many {
 }
 
 impl Many {
-    /// Whether it is a way for a format.
-    pub(crate) const fn knows(self, format: Format) -> bool {
-        match self {
-            Many::Same => true,
-            Many::Unpack => matches!(format.range, CodeRange::Bits4),
-            Many::Matrix => !format.halves,
+    /// Whether it is a way for a type. Products of bf16 are the same for any number of rows.
+    pub(crate) fn knows(self, dtype: DType) -> bool {
+        match (self, Format::of(dtype)) {
+            (Many::Same, _) => true,
+            (_, None) => dtype == DType::BF16,
+            (Many::Unpack, Some(format)) => format.range == CodeRange::Bits4,
+            (Many::Matrix, Some(format)) => !format.halves,
         }
     }
 }
@@ -141,7 +145,7 @@ pub trait QuantWeights {
 
 /// How sixteen lanes are computed on one instruction set.
 ///
-/// Every method does the same arithmetic on every implementor, bit for bit, on numbers (which NaN comes
+/// Every method does the same arithmetic on every implementor that has it, bit for bit, on numbers (which NaN comes
 /// out where one goes in is not specified).
 pub trait Simd: Copy + Send + Sync {
     /// Sixteen `f32`.
@@ -158,6 +162,8 @@ pub trait Simd: Copy + Send + Sync {
     const MANY: Many;
     /// Whether products of byte weights read [`WideBlock`]s.
     const WIDE: bool;
+    /// In which order products of bf16 are summed.
+    const BF16: Bf16Order;
 
     fn splat(self, x: f32) -> Self::F;
     fn load(self, x: &[f32; LANES]) -> Self::F;
@@ -166,7 +172,8 @@ pub trait Simd: Copy + Send + Sync {
     fn load_f16(self, x: &[u16; LANES]) -> Self::F;
     /// Rounds to nearest, ties to even.
     fn store_f16(self, to: &mut [u16; LANES], x: Self::F);
-    fn load_bf16(self, x: &[u16; LANES]) -> Self::F;
+    /// Pairs of bf16 as floats: the sixteen first ones, the sixteen second ones.
+    fn load_pairs(self, x: &[u8; 4 * LANES]) -> [Self::F; 2];
     fn load_i8(self, x: &[i8; LANES]) -> Self::F;
     /// Rounds to nearest, ties to even; `x` is within `-127.5..127.5`.
     fn store_i8(self, to: &mut [i8; LANES], x: Self::F);
@@ -211,6 +218,25 @@ pub trait Simd: Copy + Send + Sync {
         _sums: &mut MatrixSums,
     ) {
         unreachable!("callers ask for `Many::Matrix` first")
+    }
+
+    /// Adds the products of `pairs` with the two bf16 in `x`, in the order [`Bf16Order::OddFirst`].
+    #[inline(always)]
+    fn add_pairs(self, _sums: Self::F, _pairs: &[u8; 4 * LANES], _x: u32) -> Self::F {
+        unreachable!("callers ask for `Bf16Order::OddFirst` first")
+    }
+
+    /// The products of `X` tiles of rows with `W` panels, at most two of each and the first of two tiles a full one, in the order
+    /// [`Bf16Order::Blocks`]; panels are blocks of [`BF16_BLOCK`] bytes, as many as `x` has. The rows' sums are written.
+    #[inline(always)]
+    fn bf16_matrix<const X: usize, const W: usize>(
+        self,
+        _x: [Bf16Rows<'_>; X],
+        _w: [&[[u8; BF16_BLOCK]]; W],
+        _tiles: &mut Self::Tiles,
+        _sums: &mut Bf16Sums,
+    ) {
+        unreachable!("callers ask for `Bf16Order::Blocks` first")
     }
 
     /// `Σ (code - zero) · q` over 32 inputs of 16 outputs by `R` rows, weights two to a byte: vector `g` (64 bytes)

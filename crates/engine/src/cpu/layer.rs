@@ -23,12 +23,9 @@ pub(super) struct Buffers {
     pub(super) x: Vec<f32>,
     /// A block's output where a norm or a bias stands between it and the residual stream: `(rows, hidden)`.
     branch: Vec<f32>,
-    /// `(rows, q + k + v)`.
-    qkv: Vec<f32>,
-    /// `(rows, n_heads * head_dim)`.
-    attended: Vec<f32>,
-    /// The feed-forward layer's activations of some rows: `(FFN_ROWS, ffn)`.
-    gated: Vec<f32>,
+    /// What a block works with: of attention `(rows, q + k + v)` and then `(rows, n_heads * head_dim)`; later the feed-forward
+    /// layer's activations of some rows, `(FFN_ROWS, ffn)`.
+    block: Vec<f32>,
     /// What the matrix product at hand reads.
     pub(super) input: Input,
     /// Who is shown that.
@@ -55,9 +52,7 @@ impl Buffers {
         Buffers {
             x: Vec::new(),
             branch: Vec::new(),
-            qkv: Vec::new(),
-            attended: Vec::new(),
-            gated: Vec::new(),
+            block: Vec::new(),
             input: Input::new(),
             watch: Watch::default(),
             ranks: None,
@@ -75,9 +70,7 @@ impl Buffers {
     pub(super) fn resize(&mut self, rows: usize) {
         let Widths { hidden, qkv, attended, ffn } = self.widths;
         self.x.resize(rows * hidden, 0.0);
-        self.qkv.resize(rows * qkv, 0.0);
-        self.attended.resize(rows * attended, 0.0);
-        self.gated.resize(rows.min(FFN_ROWS) * ffn, 0.0);
+        self.block.resize((rows * (qkv + attended)).max(rows.min(FFN_ROWS) * ffn), 0.0);
     }
 }
 
@@ -119,18 +112,21 @@ impl Context<'_> {
         kv: &mut KvArena<T>,
         b: &mut Buffers,
     ) -> Result<(), BackendError> {
-        let Widths { hidden, attended, ffn, .. } = b.widths;
+        let Buffers { x, branch, block, input, watch, ranks, lanes, partials, widths } = b;
+        let Widths { hidden, qkv: qkv_width, attended, ffn } = *widths;
         let rows = self.plan.rows();
         let (time, number) = (self.profile, Some(self.number));
+        let (qkv, rest) = block.split_at_mut(rows * qkv_width);
+        let from = &mut rest[..rows * attended];
         let normed = Rows {
             rows,
             width: hidden,
-            make: &|row, to| self.norm(&b.x[row * hidden..], &weights.attn_norm, to),
+            make: &|row, to| self.norm(&x[row * hidden..], &weights.attn_norm, to),
         };
-        b.watch.see(self.team, number, Matrix::Qkv, &normed);
-        time.time(Step::Qkv, || self.linear(&weights.qkv, normed, &mut b.input, &mut b.qkv));
-        time.time(Step::Rotate, || self.rotate::<T>(weights, &mut b.qkv, b.widths.qkv));
-        time.time(Step::Store, || self.store(kv, &b.qkv, b.widths.qkv));
+        watch.see(self.team, number, Matrix::Qkv, &normed);
+        time.time(Step::Qkv, || self.linear(&weights.qkv, normed, input, qkv));
+        time.time(Step::Rotate, || self.rotate::<T>(weights, qkv, qkv_width));
+        time.time(Step::Store, || self.store(kv, qkv, qkv_width));
         let attention = Attention {
             config: self.config,
             isa: self.isa,
@@ -138,10 +134,9 @@ impl Context<'_> {
             plan: self.plan,
             kv,
             layer: self.index,
-            qkv: &b.qkv,
+            qkv,
         };
-        time.time(Step::Attend, || attention.run(&mut b.lanes, &mut b.partials, &mut b.attended));
-        let Buffers { input, branch, attended: from, gated, x, watch, ranks, .. } = b;
+        time.time(Step::Attend, || attention.run(lanes, partials, from));
         let attended = Rows {
             rows,
             width: attended,
@@ -158,7 +153,7 @@ impl Context<'_> {
             Activation::GeluTanh => ops::gelu_tanh_mul,
             Activation::GeluErf => ops::gelu_erf_mul,
         };
-        let gate_up = &weights.gate_up;
+        let (gate_up, gated) = (&weights.gate_up, &mut block[..]);
         for x in x.chunks_mut(FFN_ROWS * hidden) {
             let rows = x.len() / hidden;
             let normed = Rows {

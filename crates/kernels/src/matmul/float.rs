@@ -1,4 +1,4 @@
-//! Decides how floats are multiplied: `y ← fma(x[k], w[k], y)` for ascending `k`.
+//! Decides how F32 and F16 are multiplied: `y ← fma(x[k], w[k], y)` for ascending `k`.
 #![expect(unsafe_code, reason = "views bytes as floats")]
 
 use super::{Claim, PanelProduct, TileFn};
@@ -22,8 +22,7 @@ impl Kernel for FloatRows<'_> {
             match dtype {
                 DType::F32 => product.tiles(s, most, F32),
                 DType::F16 => product.tiles(s, most, F16),
-                DType::BF16 => product.tiles(s, most, Bf16),
-                quantised => unreachable!("{quantised} is no type of floats"),
+                other => unreachable!("{other} is multiplied elsewhere"),
             }
         }
     }
@@ -55,4 +54,3 @@ macro_rules! float_tile {
 
 float_tile!(F32, f32, load);
 float_tile!(F16, u16, load_f16);
-float_tile!(Bf16, u16, load_bf16);

@@ -1,5 +1,7 @@
 //! The product against a literal reading of its definition, and every instruction set against scalar.
 
+mod bf16;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -65,10 +67,13 @@ fn bits(x: &[f32]) -> Vec<u32> {
 }
 
 /// One output, read literally from the header of `matmul.rs`.
-fn literal(dtype: DType, w: &[u8], x: &[f32]) -> f32 {
+fn literal(order: Bf16Order, dtype: DType, w: &[u8], x: &[f32]) -> f32 {
     let Some(format) = Format::of(dtype) else {
         let mut row = vec![0.0; x.len()];
         dequantize(dtype, w, &mut row).unwrap();
+        if dtype == DType::BF16 {
+            return bf16::dot(order, x, &row);
+        }
         return row.iter().zip(x).fold(0.0, |y, (w, x)| x.mul_add(*w, y));
     };
     let half = |bits| half::f16::from_bits(bits).to_f32();
@@ -99,13 +104,13 @@ fn literal(dtype: DType, w: &[u8], x: &[f32]) -> f32 {
 }
 
 /// All outputs of stacked parts.
-fn literal_rows(parts: &[Part<'_>], k: usize, x: &[f32]) -> Vec<f32> {
+fn literal_rows(order: Bf16Order, parts: &[Part<'_>], k: usize, x: &[f32]) -> Vec<f32> {
     let outputs = |x: &[f32]| -> Vec<f32> {
         parts
             .iter()
             .flat_map(|part| {
                 let bytes = part.dtype.bytes_for(k).unwrap();
-                part.data.chunks_exact(bytes).map(|w| literal(part.dtype, w, x))
+                part.data.chunks_exact(bytes).map(|w| literal(order, part.dtype, w, x))
             })
             .collect()
     };
@@ -138,11 +143,13 @@ proptest! {
             Part { dtype: types[1], rows: 20 * extra, data: &data[1] },
         ];
         let x = noise.floats(rows * k);
-        let want = literal_rows(&parts, k, &x);
         let team = Team::new(threads);
         let w = PackedMatrix::pack(&parts, k, &team).unwrap();
         let stride = w.n() + gap;
+        let orders = [Bf16Order::Ascending, Bf16Order::OddFirst, Bf16Order::Blocks];
+        let wanted = orders.map(|order| literal_rows(order, &parts, k, &x));
         for isa in Isa::available() {
+            let want = &wanted[orders.iter().position(|order| *order == isa.bf16()).unwrap()];
             let y = product(isa, &team, &w, &x, rows, stride);
             for r in 0..rows {
                 let (got, beyond) = y[r * stride..][..stride].split_at(w.n());
@@ -183,7 +190,7 @@ fn sums_of_extreme_codes_are_exact() {
                     let y = product(isa, &team, &w, &x, 9, 1);
                     assert_eq!(
                         bits(&y),
-                        bits(&literal_rows(&parts, k, &x)),
+                        bits(&literal_rows(isa.bf16(), &parts, k, &x)),
                         "{dtype} {isa} {fill:#x} {signs:?}"
                     );
                 }
@@ -226,7 +233,7 @@ fn rows_do_not_depend_on_how_many_there_are() {
     // More blocks than are unpacked at once, more rows than one claim covers, and panels of which some are not full.
     let (k, n, rows) = (256 * 7, 40, 150);
     let x = noise.floats(rows * k);
-    for dtype in [DType::Q4_0, DType::Q4_1, DType::Q4K, DType::Q8_0] {
+    for dtype in [DType::BF16, DType::Q4_0, DType::Q4_1, DType::Q4K, DType::Q8_0] {
         let data = weights(dtype, n, k, &mut noise);
         let w = PackedMatrix::pack(&[Part { dtype, rows: n, data: &data }], k, &Team::new(1)).unwrap();
         for isa in Isa::available() {

@@ -3,7 +3,7 @@
 use crate::{
     DType,
     block::{Codes, Format, Scales},
-    simd::{BYTE_BLOCK, CodeRange, LANES, NIBBLE_BLOCK},
+    simd::{BF16_BLOCK, BYTE_BLOCK, CodeRange, LANES, NIBBLE_BLOCK},
 };
 
 /// Sixteen outputs of a packed matrix.
@@ -71,6 +71,7 @@ impl PartLayout {
         first_line: usize,
     ) -> Option<PartLayout> {
         let used = match Format::of(dtype) {
+            None if dtype == DType::BF16 => k.div_ceil(32).checked_mul(BF16_BLOCK)?,
             None => k.checked_mul(LANES)?.checked_mul(dtype.block_bytes())?,
             Some(format) => {
                 let layout = QuantLayout::new(format);
@@ -95,6 +96,7 @@ impl PartLayout {
     /// Bytes of a panel without the padding to whole lines.
     pub(crate) fn used_bytes(&self) -> usize {
         match Format::of(self.dtype) {
+            None if self.dtype == DType::BF16 => self.k.div_ceil(32) * BF16_BLOCK,
             None => self.k * LANES * self.dtype.block_bytes(),
             Some(format) => {
                 let layout = QuantLayout::new(format);
@@ -113,7 +115,7 @@ impl PartLayout {
                 None => {
                     let size = self.dtype.block_bytes();
                     for (k, value) in row.chunks_exact(size).enumerate() {
-                        out[(k * LANES + lane) * size..][..size].copy_from_slice(value);
+                        out[element_at(self.dtype, k, lane) * size..][..size].copy_from_slice(value);
                     }
                 }
                 Some(format) => self.pack_lane(format, row, lane, out),
@@ -154,7 +156,8 @@ impl PartLayout {
     pub(crate) fn unpack_row(&self, panel: &[u8], lane: usize, out: &mut [f32]) {
         let Some(format) = Format::of(self.dtype) else {
             let size = self.dtype.block_bytes();
-            for (value, out) in panel.chunks_exact(size).skip(lane).step_by(LANES).zip(out) {
+            for (k, out) in out.iter_mut().enumerate() {
+                let value = &panel[element_at(self.dtype, k, lane) * size..][..size];
                 crate::block::dequantize(self.dtype, value, std::slice::from_mut(out))
                     .expect("one element of the type");
             }
@@ -208,6 +211,12 @@ fn put(format: Format, codes: &[u8; 32], lane: usize, to: &mut [u8]) {
         }
         .to_le_bytes();
     }
+}
+
+/// Element of a panel of floats that is input `k` of one lane. Of bf16 two inputs of an output are neighbours, as products of bf16
+/// want them.
+fn element_at(dtype: DType, k: usize, lane: usize) -> usize {
+    if dtype == DType::BF16 { (k / 2 * LANES + lane) * 2 + k % 2 } else { k * LANES + lane }
 }
 
 /// Byte within a block of codes, and bit within the byte, of input `k` of 32 for one lane.

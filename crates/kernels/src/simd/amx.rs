@@ -1,5 +1,5 @@
-//! Decides how blocks are multiplied by the matrix unit of AMX: up to sixteen rows of activations by sixteen outputs and 32
-//! inputs at a time, summed exactly in 32 bits.
+//! Decides how blocks of bytes are multiplied by the matrix unit of AMX: sixteen rows of activations by sixteen outputs and 32
+//! inputs at a time, summed exactly in 32 bits; and how the unit is made ready.
 //!
 //! The unit wants memory in the order in which a panel has it: four inputs of one output side by side (Intel's architecture
 //! instruction set extensions, chapter on AMX, `TDPBSSD`). Sums leave it through memory. Four blocks are multiplied before the
@@ -10,21 +10,23 @@
     reason = "the instructions have no stable intrinsics; a proof says that the CPU has them"
 )]
 
+mod bf16;
+
 use std::arch::asm;
 use std::arch::x86_64::__cpuid_count;
 use std::marker::PhantomData;
 use std::sync::OnceLock;
 
-use super::avx512::Avx512;
+use super::avx512::{Avx512, MATRIX};
 use super::{ByteBlock, MATRIX_BLOCKS, MATRIX_ROWS, MatrixSums, XBlock};
 
 /// Asks the processor whether it has the unit and the system whether we may use it, once.
-pub(crate) fn detect() -> Option<Avx512<true>> {
+pub(crate) fn detect() -> Option<Avx512<MATRIX>> {
     static USABLE: OnceLock<bool> = OnceLock::new();
     let avx512 = Avx512::detect()?;
     let usable = *USABLE.get_or_init(|| {
-        // Leaf 7, EDX: bit 24 is AMX-TILE, bit 25 AMX-INT8.
-        let tiles = __cpuid_count(7, 0).edx >> 24 & 3 == 3;
+        // Leaf 7, EDX: bit 22 is AMX-BF16, bit 24 AMX-TILE, bit 25 AMX-INT8.
+        let tiles = __cpuid_count(7, 0).edx >> 22 & 0b1101 == 0b1101;
         tiles && permitted()
     });
     // SAFETY: just asked.
@@ -68,6 +70,8 @@ static SHAPES: Shapes = Shapes {
 
 /// Tiles that are in use on this thread as long as this lives. A thread that does not use them is switched to and from faster.
 pub(crate) struct Tiles {
+    /// What they are shaped for now.
+    shapes: Option<&'static Shapes>,
     /// They belong to a thread.
     thread: PhantomData<*const ()>,
 }
@@ -77,9 +81,18 @@ impl Tiles {
     /// The CPU has AMX, and the system lets this process use it.
     #[inline(always)]
     pub(super) unsafe fn new() -> Tiles {
-        // SAFETY: 64 bytes that describe tiles within palette 1.
-        unsafe { asm!("ldtilecfg [{}]", in(reg) &SHAPES, options(nostack, preserves_flags, readonly)) };
-        Tiles { thread: PhantomData }
+        Tiles { shapes: None, thread: PhantomData }
+    }
+
+    /// Shapes them, unless they are already; what they hold is lost.
+    #[inline(always)]
+    fn shape(&mut self, shapes: &'static Shapes) {
+        if self.shapes.is_some_and(|now| std::ptr::eq(now, shapes)) {
+            return;
+        }
+        // SAFETY: 64 bytes that describe tiles within palette 1; whoever made this had the instruction.
+        unsafe { asm!("ldtilecfg [{}]", in(reg) shapes, options(nostack, preserves_flags, readonly)) };
+        self.shapes = Some(shapes);
     }
 
     /// See [`Simd::matrix`](super::Simd::matrix).
@@ -89,7 +102,8 @@ impl Tiles {
             x.len() == w.len() && x.len() <= MATRIX_BLOCKS,
             "as many blocks of activations as of weights"
         );
-        // SAFETY: the lengths were just checked, and that tiles are in use is what `self` says.
+        self.shape(&SHAPES);
+        // SAFETY: the lengths were just checked, and tiles are in use.
         unsafe { products(x, w, sums) }
     }
 }

@@ -5,7 +5,9 @@ mod tile;
 
 use std::arch::x86_64::*;
 
-use super::{BYTE_BLOCK, CodeRange, LANES, Many, NIBBLE_BLOCK, QuantWeights, Simd, WideBlock, XBlock};
+use super::{
+    BYTE_BLOCK, Bf16Order, CodeRange, LANES, Many, NIBBLE_BLOCK, QuantWeights, Simd, WideBlock, XBlock,
+};
 
 /// Proof of AVX2, FMA and F16C; only `detect` makes one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +52,7 @@ impl Simd for Avx2 {
     const SUMS: usize = 6;
     const MANY: Many = Many::Same;
     const WIDE: bool = true;
+    const BF16: Bf16Order = Bf16Order::Ascending;
 
     #[inline(always)]
     fn splat(self, x: f32) -> F {
@@ -75,11 +78,13 @@ impl Simd for Avx2 {
         ));
     }
     #[inline(always)]
-    fn load_bf16(self, x: &[u16; LANES]) -> F {
-        both!(|i| {
-            let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(x.as_ptr().add(8 * i).cast()));
-            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
-        })
+    fn load_pairs(self, x: &[u8; 4 * LANES]) -> [F; 2] {
+        let pairs = both!(|i| _mm256_loadu_si256(x.as_ptr().add(32 * i).cast()));
+        [
+            both!(|i| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(pairs[i]))),
+            // The upper half of a pair is its second number, the lower half would be more of the fraction.
+            both!(|i| _mm256_castsi256_ps(_mm256_and_si256(pairs[i], _mm256_set1_epi32(-0x10000)))),
+        ]
     }
     #[inline(always)]
     fn load_i8(self, x: &[i8; LANES]) -> F {

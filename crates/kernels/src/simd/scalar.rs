@@ -3,7 +3,7 @@
 
 use half::{bf16, f16};
 
-use super::{BYTE_BLOCK, CodeRange, LANES, Many, NIBBLE_BLOCK, Simd, WideBlock, XBlock};
+use super::{BYTE_BLOCK, Bf16Order, CodeRange, LANES, Many, NIBBLE_BLOCK, Simd, WideBlock, XBlock};
 
 /// Portable lanes; needs no proof.
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +25,7 @@ impl Simd for Scalar {
     const SUMS: usize = 4;
     const MANY: Many = Many::Same;
     const WIDE: bool = false;
+    const BF16: Bf16Order = Bf16Order::Ascending;
 
     #[inline(always)]
     fn splat(self, x: f32) -> F {
@@ -47,8 +48,8 @@ impl Simd for Scalar {
         *to = x.map(|x| f16::from_f32(x).to_bits());
     }
     #[inline(always)]
-    fn load_bf16(self, x: &[u16; LANES]) -> F {
-        each(|i| bf16::from_bits(x[i]).to_f32())
+    fn load_pairs(self, x: &[u8; 4 * LANES]) -> [F; 2] {
+        [0, 2].map(|at| each(|i| bf16::from_le_bytes([x[4 * i + at], x[4 * i + at + 1]]).to_f32()))
     }
     #[inline(always)]
     fn load_i8(self, x: &[i8; LANES]) -> F {

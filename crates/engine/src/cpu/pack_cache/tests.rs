@@ -85,8 +85,8 @@ fn a_damaged_file_is_refused_with_the_reason() {
     refused(sizes, Vec::clear, expect!["failed to open it: the file is empty"]);
     refused(sizes, |file| *file = b"PK\x03\x04".to_vec(), expect!["it does not hold packed weights"]);
     refused(sizes, |file| file[0] ^= 1, expect!["it does not hold packed weights"]);
-    refused(sizes, |file| file[8] = 9, expect!["it is of format 9.1, this program reads 1.1"]);
-    refused(sizes, |file| file[12] = 9, expect!["it is of format 1.9, this program reads 1.1"]);
+    refused(sizes, |file| file[8] = 9, expect!["it is of format 9.1, this program reads 1.2"]);
+    refused(sizes, |file| file[12] = 9, expect!["it is of format 1.9, this program reads 1.2"]);
     refused(sizes, |file| file.truncate(10), expect!["its header is damaged"]);
     refused(sizes, |file| file.truncate(100), expect!["its header is damaged"]);
     for at in [16, 48, 56, 100, HEADER - 1] {
@@ -188,5 +188,5 @@ fn names_are_for_people_and_differ_with_the_folder() {
     assert_ne!(name, file_name(Path::new("/other/Qwen2.5 (0.5B).gguf"), ""));
     assert_eq!(file_name(Path::new("a"), ""), file_name(&std::path::absolute("a").unwrap(), ""));
     assert!(file_name(Path::new(&"x".repeat(250)), "").len() < 100);
-    assert_eq!(PACK_LAYOUT, 1, "the expected formats above name the layout");
+    assert_eq!(PACK_LAYOUT, 2, "the expected formats above name the layout");
 }
