@@ -1,15 +1,17 @@
 //! `wharf quantize`: a smaller file of the same model, kept only if it is good enough.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use anyhow::{Context, anyhow};
 use serde::Serialize;
 use wharf_engine::cpu::CpuOptions;
 use wharf_model::Model;
+use wharf_optimize::calibrate::{self, Calibration, CalibrationError};
 use wharf_optimize::eval::{EvalReport, Judged};
 use wharf_optimize::quantize::{
-    self, Plan, Progress, Report, RunError, RunOptions, SCHEMES, Scheme, Written,
+    self, Importance, Plan, Progress, Report, RunError, RunOptions, SCHEMES, Scheme, Written,
 };
 
 use super::eval::{at_least_one, window};
@@ -33,6 +35,9 @@ pub(crate) struct Args {
     /// What the weights become
     #[arg(long, value_name = "SCHEME", value_parser = scheme, help = scheme_help())]
     scheme: Scheme,
+    /// Round with least error where this text says that it matters; below 6 bits [default: a text that is built in]
+    #[arg(long, value_name = "FILE", num_args = 0..=1)]
+    calibrate: Option<Option<PathBuf>>,
     /// Compare the new model with the old one on this text
     #[arg(long, value_name = "FILE")]
     text: Option<PathBuf>,
@@ -60,9 +65,10 @@ const EXAMPLES: &str = "\
 Examples:
   wharf quantize model-f16.gguf -o model-q8.gguf --scheme q8_0
   wharf quantize model-f16.gguf -o model-q4.gguf --scheme q4_k_m --text wiki.test.txt
-  wharf quantize model-f16.gguf -o model-q4.gguf --scheme q4_k_m --gate-ppl 2% --gate-kl 0.02
+  wharf quantize model-f16.gguf -o model-q4.gguf --scheme q4_k_m --calibrate --gate-ppl 2% --gate-kl 0.02
+  wharf quantize ./model -o ./model-int8 --scheme int8
 
-Until the file is whole and good enough it is called OUT.partial. The same command goes on where it was stopped.
+q… make a GGUF file, the others a folder that vLLM reads. Until it is whole and good enough it is called OUT.partial. The same command goes on where it was stopped.
 A gate that is missed ends with exit code 1 and leaves nothing.";
 
 fn scheme(name: &str) -> Result<Scheme, String> {
@@ -107,7 +113,12 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         .with_context(|| format!("failed to plan {} for {}", args.scheme, args.source.display()))
         .bad_input()?;
     let started = Instant::now();
-    let written = write(args, &model, &plan, RunOptions { threads, importance: None, stop: &stop })?;
+    let importance = match &args.calibrate {
+        Some(text) => Some(calibrate(args, &model, text.as_deref(), threads, &stop)?),
+        None => None,
+    };
+    let written =
+        write(args, &model, &plan, RunOptions { threads, importance: importance.as_ref(), stop: &stop })?;
     let report = Report::new(args.scheme, &model, &written, started.elapsed());
     let evaluation = bench.map(|(text, bench)| compare(args, model, &written, text, &bench)).transpose()?;
     let wrong =
@@ -136,6 +147,26 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         }
         false => Ok(()),
     }
+}
+
+fn calibrate(
+    args: &Args,
+    model: &Model,
+    text: Option<&Path>,
+    threads: usize,
+    stop: &AtomicBool,
+) -> Result<Importance, Failure> {
+    let windows = Text::read(text)?.windows(model, args.window, args.windows)?;
+    let mut meter = Meter::new("calibrating");
+    let calibration = Calibration { windows: &windows, threads, stop };
+    let outcome = calibrate::importance(model, calibration, &mut |done, total| {
+        meter.set(done as u64, total as u64, || format!("layer {done} of {total}"));
+    });
+    drop(meter);
+    outcome.map_err(|error| match error {
+        CalibrationError::Stopped => Failure::Interrupted,
+        error => Failure::BadInput(anyhow::Error::from(error).context("failed to calibrate")),
+    })
 }
 
 fn write(args: &Args, model: &Model, plan: &Plan, options: RunOptions<'_>) -> Result<Written, Failure> {

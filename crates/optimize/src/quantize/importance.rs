@@ -22,10 +22,14 @@ impl Importance {
         self.0.insert((layer, role), mean_squares);
     }
 
+    /// What goes into the matrix of `role`, if calibration has seen it.
+    pub fn get(&self, layer: Option<usize>, role: Role) -> Option<&[f32]> {
+        self.0.get(&(layer, role)).map(Vec::as_slice)
+    }
+
     /// What goes into `tensor`; `None` for one that calibration has not seen.
     pub(super) fn of(&self, tensor: &Exported) -> Option<&[f32]> {
-        let role = *tensor.roles.first()?;
-        self.0.get(&(tensor.layer, role)).map(Vec::as_slice)
+        self.get(tensor.layer, *tensor.roles.first()?)
     }
 
     /// Gives `feed` bytes that are the same if and only if the numbers are.
