@@ -3,7 +3,6 @@
 //! This file decides what the command accepts; `wharf_optimize::distill` trains, `progress` shows how far it is.
 
 mod progress;
-mod stop;
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -191,7 +190,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         same_tokens(path, &text.tokenizer).bad_input()?;
     }
     let text = TextSide { tokenizer: text.tokenizer, chat_template: text.chat_template };
-    let stop = stop::on_signals()?;
+    let stop = crate::stop::flag()?;
     let threads = args.threads.unwrap_or_else(|| available_parallelism().map_or(1, Into::into));
     let processes = match (args.rank, args.data_parallel) {
         (Some(rank), _) => Processes::Follow { rank },

@@ -31,6 +31,7 @@ impl Signals {
 }
 
 /// A flag that is set by the first signal. Listening ends with the program.
+#[expect(clippy::disallowed_methods, reason = "a second Ctrl-C leaves at once; files are whole at any time")]
 pub(crate) fn flag() -> anyhow::Result<Arc<AtomicBool>> {
     let flag = Arc::new(AtomicBool::new(false));
     let set = Arc::clone(&flag);
@@ -45,7 +46,6 @@ pub(crate) fn flag() -> anyhow::Result<Arc<AtomicBool>> {
             runtime.block_on(async {
                 signals.next().await;
                 set.store(true, Ordering::Relaxed);
-                eprintln!("stopping; once more stops at once");
                 signals.next().await;
                 std::process::exit(130);
             });
