@@ -81,10 +81,13 @@ fn every_architecture_gives_the_logits_of_transformers() {
     let mut wrong = Vec::new();
     for folder in &folders {
         let reference = reference(folder);
+        // BF16 weights are multiplied with activations in eight bits of precision, the reference's were not rounded. What is
+        // wrong by more than rounding is wrong by as much as logits differ: 1.7.
+        let most = if folder.ends_with("qwen2-bf16") { 0.2 } else { 1e-3 };
         let mut check = |path: &Path| {
             for chunk in [64, 7] {
                 let error = largest_error(path, &reference, chunk);
-                if error.is_nan() || error >= 1e-3 {
+                if error.is_nan() || error >= most {
                     wrong.push(format!("{} in chunks of {chunk}: off by {error}", path.display()));
                 }
             }

@@ -241,7 +241,7 @@ fn the_bytes_of_a_pack_are_those_of_its_version() {
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     let found = format!("{}\n{} bytes\n{}", hex(&file[8..16]), file.len(), hex(&file[56..88]));
     expect![[r#"
-        0100000001000000
+        0100000002000000
         74496 bytes
         842e860bd4cbf08339d731682fa00981bb4f92ec82761de3da320b1c973a9fe1"#]]
     .assert_eq(&found);

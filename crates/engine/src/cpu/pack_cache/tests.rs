@@ -85,7 +85,7 @@ fn a_damaged_file_is_refused_with_the_reason() {
     refused(sizes, Vec::clear, expect!["failed to open it: the file is empty"]);
     refused(sizes, |file| *file = b"PK\x03\x04".to_vec(), expect!["it does not hold packed weights"]);
     refused(sizes, |file| file[0] ^= 1, expect!["it does not hold packed weights"]);
-    refused(sizes, |file| file[8] = 9, expect!["it is of format 9.1, this program reads 1.2"]);
+    refused(sizes, |file| file[8] = 9, expect!["it is of format 9.2, this program reads 1.2"]);
     refused(sizes, |file| file[12] = 9, expect!["it is of format 1.9, this program reads 1.2"]);
     refused(sizes, |file| file.truncate(10), expect!["its header is damaged"]);
     refused(sizes, |file| file.truncate(100), expect!["its header is damaged"]);
