@@ -26,6 +26,9 @@ const ALLOWED: [&str; 12] = [
 /// Exceptions only widen a licence.
 const WIDENED: [&str; 1] = ["Apache-2.0 WITH LLVM-exception"];
 
+/// Crates of ours that stand in for others of the same name and have their versions, not ours.
+const STAND_INS: [&str; 1] = ["dirs"];
+
 #[derive(Deserialize)]
 struct Metadata {
     packages: Vec<Package>,
@@ -69,7 +72,7 @@ fn judge(packages: &[Package], changelog: &str) -> Vec<Finding> {
             if description.as_deref().unwrap_or_default().is_empty() {
                 find("has no description".into());
             }
-            if !changelog.contains(version.as_str()) {
+            if !STAND_INS.contains(&name.as_str()) && !changelog.contains(version.as_str()) {
                 find("has a version that CHANGELOG.md does not mention".into());
             }
         }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 use wharf_engine::BackendError;
 use wharf_engine::cpu::LoadError;
-use wharf_model::{OpenError, Role, WeightsError};
+use wharf_model::{OpenError, Role};
 
 /// Why a distillation stopped.
 #[derive(Debug, Error)]
@@ -22,15 +22,7 @@ pub enum DistillError {
         /// Where it was looked for.
         path: PathBuf,
         /// Why it failed.
-        source: OpenError,
-    },
-    /// A model lacks a weight.
-    #[error("failed to read the weights of the {what}")]
-    Weights {
-        /// `teacher` or `student`.
-        what: &'static str,
-        /// Which one is missing.
-        source: WeightsError,
+        source: Box<OpenError>,
     },
     /// A weight that no training can start from.
     #[error("the {role}{} of the {what} has {count} values that are NaN or infinite, the first at index {index}", layer.map(|n| format!(" of layer {n}")).unwrap_or_default())]
@@ -78,7 +70,7 @@ pub enum DistillError {
         /// `teacher` or `student`.
         what: &'static str,
         /// Why it failed.
-        source: LoadError,
+        source: Box<LoadError>,
     },
     /// The engine failed on a window of the data.
     #[error("failed to compute logits of the {what}")]
@@ -138,7 +130,6 @@ impl DistillError {
         match self {
             DistillError::Input(_)
             | DistillError::Open { .. }
-            | DistillError::Weights { .. }
             | DistillError::NotFinite { .. }
             | DistillError::Data { .. }
             | DistillError::Device { .. } => true,

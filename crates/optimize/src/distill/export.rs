@@ -54,7 +54,7 @@ pub(super) fn config(
     let found = Model::read_config(&path).map_err(|source| DistillError::Open {
         what: "student",
         path: path.clone(),
-        source,
+        source: Box::new(source),
     })?;
     let comparable = ModelConfig {
         architecture: student.architecture.clone(),

@@ -47,7 +47,7 @@ impl OwnText<'_> {
             ..CpuOptions::default()
         };
         let mut backend = CpuBackend::load(model, &options, &mut |_, _| {})
-            .map_err(|source| DistillError::Load { what: "student", source })?;
+            .map_err(|source| DistillError::Load { what: "student", source: Box::new(source) })?;
         let blocks: Vec<Vec<BlockId>> = (0..windows.len())
             .map(|i| (i * per_sequence..(i + 1) * per_sequence).map(|block| BlockId(block as u32)).collect())
             .collect();

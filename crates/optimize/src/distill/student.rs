@@ -96,7 +96,7 @@ pub(super) fn start(student: &Student, teacher: &Parameters, seed: u64) -> Resul
             let config = Model::read_config(path).map_err(|source| DistillError::Open {
                 what: "student",
                 path: path.clone(),
-                source,
+                source: Box::new(source),
             })?;
             fresh(config, teacher, seed)
         }
@@ -115,7 +115,11 @@ pub(super) fn start(student: &Student, teacher: &Parameters, seed: u64) -> Resul
 
 /// Opens a model; `what` names it in errors.
 pub(super) fn open(path: &Path, what: &'static str) -> Result<Model, DistillError> {
-    Model::open(path).map_err(|source| DistillError::Open { what, path: path.to_owned(), source })
+    Model::open(path).map_err(|source| DistillError::Open {
+        what,
+        path: path.to_owned(),
+        source: Box::new(source),
+    })
 }
 
 /// Deviation of fresh weights, as GPT-2 and its successors start.

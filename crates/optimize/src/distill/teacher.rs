@@ -41,7 +41,7 @@ impl Scorer {
             ..CpuOptions::default()
         };
         let backend = CpuBackend::load(model, &options, &mut |_, _| {})
-            .map_err(|source| DistillError::Load { what, source })?;
+            .map_err(|source| DistillError::Load { what, source: Box::new(source) })?;
         Ok(Scorer { backend, what, logits: Logits::default(), most, length })
     }
 

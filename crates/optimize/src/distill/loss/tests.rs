@@ -3,8 +3,8 @@
 use super::*;
 
 /// Probabilities (1/2, 1/4, 1/4) and (1/4, 1/4, 1/2).
-const TEACHER: [f32; 3] = [0.693_147_2, 0.0, 0.0];
-const STUDENT: [f32; 3] = [0.0, 0.0, 0.693_147_2];
+const TEACHER: [f32; 3] = [std::f32::consts::LN_2, 0.0, 0.0];
+const STUDENT: [f32; 3] = [0.0, 0.0, std::f32::consts::LN_2];
 
 fn objective(divergence: Divergence, alpha: f32, temperature: f32) -> Objective {
     Objective { divergence, alpha, temperature }
