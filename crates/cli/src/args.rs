@@ -3,7 +3,7 @@
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::{bench, chat, model, serve};
+use crate::{bench, chat, model, optimize, serve};
 
 /// From raw weights to a served model, in one binary
 #[derive(Parser)]
@@ -21,6 +21,8 @@ pub(crate) enum Command {
     Chat(chat::Args),
     Inspect(model::inspect::Args),
     Shard(model::shard::Args),
+    Quantize(optimize::quantize::Args),
+    Eval(optimize::eval::Args),
     Bench(BenchArgs),
 }
 

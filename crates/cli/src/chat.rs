@@ -18,13 +18,13 @@ use wharf_api::ServeConfig;
 use wharf_api::config::KvCacheDtype;
 use wharf_telemetry::log;
 
-use self::interrupts::Signals;
 use self::local::{LocalModel, LocalStream};
 use crate::Env;
 use crate::args::Output;
 use crate::exit::{self, BadInput, Failure};
 use crate::model::load;
 use crate::openai::{self, ChatStream, Client, Piece};
+use crate::stop::Signals;
 
 /// Talk to a model
 #[derive(clap::Args, Clone)]

@@ -7,11 +7,14 @@ mod args;
 mod bench;
 mod chat;
 mod exit;
+mod meter;
 mod model;
 mod openai;
+mod optimize;
 #[cfg(test)]
 mod reference;
 mod serve;
+mod stop;
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -41,6 +44,8 @@ fn run(cli: Cli, env: &Env) -> Result<(), Failure> {
         Command::Chat(args) => chat::run(&args, env),
         Command::Inspect(args) => model::inspect::run(&args),
         Command::Shard(args) => model::shard::run(&args),
+        Command::Quantize(args) => optimize::quantize::run(&args),
+        Command::Eval(args) => optimize::eval::run(&args),
         Command::Bench(args) => match args.command {
             BenchCommand::Serve(args) => bench::run(&args, env),
         },

@@ -4,4 +4,4 @@ pub(crate) mod inspect;
 pub(crate) mod load;
 mod memory;
 pub(crate) mod shard;
-mod text;
+pub(crate) mod text;

@@ -5,7 +5,9 @@
 
 pub mod arch;
 pub mod chat_template;
+pub mod compressed;
 pub mod config;
+pub mod export;
 pub mod generation;
 pub mod gguf;
 pub mod inspect;

@@ -1,6 +1,7 @@
 //! Decides what a path holds and turns it into a [`Model`]: find the files, map them, read the
 //! configuration, bind the weights.
 
+mod compressed;
 mod gguf_files;
 mod hf_files;
 
@@ -136,7 +137,7 @@ pub enum OpenError {
         source: SafetensorsError,
     },
     /// A tensor of a type that safetensors knows and we do not read.
-    #[error("tensor {name:?} in {} has type {dtype}; F32, F16 and BF16 are supported", path.display())]
+    #[error("tensor {name:?} in {} has type {dtype}; F32, F16, BF16 and the types of compressed-tensors are supported", path.display())]
     TensorType {
         /// The file.
         path: PathBuf,

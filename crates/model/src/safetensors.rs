@@ -1,6 +1,8 @@
 //! Reads the header of safetensors files and the index of sharded ones; the format itself is parsed by the
 //! `safetensors` crate, which checks offsets, sizes and overlaps against the file.
 
+pub mod write;
+
 use std::collections::BTreeMap;
 
 use serde_json::Value;

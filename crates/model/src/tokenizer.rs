@@ -12,6 +12,7 @@ mod error;
 mod gguf;
 mod hf;
 mod pipeline;
+pub(crate) mod pre;
 mod split;
 mod stream;
 #[cfg(test)]

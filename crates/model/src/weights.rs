@@ -16,6 +16,7 @@ use thiserror::Error;
 use wharf_kernels::DType;
 
 use crate::arch::TensorRule;
+use crate::compressed::Compressed;
 use crate::config::ModelConfig;
 use crate::mmap::MappedFile;
 use crate::role::Role;
@@ -38,6 +39,8 @@ pub struct StoredTensor {
     pub offset: usize,
     /// Bytes.
     pub len: usize,
+    /// How blocks of the type are made where the file has only codes and, elsewhere, scales.
+    pub compressed: Option<Compressed>,
 }
 
 impl StoredTensor {
@@ -63,6 +66,8 @@ pub struct TensorView<'a> {
     pub data: &'a [u8],
     file: usize,
     offset: usize,
+    /// Bytes of the file behind it.
+    stored: usize,
 }
 
 /// Why weights do not fit their model.
@@ -201,15 +206,17 @@ impl Weights {
         let slot = self.slots.get(&(layer, role))?;
         let tensor = &self.tensors[slot.tensor];
         let row_bytes = tensor.dtype.bytes_for(slot.cols).expect("bind checked that rows are whole blocks");
-        let offset = tensor.offset + slot.first_row * row_bytes;
+        let (start, len) = (slot.first_row * row_bytes, slot.rows * row_bytes);
         Some(TensorView {
             name: &tensor.name,
             dtype: tensor.dtype,
             rows: slot.rows,
             cols: slot.cols,
-            data: &self.files[tensor.file][offset..offset + slot.rows * row_bytes],
+            data: &self.bytes(tensor)[start..start + len],
             file: tensor.file,
-            offset,
+            // Codes of all rows go with any of them.
+            offset: if tensor.compressed.is_some() { tensor.offset } else { tensor.offset + start },
+            stored: if tensor.compressed.is_some() { tensor.len } else { len },
         })
     }
 
@@ -229,12 +236,38 @@ impl Weights {
     /// Tells the kernel that the bytes of `view` are no longer needed, to keep the resident size low while
     /// weights are packed one after the other. The view stays valid: reading it again costs a page fault.
     pub fn release(&self, view: &TensorView<'_>) -> io::Result<()> {
-        self.files[view.file].release(view.offset, view.data.len())
+        self.files[view.file].release(view.offset, view.stored)
     }
 
     /// Every tensor in the order of the files, for reports.
     pub fn tensors(&self) -> impl ExactSizeIterator<Item = &StoredTensor> {
         self.tensors.iter()
+    }
+
+    /// The bytes of a tensor of these weights, as blocks of its type.
+    pub fn bytes<'a>(&'a self, tensor: &'a StoredTensor) -> &'a [u8] {
+        match &tensor.compressed {
+            None => &self.files[tensor.file][tensor.offset..tensor.offset + tensor.len],
+            Some(compressed) => compressed.blocks(tensor.dtype, &self.files),
+        }
+    }
+
+    /// What each tensor is for, by its name: the layer, and the roles in the order of its rows. Tensors that are no weights are
+    /// not there.
+    pub fn uses(&self) -> HashMap<&str, (Option<usize>, Vec<Role>)> {
+        let mut slots: Vec<_> = self.slots.iter().collect();
+        slots.sort_by_key(|((layer, role), slot)| (slot.tensor, slot.first_row, *layer, *role));
+        let mut uses: HashMap<&str, (Option<usize>, Vec<Role>)> = HashMap::new();
+        for ((layer, role), slot) in slots {
+            let name = self.tensors[slot.tensor].name.as_str();
+            uses.entry(name).or_insert_with(|| (*layer, Vec::new())).1.push(*role);
+        }
+        uses
+    }
+
+    /// Tells the kernel that the bytes of a tensor are no longer needed, like [`Weights::release`].
+    pub fn release_tensor(&self, tensor: &StoredTensor) -> io::Result<()> {
+        self.files[tensor.file].release(tensor.offset, tensor.len)
     }
 
     /// Paths of the mapped files, in the order that [`StoredTensor::file`] counts.

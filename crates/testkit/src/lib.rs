@@ -5,5 +5,5 @@ pub mod gguf;
 mod tiny;
 mod vocabulary;
 
-pub use tiny::{TinyModel, ggml_id};
+pub use tiny::TinyModel;
 pub use vocabulary::{CHAT_TEMPLATE, Vocabulary};

@@ -99,12 +99,12 @@ impl TinyModel {
             // Scaled so that activations neither vanish nor explode, and wide enough that logits differ.
             let values = random.normal(rows * cols, 1.5 / (cols as f32).sqrt());
             let data = quantize(dtype, &values).expect("the sizes fit the types");
-            file.tensor(name, rows, cols, ggml_id(dtype), data);
+            file.tensor(name, rows, cols, dtype.ggml(), data);
         };
         let mut norm_seed = Random(self.seed ^ 0x9e37);
         let mut norm = |file: &mut Builder, name: &str| {
             let values = norm_seed.normal(hidden, 0.1).into_iter().flat_map(|x| (1.0 + x).to_le_bytes());
-            file.tensor(name, 1, hidden, ggml_id(DType::F32), values.collect());
+            file.tensor(name, 1, hidden, DType::F32.ggml(), values.collect());
         };
         matrix(&mut file, "token_embd.weight", self.vocab_size, hidden, self.embedding_dtype);
         for layer in 0..self.n_layers {
@@ -145,14 +145,6 @@ impl TinyModel {
             file.set("tokenizer.chat_template", template.as_str());
         }
     }
-}
-
-/// Number of a type in GGUF.
-///
-/// # Panics
-/// Never: every type that we write has a number.
-pub fn ggml_id(dtype: DType) -> u32 {
-    (0..64).find(|id| DType::from_ggml(*id) == Some(dtype)).expect("every type has a number")
 }
 
 /// SplitMix64: small, seedable, the same on every machine.

@@ -1,32 +1,5 @@
 //! Decides what Ctrl-C means: once stops the answer, twice in a row leaves.
 
-use anyhow::Context;
-use tokio::signal::unix::{Signal, SignalKind, signal};
-
-/// Interrupts from the terminal and termination by others, from the moment of listening on.
-pub(super) struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Signals {
-    /// Must be called within a runtime.
-    pub(super) fn listen() -> anyhow::Result<Signals> {
-        Ok(Signals {
-            interrupt: signal(SignalKind::interrupt()).context("failed to listen for Ctrl-C")?,
-            terminate: signal(SignalKind::terminate()).context("failed to listen for termination")?,
-        })
-    }
-
-    /// Waits for the next one. Dropping the future loses nothing.
-    pub(super) async fn next(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
-    }
-}
-
 /// What to do about an interrupt.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Reaction {

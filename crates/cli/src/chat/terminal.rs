@@ -9,9 +9,10 @@ use anyhow::Context;
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-use super::interrupts::{Interrupts, Reaction, Signals};
+use super::interrupts::{Interrupts, Reaction};
 use super::{Chat, Ending, describe, message};
 use crate::exit::{self, Failure};
+use crate::stop::Signals;
 
 const HELP: &str = "\
 /reset   forget the conversation

@@ -4,6 +4,7 @@
 mod bench;
 mod chat;
 mod fake;
+mod optimize;
 mod pack_cache;
 mod ranks;
 mod serve;

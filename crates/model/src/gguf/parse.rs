@@ -9,6 +9,7 @@ use wharf_kernels::DType;
 
 use super::error::{GgufError, type_name};
 use super::metadata::{Array, Metadata, Value};
+use super::write;
 
 /// Array elements that all metadata of a file may hold together. Vocabularies with merges and scores take
 /// about two million; a decoded element takes at most 24 bytes beside its text.
@@ -48,8 +49,14 @@ pub struct TensorInfo {
     pub len: usize,
 }
 
-/// Parses the header, metadata and tensor directory of `bytes`, a whole file.
-pub fn parse(bytes: &[u8]) -> Result<Gguf, GgufError> {
+/// What stands before the metadata.
+struct Preamble {
+    version: u32,
+    n_tensors: u64,
+    n_keys: u64,
+}
+
+fn read_preamble(bytes: &[u8]) -> Result<(Preamble, Cursor<'_>), GgufError> {
     let mut cursor = Cursor { bytes, at: 0, elements_left: MAX_ARRAY_ELEMENTS };
     let magic = bytes.get(..4).unwrap_or(bytes);
     if magic != b"GGUF" {
@@ -65,7 +72,12 @@ pub fn parse(bytes: &[u8]) -> Result<Gguf, GgufError> {
     }
     let n_tensors = cursor.u64("the tensor count")?;
     let n_keys = cursor.u64("the metadata count")?;
+    Ok((Preamble { version, n_tensors, n_keys }, cursor))
+}
 
+/// Parses the header, metadata and tensor directory of `bytes`, a whole file.
+pub fn parse(bytes: &[u8]) -> Result<Gguf, GgufError> {
+    let (Preamble { version, n_tensors, n_keys }, mut cursor) = read_preamble(bytes)?;
     let metadata = read_metadata(&mut cursor, n_keys)?;
     let alignment = alignment(&metadata)?;
     let entries = read_directory(&mut cursor, n_tensors)?;
@@ -78,25 +90,28 @@ pub fn parse(bytes: &[u8]) -> Result<Gguf, GgufError> {
     Ok(Gguf { version, alignment: alignment as usize, metadata, tensors })
 }
 
-/// A GGUF file with the metadata of `bytes`, a whole file, and no tensors.
-pub fn without_tensors(bytes: &[u8]) -> Result<Vec<u8>, GgufError> {
-    // Magic and version, the count of tensors, that of keys.
-    const COUNTS: (usize, usize) = (8, 16);
-    parse(bytes)?;
-    let mut cursor = Cursor { bytes, at: COUNTS.1, elements_left: MAX_ARRAY_ELEMENTS };
-    let n_keys = cursor.u64("the metadata count")?;
-    read_metadata(&mut cursor, n_keys)?;
-    let mut header = bytes[..COUNTS.0].to_vec();
-    header.extend(0u64.to_le_bytes());
-    header.extend_from_slice(&bytes[COUNTS.1..cursor.at]);
-    Ok(header)
+/// The metadata in the order and widths of the file.
+pub(super) fn read_entries(bytes: &[u8]) -> Result<Vec<write::Entry>, GgufError> {
+    let (Preamble { n_keys, .. }, mut cursor) = read_preamble(bytes)?;
+    let mut entries = Vec::new();
+    for index in 0..n_keys {
+        let key = read_key(&mut cursor, index, n_keys)?;
+        let start = cursor.at;
+        read_value(&mut cursor, &key)?;
+        entries.push(write::Entry::raw(key, bytes[start..cursor.at].to_vec()));
+    }
+    Ok(entries)
+}
+
+fn read_key(cursor: &mut Cursor<'_>, index: u64, count: u64) -> Result<String, GgufError> {
+    cursor.string(|| format!("metadata key {index} of {count}"))
 }
 
 fn read_metadata(cursor: &mut Cursor<'_>, n_keys: u64) -> Result<Metadata, GgufError> {
     let mut map = BTreeMap::new();
     for index in 0..n_keys {
         let at = cursor.at;
-        let key = cursor.string(|| format!("metadata key {index} of {n_keys}"))?;
+        let key = read_key(cursor, index, n_keys)?;
         let value = read_value(cursor, &key)?;
         if map.contains_key(&key) {
             return Err(GgufError::DuplicateKey { key, at });

@@ -76,7 +76,7 @@ impl Parts {
         }
         self.tensors.extend(infos.into_iter().map(|info| {
             let gguf::TensorInfo { name, dtype, shape, offset, len } = info;
-            StoredTensor { name, dtype, shape, file, offset, len }
+            StoredTensor { name, dtype, shape, file, offset, len, compressed: None }
         }));
         Ok(())
     }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use super::compressed::{Assembled, Compression, assemble, compression};
 use super::{Format, Model, OpenError, OpenOptions, Source, SourceInfo, file_names, name_of};
 use crate::arch::{Architecture, ConfigError, HfConfig, TensorRule};
 use crate::generation::GenerationDefaults;
@@ -27,7 +28,7 @@ pub(super) fn open(folder: &Path, options: OpenOptions) -> Result<Model, OpenErr
     let (architecture, class) = architecture(&root, &config_path)?;
     let config = HfConfig::new(&root, class, options.context_length);
     let fail = |source| OpenError::Config { path: config_path.clone(), source };
-    refuse_quantized(&root).map_err(fail)?;
+    let compression = compression(&root).map_err(fail)?;
     let config = (architecture.from_hf)(&config).map_err(fail)?;
 
     let generation_path = folder.join("generation_config.json");
@@ -35,7 +36,7 @@ pub(super) fn open(folder: &Path, options: OpenOptions) -> Result<Model, OpenErr
     let generation = GenerationDefaults::from_json(generation.as_ref(), &root)
         .map_err(|why| OpenError::Json { path: generation_path, why })?;
 
-    let (files, tensors, names) = read_tensors(folder)?;
+    let (files, tensors, names) = read_tensors(folder, compression, &config_path)?;
     // A repository (`organisation/name`) says more than a folder; a path of the machine that trained it, less.
     let is_repository = |name: &&str| name.split('/').count() == 2 && !name.starts_with(['/', '.']);
     let named = root.get("_name_or_path").and_then(Value::as_str).filter(is_repository);
@@ -70,17 +71,6 @@ fn architecture(
     Ok((found.ok_or_else(unsupported)?, name.to_owned()))
 }
 
-fn refuse_quantized(root: &Map<String, Value>) -> Result<(), ConfigError> {
-    let Some(quantization) = root.get("quantization_config").filter(|value| !value.is_null()) else {
-        return Ok(());
-    };
-    let method = quantization.get("quant_method").and_then(Value::as_str).unwrap_or("unnamed");
-    Err(ConfigError::Unsupported {
-        what: format!("quantization_config with method {method:?}"),
-        supported: "F32, F16 and BF16 safetensors are, and quantized GGUF files",
-    })
-}
-
 /// A JSON object, or `None` when there is no such file.
 fn read_object(path: &Path) -> Result<Option<Map<String, Value>>, OpenError> {
     let Some(bytes) = read_json_bytes(path)? else { return Ok(None) };
@@ -107,7 +97,11 @@ fn read_json_bytes(path: &Path) -> Result<Option<Vec<u8>>, OpenError> {
     Ok(Some(bytes))
 }
 
-fn read_tensors(folder: &Path) -> Result<(Vec<MappedFile>, Vec<StoredTensor>, HfNames), OpenError> {
+fn read_tensors(
+    folder: &Path,
+    compression: Option<Compression>,
+    config_path: &Path,
+) -> Result<(Vec<MappedFile>, Vec<StoredTensor>, HfNames), OpenError> {
     let index_path = folder.join("model.safetensors.index.json");
     let index = match read_json_bytes(&index_path)? {
         None => None,
@@ -144,11 +138,19 @@ fn read_tensors(folder: &Path) -> Result<(Vec<MappedFile>, Vec<StoredTensor>, Hf
         check_index(map, &owner, &files, &index_path)?;
     }
     let names = HfNames::detect(|name| owner.contains_key(name));
+    let assembled = assemble(compression, entries)
+        .map_err(|source| OpenError::Config { path: config_path.to_owned(), source })?;
     let mut tensors = Vec::new();
-    for (file, entry) in entries {
-        let Entry { name, dtype, shape, offset, len } = entry;
+    for tensor in assembled {
+        let (file, Entry { name, dtype, shape, offset, len }, compressed) = match tensor {
+            Assembled::Plain(file, entry) => (file, entry, None),
+            Assembled::Compressed(file, entry, compressed) => {
+                let dtype = Ok(compressed.dtype(&files));
+                (file, Entry { dtype, ..entry }, Some(compressed))
+            }
+        };
         match dtype {
-            Ok(dtype) => tensors.push(StoredTensor { name, dtype, shape, file, offset, len }),
+            Ok(dtype) => tensors.push(StoredTensor { name, dtype, shape, file, offset, len, compressed }),
             Err(_) if names.may_ignore(&name) => {}
             Err(dtype) => return Err(OpenError::TensorType { path: path_of(&files, file), name, dtype }),
         }

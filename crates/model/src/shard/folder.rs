@@ -226,8 +226,9 @@ fn copy_text(source: &Source, info: &SourceInfo, to: &Path) -> Result<(), ShardF
         Source::Gguf(_) => {
             let first = info.files.first().expect("an opened model has a file");
             let file = MappedFile::open(first).map_err(failed("read", first))?;
-            let header = gguf::without_tensors(&file)
+            let entries = gguf::write::entries(&file)
                 .map_err(|error| ShardFileError::Manifest { path: first.clone(), why: error.to_string() })?;
+            let header = gguf::write::layout(&entries, &[]).header;
             let path = to.join(HEADER);
             fs::write(&path, header).map_err(failed("write", &path))
         }

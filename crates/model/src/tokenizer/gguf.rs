@@ -251,10 +251,10 @@ fn merge_table(vocab: &Vocab, merges: &[String]) -> Result<PairTable, TokenizerE
 }
 
 /// What a pre-tokenizer name stands for.
-struct PreTokenizer {
-    normalizers: Vec<Normalizer>,
-    steps: Vec<Step>,
-    ignore_merges: bool,
+pub(super) struct PreTokenizer {
+    pub(super) normalizers: Vec<Normalizer>,
+    pub(super) steps: Vec<Step>,
+    pub(super) ignore_merges: bool,
     add_bos: bool,
 }
 
@@ -263,7 +263,7 @@ const KNOWN_PRE: &str = "gpt-2, phi-2, mpt, olmo, jina-*, roberta-bpe, smollm, s
      llama4, deepseek-v3, default";
 
 impl PreTokenizer {
-    fn named(name: &str) -> Result<PreTokenizer, TokenizerError> {
+    pub(super) fn named(name: &str) -> Result<PreTokenizer, TokenizerError> {
         let plain = |pattern| PreTokenizer {
             normalizers: Vec::new(),
             steps: vec![Step::Known(pattern)],

@@ -1,0 +1,187 @@
+//! `wharf quantize`: a smaller file of the same model, kept only if it is good enough.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{Context, anyhow};
+use serde::Serialize;
+use wharf_engine::cpu::CpuOptions;
+use wharf_model::Model;
+use wharf_optimize::eval::{EvalReport, Judged};
+use wharf_optimize::quantize::{
+    self, Plan, Progress, Report, RunError, RunOptions, SCHEMES, Scheme, Written,
+};
+
+use super::eval::{at_least_one, window};
+use super::gate::{Gate, Share};
+use super::judge::{self, Bench, Text};
+use crate::args::Output;
+use crate::exit::{self, BadInput as _, Failure};
+use crate::meter::Meter;
+use crate::stop;
+
+/// Make a model smaller: fewer bits for each weight, and a check of what that costs
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// The model: a GGUF file, or a folder with safetensors as Hugging Face lays it out
+    #[arg(value_name = "SRC")]
+    source: PathBuf,
+    /// Where the new model goes; nothing may be there
+    #[arg(short, long, value_name = "OUT")]
+    out: PathBuf,
+    /// What the weights become
+    #[arg(long, value_name = "SCHEME", value_parser = scheme, help = scheme_help())]
+    scheme: Scheme,
+    /// Compare the new model with the old one on this text
+    #[arg(long, value_name = "FILE")]
+    text: Option<PathBuf>,
+    /// Keep nothing if perplexity rises by more than this: 2% or 0.02 [text default: a short one that is built in]
+    #[arg(long, value_name = "SHARE")]
+    gate_ppl: Option<Share>,
+    /// Keep nothing if the mean KL divergence from the old model is larger, in nats
+    #[arg(long, value_name = "NATS", value_parser = nats)]
+    gate_kl: Option<f64>,
+    /// Tokens of a window of the comparison
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = window)]
+    window: usize,
+    /// Compare on so many windows at most
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    windows: Option<usize>,
+    /// Threads that compute [default: one per core]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    threads: Option<usize>,
+    /// Text for people, or one JSON document
+    #[arg(long, value_enum, default_value = "text")]
+    output: Output,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  wharf quantize model-f16.gguf -o model-q8.gguf --scheme q8_0
+  wharf quantize model-f16.gguf -o model-q4.gguf --scheme q4_k_m --text wiki.test.txt
+  wharf quantize model-f16.gguf -o model-q4.gguf --scheme q4_k_m --gate-ppl 2% --gate-kl 0.02
+
+Until the file is whole and good enough it is called OUT.partial. The same command goes on where it was stopped.
+A gate that is missed ends with exit code 1 and leaves nothing.";
+
+fn scheme(name: &str) -> Result<Scheme, String> {
+    name.parse::<Scheme>().map_err(|error| error.to_string())
+}
+
+fn scheme_help() -> String {
+    let names: Vec<&str> = SCHEMES.iter().map(|(name, _)| *name).collect();
+    format!("What the weights become: {}", names.join(", "))
+}
+
+fn nats(given: &str) -> Result<f64, String> {
+    let number = given.parse::<f64>().ok().filter(|x| x.is_finite() && *x >= 0.0);
+    number.ok_or_else(|| "expected a number that is not negative".to_owned())
+}
+
+/// Everything that is known in the end.
+#[derive(Serialize)]
+struct Outcome {
+    #[serde(flatten)]
+    report: Report,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    evaluation: Option<EvalReport>,
+}
+
+/// Runs the command to its end.
+pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+    let model = judge::open(&args.source)?;
+    let gate = Gate { perplexity: args.gate_ppl, divergence: args.gate_kl };
+    let threads = args.threads.unwrap_or(CpuOptions::default().threads);
+    let stop = stop::flag()?;
+    let bench = match args.text.is_some() || !gate.is_open() {
+        // The text is cut first: one that is too short must not cost the time of quantising.
+        true => {
+            let text = Text::read(args.text.as_deref())?;
+            let windows = text.windows(&model, args.window, args.windows)?;
+            Some((text.name, Bench { windows, threads, stop: &stop }))
+        }
+        false => None,
+    };
+    let plan = Plan::new(&model, args.scheme)
+        .with_context(|| format!("failed to plan {} for {}", args.scheme, args.source.display()))
+        .bad_input()?;
+    let started = Instant::now();
+    let written = write(args, &model, &plan, RunOptions { threads, importance: None, stop: &stop })?;
+    let report = Report::new(args.scheme, &model, &written, started.elapsed());
+    let evaluation = bench.map(|(text, bench)| compare(args, model, &written, text, &bench)).transpose()?;
+    let wrong =
+        evaluation.as_ref().map(|evaluation| gate.refuse(&evaluation.models[0].metrics)).unwrap_or_default();
+    let refused = !wrong.is_empty();
+    let finish = if refused { written.discard() } else { written.commit() };
+    finish.with_context(|| format!("failed to finish {}", args.out.display()))?;
+    let outcome = Outcome { report, evaluation };
+    match args.output {
+        Output::Text => {
+            exit::print(&outcome.report.to_string())?;
+            if let Some(evaluation) = &outcome.evaluation {
+                exit::print(&format!("\n{evaluation}"))?;
+            }
+        }
+        Output::Json => {
+            let document =
+                serde_json::to_string_pretty(&outcome).context("failed to write the report as JSON")?;
+            exit::print(&format!("{document}\n"))?;
+        }
+    }
+    match refused {
+        true => {
+            Err(anyhow!("{} is not good enough and was not kept: {}", args.out.display(), wrong.join("; "))
+                .into())
+        }
+        false => Ok(()),
+    }
+}
+
+fn write(args: &Args, model: &Model, plan: &Plan, options: RunOptions<'_>) -> Result<Written, Failure> {
+    let mut meter = Meter::new("quantising");
+    let started = Instant::now();
+    let mut first = None;
+    let outcome = quantize::run(model, plan, &args.out, options, &mut |progress| {
+        let Progress { tensor, done, total } = progress;
+        let since = done - *first.get_or_insert(done);
+        meter.set(done, total, || {
+            let millions = since as f64 / 1e6 / started.elapsed().as_secs_f64();
+            format!("{millions:.0} M weights/s, {tensor}")
+        });
+    });
+    drop(meter);
+    outcome.map_err(|error| {
+        let exists = matches!(error, RunError::Exists { .. } | RunError::NotFinite { .. });
+        let stopped = matches!(error, RunError::Stopped { .. });
+        if stopped {
+            eprintln!("{error}");
+            return Failure::Interrupted;
+        }
+        let error =
+            anyhow::Error::from(error).context(format!("failed to quantise {}", args.source.display()));
+        if exists { Failure::BadInput(error) } else { Failure::Failed(error) }
+    })
+}
+
+fn compare(
+    args: &Args,
+    model: Model,
+    written: &Written,
+    text: String,
+    bench: &Bench<'_>,
+) -> Result<EvalReport, Failure> {
+    let new = judge::open(written.path())?;
+    let bytes = new.info.bytes;
+    let mut reference = bench.load(model)?;
+    let mut backend = bench.load(new)?;
+    let judged: Judged =
+        bench.judge(&args.out.display().to_string(), bytes, &mut backend, Some(&mut reference))?;
+    Ok(EvalReport {
+        text,
+        window: bench.windows.size(),
+        windows: bench.windows.iter().len(),
+        reference: Some(args.source.display().to_string()),
+        models: vec![judged],
+    })
+}

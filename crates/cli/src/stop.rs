@@ -1,0 +1,55 @@
+//! Decides what a signal means to work that computes: the first asks it to stop where it can be gone on with, the second ends it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::Context;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// Interrupts from the terminal and termination by others, from the moment of listening on.
+pub(crate) struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    /// Must be called within a runtime.
+    pub(crate) fn listen() -> anyhow::Result<Signals> {
+        Ok(Signals {
+            interrupt: signal(SignalKind::interrupt()).context("failed to listen for Ctrl-C")?,
+            terminate: signal(SignalKind::terminate()).context("failed to listen for termination")?,
+        })
+    }
+
+    /// Waits for the next one. Dropping the future loses nothing.
+    pub(crate) async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+/// A flag that is set by the first signal. Listening ends with the program.
+pub(crate) fn flag() -> anyhow::Result<Arc<AtomicBool>> {
+    let flag = Arc::new(AtomicBool::new(false));
+    let set = Arc::clone(&flag);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()
+        .context("failed to start listening for signals")?;
+    let mut signals = runtime.block_on(async { Signals::listen() })?;
+    std::thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || {
+            runtime.block_on(async {
+                signals.next().await;
+                set.store(true, Ordering::Relaxed);
+                eprintln!("stopping; once more stops at once");
+                signals.next().await;
+                std::process::exit(130);
+            });
+        })
+        .context("failed to start listening for signals")?;
+    Ok(flag)
+}

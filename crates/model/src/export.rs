@@ -1,0 +1,148 @@
+//! Decides what a checkpoint looks like in the other format: names, order of rows, metadata.
+//!
+//! Data is not touched here: whoever writes the file reads each row of a tensor where [`Exported::row`] says.
+
+mod gguf;
+mod hf;
+mod rows;
+mod tokenizer;
+
+use std::io::ErrorKind;
+use std::path::Path;
+
+use serde_json::{Map, Value};
+use thiserror::Error;
+
+use crate::gguf::GgufError;
+use crate::gguf::write::{Entry, entries};
+use crate::mmap::MappedFile;
+use crate::open::{Model, Source};
+use crate::role::Role;
+use crate::weights::StoredTensor;
+pub use hf::{HfExport, to_hf};
+pub use rows::RowOrder;
+
+/// Why a model cannot be written in a format.
+#[derive(Debug, Error)]
+pub enum ExportError {
+    /// A file that was read before cannot be read again.
+    #[error("failed to read {path} again")]
+    Read {
+        /// The file.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A JSON file is not what it was when the model was opened.
+    #[error("failed to parse {path}")]
+    Json {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+    /// The metadata is not what it was when the model was opened.
+    #[error("failed to read the metadata of {path}")]
+    Gguf {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        source: GgufError,
+    },
+    /// Something that the other format cannot say, or that we cannot say in it.
+    #[error("{what} cannot be written as {format}; {instead}")]
+    Unsupported {
+        /// What it is.
+        what: String,
+        /// The format asked for.
+        format: &'static str,
+        /// What can be done instead.
+        instead: &'static str,
+    },
+}
+
+/// A tensor under its name in the other format.
+#[derive(Clone, Debug)]
+pub struct Exported {
+    /// Name in the file to be written.
+    pub name: String,
+    /// Where its elements are now.
+    pub source: StoredTensor,
+    /// In which order its rows are written.
+    pub order: RowOrder,
+    /// Layer of a tensor that every layer has.
+    pub layer: Option<usize>,
+    /// What its rows are for, in their order; empty for what is no weight.
+    pub roles: Vec<Role>,
+}
+
+impl Exported {
+    /// Elements of a row; a vector is one row.
+    pub fn cols(&self) -> usize {
+        *self.source.shape.last().expect("a tensor has an extent")
+    }
+
+    /// Rows.
+    pub fn rows(&self) -> usize {
+        self.source.elements() / self.cols()
+    }
+
+    /// Whether it is a vector.
+    pub fn is_vector(&self) -> bool {
+        self.source.shape.len() == 1
+    }
+
+    /// The row of the source that is written as row `row`.
+    pub fn row(&self, row: usize) -> usize {
+        self.order.source(row)
+    }
+}
+
+/// A GGUF file to be written.
+#[derive(Clone, Debug)]
+pub struct GgufExport {
+    /// The metadata.
+    pub entries: Vec<Entry>,
+    /// The tensors in the order of the file.
+    pub tensors: Vec<Exported>,
+}
+
+/// `model` as a GGUF file. One that is GGUF already keeps its metadata byte for byte; parts of a split model become one file.
+///
+/// # Errors
+/// When the files cannot be read again, or the model cannot be said in GGUF.
+pub fn to_gguf(model: &Model) -> Result<GgufExport, ExportError> {
+    match &model.source {
+        Source::Gguf(_) => {
+            let file = &model.info.files[0];
+            let path = || file.display().to_string();
+            let map = MappedFile::open(file).map_err(|source| ExportError::Read { path: path(), source })?;
+            let mut entries = entries(&map).map_err(|source| ExportError::Gguf { path: path(), source })?;
+            entries.retain(|entry| !entry.key.starts_with("split."));
+            let uses = model.weights.uses();
+            let tensors = model.weights.tensors().map(|tensor| {
+                let (layer, roles) = uses.get(tensor.name.as_str()).cloned().unwrap_or_default();
+                let name = tensor.name.clone();
+                Exported { name, source: tensor.clone(), order: RowOrder::Same, layer, roles }
+            });
+            Ok(GgufExport { entries, tensors: tensors.collect() })
+        }
+        Source::Folder(folder) => gguf::from_folder(model, folder),
+    }
+}
+
+/// The object in a JSON file that has been read before.
+fn json(path: &Path) -> Result<Map<String, Value>, ExportError> {
+    let bytes = std::fs::read(path)
+        .map_err(|source| ExportError::Read { path: path.display().to_string(), source })?;
+    serde_json::from_slice(&bytes)
+        .map_err(|source| ExportError::Json { path: path.display().to_string(), source })
+}
+
+/// As [`json`]; `None` when there is no such file.
+fn optional_json(path: &Path) -> Result<Option<Map<String, Value>>, ExportError> {
+    match json(path) {
+        Err(ExportError::Read { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(None),
+        other => other.map(Some),
+    }
+}

@@ -1,0 +1,277 @@
+//! Decides what is written: every tensor with its type and place, before any number is read.
+
+use serde_json::{Map, Value};
+use wharf_kernels::DType;
+use wharf_model::export::{self, ExportError, Exported, HfExport};
+use wharf_model::gguf::write as gguf;
+use wharf_model::safetensors::write as safetensors;
+use wharf_model::{Model, Role, Source};
+
+use super::codes::Codes;
+use super::mix::{self, Use};
+use super::scheme::{CompressedScheme, GgufScheme, Scheme};
+
+/// One tensor to be written.
+#[derive(Clone, Debug)]
+pub(super) struct Job {
+    pub(super) tensor: Exported,
+    pub(super) encoding: Encoding,
+    /// Where it goes; codes come before their scales.
+    pub(super) parts: Vec<Part>,
+}
+
+impl Job {
+    /// Bytes in the new file.
+    pub(super) fn bytes(&self) -> u64 {
+        let rows = self.tensor.rows() as u64;
+        self.parts.iter().map(|part| rows * part.row_bytes).sum()
+    }
+}
+
+/// Rows that follow each other in the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Part {
+    /// First byte in the file.
+    pub(super) at: u64,
+    pub(super) row_bytes: u64,
+}
+
+/// How a tensor is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Encoding {
+    /// Its bytes as they are.
+    Copy,
+    /// Row by row as blocks of a type.
+    Blocks(DType),
+    /// Row by row as codes, and their scales apart.
+    Codes(Codes),
+}
+
+/// Everything that is written, and where.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub(super) scheme: Scheme,
+    /// What the file with the weights begins with.
+    pub(super) header: Vec<u8>,
+    pub(super) jobs: Vec<Job>,
+    /// Bytes that do not depend on weights, by their place.
+    pub(super) fixed: Vec<(u64, Vec<u8>)>,
+    /// Bytes of the file with the weights.
+    pub(super) len: u64,
+    /// Other files of a folder; `None` when the file with the weights is all.
+    pub(super) beside: Option<Vec<(String, Vec<u8>)>>,
+}
+
+/// Name of the file with the weights in a folder.
+pub(super) const WEIGHTS: &str = "model.safetensors";
+
+impl Plan {
+    /// What `scheme` makes of `model`.
+    ///
+    /// # Errors
+    /// When the model cannot be written in the scheme's format.
+    pub fn new(model: &Model, scheme: Scheme) -> Result<Plan, ExportError> {
+        match scheme {
+            Scheme::Gguf(mix) => Plan::gguf(model, mix),
+            Scheme::Compressed(kind) => Plan::compressed(model, kind),
+        }
+    }
+
+    fn gguf(model: &Model, scheme: GgufScheme) -> Result<Plan, ExportError> {
+        let mut export = export::to_gguf(model)?;
+        gguf::set(&mut export.entries, "general.file_type", scheme.file_type());
+        gguf::set(&mut export.entries, "general.quantization_version", 2u32);
+        let new: Vec<(Encoding, gguf::NewTensor)> = export
+            .tensors
+            .iter()
+            .map(|tensor| {
+                let (encoding, dtype) = blocks(tensor, mix_type(tensor, scheme, model));
+                let shape = tensor.source.shape.clone();
+                (encoding, gguf::NewTensor { name: tensor.name.clone(), dtype, shape })
+            })
+            .collect();
+        let (encodings, tensors): (Vec<_>, Vec<_>) = new.into_iter().unzip();
+        let gguf::Layout { header, offsets, len } = gguf::layout(&export.entries, &tensors);
+        let places = offsets.into_iter().zip(&tensors);
+        let jobs = export
+            .tensors
+            .into_iter()
+            .zip(encodings)
+            .zip(places)
+            .map(|((tensor, encoding), (at, new))| {
+                let parts = vec![Part { at, row_bytes: (new.bytes() / tensor.rows()) as u64 }];
+                Job { tensor, encoding, parts }
+            })
+            .collect();
+        Ok(Plan { scheme: Scheme::Gguf(scheme), header, jobs, fixed: Vec::new(), len, beside: None })
+    }
+
+    fn compressed(model: &Model, kind: CompressedScheme) -> Result<Plan, ExportError> {
+        let HfExport { mut config, mut files, tensors } = export::to_hf(model)?;
+        let group = group(&tensors, kind);
+        let from_gguf = matches!(model.source, Source::Gguf(_));
+        let mut new = Vec::new();
+        let mut drafts: Vec<(Exported, Encoding, usize)> = Vec::new();
+        for tensor in tensors {
+            let encoding = match is_linear(&tensor) {
+                true => Encoding::Codes(Codes { kind, group: group.unwrap_or(tensor.cols()) }),
+                // A GGUF file keeps norms in single precision, where this format has one type for all that is not quantised.
+                false if from_gguf => blocks(&tensor, Some(DType::BF16)).0,
+                false => Encoding::Copy,
+            };
+            drafts.push((tensor.clone(), encoding, new.len()));
+            new.extend(new_tensors(&tensor, encoding));
+        }
+        let safetensors::Layout { header, offsets, len } = safetensors::layout(&new);
+        let mut fixed = Vec::new();
+        let jobs = drafts
+            .into_iter()
+            .map(|(tensor, encoding, first)| {
+                let (rows, cols) = (tensor.rows() as u64, tensor.cols());
+                let parts = match encoding {
+                    Encoding::Codes(codes) => {
+                        if packed(codes.kind) {
+                            let shape = [rows, cols as u64].map(u64::to_le_bytes);
+                            fixed.push((offsets[first + 2], shape.concat()));
+                        }
+                        vec![
+                            Part { at: offsets[first], row_bytes: codes.code_bytes(cols) as u64 },
+                            Part { at: offsets[first + 1], row_bytes: codes.scale_bytes(cols) as u64 },
+                        ]
+                    }
+                    _ => vec![Part { at: offsets[first], row_bytes: new[first].bytes / rows }],
+                };
+                Job { tensor, encoding, parts }
+            })
+            .collect();
+        config.insert("quantization_config".into(), description(kind, group));
+        files.push(("config.json".into(), pretty(config)));
+        Ok(Plan { scheme: Scheme::Compressed(kind), header, jobs, fixed, len, beside: Some(files) })
+    }
+}
+
+fn pretty(object: Map<String, Value>) -> Vec<u8> {
+    let mut text = serde_json::to_vec_pretty(&Value::Object(object)).expect("JSON values can be written");
+    text.push(b'\n');
+    text
+}
+
+fn mix_type(tensor: &Exported, scheme: GgufScheme, model: &Model) -> Option<DType> {
+    let usage =
+        Use { layer: tensor.layer, roles: &tensor.roles, cols: tensor.cols(), vector: tensor.is_vector() };
+    mix::dtype(scheme, &model.config, usage)
+}
+
+/// Blocks of a type, or a copy where it has that type: rounding to it again would only add errors.
+fn blocks(tensor: &Exported, dtype: Option<DType>) -> (Encoding, DType) {
+    match dtype {
+        Some(dtype) if dtype != tensor.source.dtype => (Encoding::Blocks(dtype), dtype),
+        _ => (Encoding::Copy, tensor.source.dtype),
+    }
+}
+
+/// Whether a tensor is a matrix of a layer: what Transformers calls a linear layer, without the output projection.
+fn is_linear(tensor: &Exported) -> bool {
+    const LINEAR: [Role; 7] = [Role::Q, Role::K, Role::V, Role::O, Role::Gate, Role::Up, Role::Down];
+    !tensor.roles.is_empty() && tensor.roles.iter().all(|role| LINEAR.contains(role))
+}
+
+/// Inputs that share a scale in every matrix; `None` for a scale for each output. 128 unless a matrix has rows of another length.
+fn group(tensors: &[Exported], kind: CompressedScheme) -> Option<usize> {
+    if kind != CompressedScheme::Int4 {
+        return None;
+    }
+    let divides_all = |group: &usize| {
+        tensors.iter().filter(|tensor| is_linear(tensor)).all(|tensor| tensor.cols().is_multiple_of(*group))
+    };
+    [128, 64, 32].into_iter().find(divides_all)
+}
+
+fn packed(kind: CompressedScheme) -> bool {
+    matches!(kind, CompressedScheme::Int4 | CompressedScheme::Int8Weight)
+}
+
+/// The tensors of the file that stand for one of the model.
+fn new_tensors(tensor: &Exported, encoding: Encoding) -> Vec<safetensors::NewTensor> {
+    let new = |name: String, dtype, shape: Vec<usize>, bytes: usize| safetensors::NewTensor {
+        name,
+        dtype,
+        shape,
+        bytes: bytes as u64,
+    };
+    let (rows, cols) = (tensor.rows(), tensor.cols());
+    let codes = match encoding {
+        Encoding::Codes(codes) => codes,
+        Encoding::Copy | Encoding::Blocks(_) => {
+            let dtype = match encoding {
+                Encoding::Blocks(dtype) => dtype,
+                _ => tensor.source.dtype,
+            };
+            let bytes = rows * dtype.bytes_for(cols).expect("floats fill rows of any length");
+            return vec![new(tensor.name.clone(), float_name(dtype), tensor.source.shape.clone(), bytes)];
+        }
+    };
+    let module = tensor.name.strip_suffix(".weight").unwrap_or(&tensor.name);
+    let (part, dtype, width) = match codes.kind {
+        CompressedScheme::Int8 => ("weight", "I8", cols),
+        CompressedScheme::Fp8 => ("weight", "F8_E4M3", cols),
+        CompressedScheme::Int4 | CompressedScheme::Int8Weight => {
+            ("weight_packed", "I32", codes.code_bytes(cols) / 4)
+        }
+    };
+    let mut all = vec![
+        new(format!("{module}.{part}"), dtype, vec![rows, width], rows * codes.code_bytes(cols)),
+        new(
+            format!("{module}.weight_scale"),
+            "BF16",
+            vec![rows, cols / codes.group],
+            rows * codes.scale_bytes(cols),
+        ),
+    ];
+    if packed(codes.kind) {
+        all.push(new(format!("{module}.weight_shape"), "I64", vec![2], 16));
+    }
+    all
+}
+
+fn float_name(dtype: DType) -> &'static str {
+    match dtype {
+        DType::F32 => "F32",
+        DType::F16 => "F16",
+        DType::BF16 => "BF16",
+        other => unreachable!("{other} is no type of floats"),
+    }
+}
+
+/// `quantization_config` of config.json.
+fn description(kind: CompressedScheme, group: Option<usize>) -> Value {
+    use serde_json::json;
+    let (bits, number, format) = match kind {
+        CompressedScheme::Int8 => (8, "int", "int-quantized"),
+        CompressedScheme::Int8Weight => (8, "int", "pack-quantized"),
+        CompressedScheme::Int4 => (4, "int", "pack-quantized"),
+        CompressedScheme::Fp8 => (8, "float", "float-quantized"),
+    };
+    let activations = match kind {
+        CompressedScheme::Int8 | CompressedScheme::Fp8 => json!({
+            "num_bits": 8, "type": number, "symmetric": true, "strategy": "token", "dynamic": true,
+        }),
+        CompressedScheme::Int8Weight | CompressedScheme::Int4 => Value::Null,
+    };
+    json!({
+        "quant_method": "compressed-tensors",
+        "quantization_status": "compressed",
+        "format": format,
+        "ignore": ["lm_head"],
+        "kv_cache_scheme": null,
+        "config_groups": {"group_0": {
+            "targets": ["Linear"],
+            "weights": {
+                "num_bits": bits, "type": number, "symmetric": true, "dynamic": false,
+                "strategy": if group.is_some() { "group" } else { "channel" }, "group_size": group,
+            },
+            "input_activations": activations,
+            "output_activations": null,
+        }},
+    })
+}

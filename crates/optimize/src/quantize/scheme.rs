@@ -1,0 +1,126 @@
+//! Decides what each scheme is called and what kind of file it makes.
+
+use std::fmt;
+use std::str::FromStr;
+
+use wharf_kernels::DType;
+
+/// What the weights become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    /// A GGUF file of block types.
+    Gguf(GgufScheme),
+    /// A folder in the format of compressed-tensors, which vLLM reads.
+    Compressed(CompressedScheme),
+}
+
+/// A mix of block types.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GgufScheme {
+    /// 8 bits throughout.
+    Q8_0,
+    /// 4 bits in blocks of 32 with a scale.
+    Q4_0,
+    /// 4 bits in blocks of 32 with a scale and a minimum.
+    Q4_1,
+    /// 4 bits in super-blocks, 6 where it matters most.
+    Q4KM,
+    /// 5 bits in super-blocks, 6 where it matters most.
+    Q5KM,
+    /// 6 bits in super-blocks.
+    Q6K,
+}
+
+/// Codes with scales beside them; the matrices of the layers only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CompressedScheme {
+    /// Signed bytes with a scale for each output; activations become signed bytes too, with a scale for each token.
+    Int8,
+    /// Signed bytes with a scale for each output; activations stay floats.
+    Int8Weight,
+    /// Four bits with a scale for each group of inputs; activations stay floats.
+    Int4,
+    /// E4M3 with a scale for each output; activations become E4M3 too, with a scale for each token.
+    Fp8,
+}
+
+/// Every scheme with its name on the command line and in YAML.
+pub const SCHEMES: &[(&str, Scheme)] = &[
+    ("q8_0", Scheme::Gguf(GgufScheme::Q8_0)),
+    ("q6_k", Scheme::Gguf(GgufScheme::Q6K)),
+    ("q5_k_m", Scheme::Gguf(GgufScheme::Q5KM)),
+    ("q4_k_m", Scheme::Gguf(GgufScheme::Q4KM)),
+    ("q4_1", Scheme::Gguf(GgufScheme::Q4_1)),
+    ("q4_0", Scheme::Gguf(GgufScheme::Q4_0)),
+    ("int8", Scheme::Compressed(CompressedScheme::Int8)),
+    ("int8-weight", Scheme::Compressed(CompressedScheme::Int8Weight)),
+    ("int4", Scheme::Compressed(CompressedScheme::Int4)),
+    ("fp8", Scheme::Compressed(CompressedScheme::Fp8)),
+];
+
+impl GgufScheme {
+    /// The type of an ordinary matrix.
+    pub(crate) fn base(self) -> DType {
+        match self {
+            GgufScheme::Q8_0 => DType::Q8_0,
+            GgufScheme::Q4_0 => DType::Q4_0,
+            GgufScheme::Q4_1 => DType::Q4_1,
+            GgufScheme::Q4KM => DType::Q4K,
+            GgufScheme::Q5KM => DType::Q5K,
+            GgufScheme::Q6K => DType::Q6K,
+        }
+    }
+
+    /// `general.file_type`, a number of llama.cpp's `enum llama_ftype`.
+    pub(crate) fn file_type(self) -> u32 {
+        match self {
+            GgufScheme::Q4_0 => 2,
+            GgufScheme::Q4_1 => 3,
+            GgufScheme::Q8_0 => 7,
+            GgufScheme::Q4KM => 15,
+            GgufScheme::Q5KM => 17,
+            GgufScheme::Q6K => 18,
+        }
+    }
+}
+
+impl fmt::Display for Scheme {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (name, _) = SCHEMES.iter().find(|(_, scheme)| scheme == self).expect("every scheme is listed");
+        f.write_str(name)
+    }
+}
+
+/// A name that is no scheme's.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{0:?} is no scheme; there are {names}", names = names())]
+pub struct UnknownScheme(String);
+
+fn names() -> String {
+    SCHEMES.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
+}
+
+impl FromStr for Scheme {
+    type Err = UnknownScheme;
+
+    fn from_str(name: &str) -> Result<Scheme, UnknownScheme> {
+        let found = SCHEMES.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
+        found.map(|(_, scheme)| *scheme).ok_or_else(|| UnknownScheme(name.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_lead_to_schemes_and_back() {
+        for (name, scheme) in SCHEMES {
+            assert_eq!(name.parse::<Scheme>().unwrap(), *scheme);
+            assert_eq!(scheme.to_string(), *name);
+            assert_eq!(name.to_uppercase().parse::<Scheme>().unwrap(), *scheme);
+        }
+        let error = "q3".parse::<Scheme>().unwrap_err().to_string();
+        assert!(error.contains("q4_k_m"), "{error}");
+    }
+}

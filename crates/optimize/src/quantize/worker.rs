@@ -1,0 +1,187 @@
+//! Decides what one thread does with a slab: read its rows, round them, write them where the plan says.
+
+use std::fs::File;
+use std::ops::Range;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::Sender;
+
+use wharf_kernels::block;
+use wharf_model::Model;
+use wharf_model::export::{Exported, RowOrder};
+
+use super::blocks::{self, Row};
+use super::plan::{Encoding, Plan};
+use super::run::{RunError, RunOptions, io_error};
+
+/// Elements that a thread takes at once, as whole rows.
+const SLAB_ELEMENTS: usize = 1 << 17;
+
+/// Rows of one tensor.
+pub(super) struct Slab {
+    pub(super) job: usize,
+    rows: Range<usize>,
+}
+
+impl Slab {
+    pub(super) fn elements(&self, plan: &Plan) -> u64 {
+        (self.rows.len() * plan.jobs[self.job].tensor.cols()) as u64
+    }
+}
+
+/// All slabs of the jobs that are not done, in the order of the file.
+pub(super) fn slabs(plan: &Plan, is_done: impl Fn(usize) -> bool) -> Vec<Slab> {
+    let mut slabs = Vec::new();
+    for (index, job) in plan.jobs.iter().enumerate().filter(|(index, _)| !is_done(*index)) {
+        let rows = job.tensor.rows();
+        let step = (SLAB_ELEMENTS / job.tensor.cols()).max(1);
+        slabs.extend(
+            (0..rows).step_by(step).map(|first| Slab { job: index, rows: first..rows.min(first + step) }),
+        );
+    }
+    slabs
+}
+
+/// Sums of squares over rows.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Errors {
+    of_errors: f64,
+    of_weights: f64,
+}
+
+impl Errors {
+    pub(super) fn add(&mut self, other: Errors) {
+        self.of_errors += other.of_errors;
+        self.of_weights += other.of_weights;
+    }
+
+    /// Root of the mean square error, divided by the root of the mean square of the weights.
+    pub(super) fn relative(self) -> f64 {
+        if self.of_weights > 0.0 { (self.of_errors / self.of_weights).sqrt() } else { 0.0 }
+    }
+}
+
+pub(super) struct Worker<'a> {
+    pub(super) model: &'a Model,
+    pub(super) plan: &'a Plan,
+    pub(super) file: &'a File,
+    /// Its path, for errors.
+    pub(super) path: &'a Path,
+    pub(super) options: RunOptions<'a>,
+    /// Set when another worker has failed.
+    pub(super) halt: &'a AtomicBool,
+}
+
+/// Memory of a worker, kept from slab to slab.
+#[derive(Default)]
+struct Scratch {
+    x: Vec<f32>,
+    back: Vec<f32>,
+    /// Bytes for each part of the job.
+    out: [Vec<u8>; 2],
+}
+
+impl Worker<'_> {
+    pub(super) fn run(
+        &self,
+        next: &AtomicUsize,
+        slabs: &[Slab],
+        results: &Sender<(usize, Result<Errors, RunError>)>,
+    ) {
+        let mut scratch = Scratch::default();
+        while !self.halt.load(Ordering::Relaxed) && !self.options.stop.load(Ordering::Relaxed) {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            let Some(slab) = slabs.get(index) else { return };
+            let outcome = self.slab(slab, &mut scratch);
+            // Nobody listens only when the run is over.
+            if results.send((index, outcome)).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn slab(&self, slab: &Slab, scratch: &mut Scratch) -> Result<Errors, RunError> {
+        let job = &self.plan.jobs[slab.job];
+        let tensor = &job.tensor;
+        let Scratch { x, back, out } = scratch;
+        out.iter_mut().for_each(Vec::clear);
+        back.resize(tensor.cols(), 0.0);
+        let importance = self.options.importance.and_then(|all| all.of(tensor));
+        let bytes = self.model.weights.bytes(&tensor.source);
+        let row_bytes = bytes.len() / tensor.rows();
+        let mut errors = Errors::default();
+        for row in slab.rows.clone() {
+            let from = &bytes[tensor.row(row) * row_bytes..][..row_bytes];
+            match job.encoding {
+                Encoding::Copy => {
+                    if tensor.source.dtype.block_len() == 1 {
+                        read(tensor, row, from, x)?;
+                    }
+                    copy(tensor, from, &mut out[0]);
+                }
+                Encoding::Blocks(dtype) => {
+                    read(tensor, row, from, x)?;
+                    let len = job.parts[0].row_bytes as usize;
+                    let start = out[0].len();
+                    out[0].resize(start + len, 0);
+                    let new = &mut out[0][start..];
+                    blocks::encode(dtype, Row { x, importance }, new);
+                    block::dequantize(dtype, new, back).expect("a row of the new type");
+                    errors.add(compare(x, back));
+                }
+                Encoding::Codes(codes) => {
+                    read(tensor, row, from, x)?;
+                    let [new, scales] = out;
+                    codes.encode(x, new, scales, back);
+                    errors.add(compare(x, back));
+                }
+            }
+        }
+        for (part, bytes) in job.parts.iter().zip(out.iter()) {
+            let at = part.at + slab.rows.start as u64 * part.row_bytes;
+            self.file.write_all_at(bytes, at).map_err(|error| io_error("write", self.path, error))?;
+        }
+        Ok(errors)
+    }
+}
+
+/// A row as it is; of a vector in another order, each element where it goes.
+fn copy(tensor: &Exported, from: &[u8], to: &mut Vec<u8>) {
+    match tensor.order {
+        order if tensor.is_vector() && order != RowOrder::Same => {
+            let size = tensor.source.dtype.block_bytes();
+            (0..tensor.cols()).for_each(|i| to.extend_from_slice(&from[order.source(i) * size..][..size]));
+        }
+        _ => to.extend_from_slice(from),
+    }
+}
+
+/// Reads row `row` of what is written from the bytes of its source.
+fn read(tensor: &Exported, row: usize, from: &[u8], x: &mut Vec<f32>) -> Result<(), RunError> {
+    x.resize(tensor.cols(), 0.0);
+    block::dequantize(tensor.source.dtype, from, x).expect("a row has the bytes of its elements");
+    // Zero times a number is zero, and times anything else is not.
+    if x.iter().map(|x| x * 0.0).sum::<f32>() != 0.0 {
+        let col = x.iter().position(|x| !x.is_finite()).expect("a product with zero was not zero");
+        let (tensor, row) = (tensor.source.name.clone(), tensor.row(row));
+        return Err(RunError::NotFinite { tensor, row, col, value: x[col] });
+    }
+    if tensor.is_vector() && tensor.order != RowOrder::Same {
+        let old = x.clone();
+        x.iter_mut().enumerate().for_each(|(i, x)| *x = old[tensor.order.source(i)]);
+    }
+    Ok(())
+}
+
+fn compare(x: &[f32], back: &[f32]) -> Errors {
+    let (mut of_errors, mut of_weights) = ([0.0f32; 8], [0.0f32; 8]);
+    for (x, back) in x.chunks(8).zip(back.chunks(8)) {
+        for (i, (x, back)) in x.iter().zip(back).enumerate() {
+            of_errors[i] += (x - back) * (x - back);
+            of_weights[i] += x * x;
+        }
+    }
+    let sum = |lanes: [f32; 8]| lanes.iter().map(|x| f64::from(*x)).sum();
+    Errors { of_errors: sum(of_errors), of_weights: sum(of_weights) }
+}
