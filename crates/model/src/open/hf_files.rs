@@ -27,8 +27,8 @@ pub(super) fn open(folder: &Path, options: OpenOptions) -> Result<Model, OpenErr
         why: "there is no config.json beside the safetensors".to_owned(),
     })?;
     let (architecture, config) = configuration(&root, &config_path, options)?;
-    let compression = compression(&root)
-        .map_err(|source| OpenError::Config { path: config_path.clone(), source })?;
+    let compression =
+        compression(&root).map_err(|source| OpenError::Config { path: config_path.clone(), source })?;
 
     let generation_path = folder.join("generation_config.json");
     let generation = read_object(&generation_path)?;

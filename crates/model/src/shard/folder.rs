@@ -228,6 +228,7 @@ fn copy_text(source: &Source, info: &SourceInfo, to: &Path) -> Result<(), ShardF
             let file = MappedFile::open(first).map_err(failed("read", first))?;
             let entries = gguf::write::entries(&file)
                 .map_err(|error| ShardFileError::Manifest { path: first.clone(), why: error.to_string() })?;
+            let header = gguf::write::layout(&entries, &[]).header;
             let path = to.join(HEADER);
             fs::write(&path, gguf::write::layout(&entries, &[]).header).map_err(failed("write", &path))
         }

@@ -1,3 +1,5 @@
+//! Plans as a table, and what holds for any of them.
+
 use proptest::prelude::*;
 use wharf_testkit::TinyModel;
 

@@ -58,7 +58,16 @@ mod tests {
         let values: Vec<f32> = (0..3 * 96).map(|i| (i % 17) as f32 - 8.0).collect();
         for dtype in [DType::F32, DType::Q8_0, DType::Q4_0] {
             let data = quantize(dtype, &values).unwrap();
-            let view = TensorView { name: "a", dtype, rows: 3, cols: 96, data: &data, file: 0, offset: 0, stored: 0 };
+            let view = TensorView {
+                name: "a",
+                dtype,
+                rows: 3,
+                cols: 96,
+                data: &data,
+                file: 0,
+                offset: 0,
+                stored: 0,
+            };
             let decode = |data: &[u8], len| {
                 let mut values = vec![0.0; len];
                 dequantize(dtype, data, &mut values).unwrap();

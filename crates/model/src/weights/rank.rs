@@ -69,7 +69,15 @@ impl Weights {
                 return Err(WeightsError::Absent { role, layer });
             };
             slots.insert((layer, role), Slot { tensor: index, first_row: 0, rows, cols });
-            stored.push(StoredTensor { name, dtype, shape: vec![rows, cols], file: 0, offset, len, compressed: None });
+            stored.push(StoredTensor {
+                name,
+                dtype,
+                shape: vec![rows, cols],
+                file: 0,
+                offset,
+                len,
+                compressed: None,
+            });
         }
         if config.tied_embeddings
             && let Some(embedding) = slots.get(&(None, Role::TokenEmbedding)).copied()

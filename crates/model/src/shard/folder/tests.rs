@@ -1,3 +1,5 @@
+//! What was cut is read as what it was, and a manifest that lies is refused.
+
 use wharf_testkit::{TinyModel, fixtures};
 
 use super::*;
