@@ -321,7 +321,7 @@ fn a_config_that_contradicts_the_weights_is_refused() {
         ("llama-bias", "rope_parameters", r#"{"rope_type": "dynamic", "factor": 2}"#, &["dynamic", "yarn"]),
         ("llama-bias", "rope_parameters", r#"{"rope_type": "linear", "factor": 0}"#, &["factor", "positive"]),
         ("llama-bias", "rope_parameters", "[]", &["rope_parameters", "an object"]),
-        ("llama-bias", "quantization_config", r#"{"quant_method": "gptq"}"#, &["gptq", "GGUF"]),
+        ("llama-bias", "quantization_config", r#"{"quant_method": "gptq"}"#, &["gptq", "compressed-tensors"]),
         (
             "phi3-longrope-short",
             "rope_parameters",
