@@ -253,10 +253,11 @@ impl Weights {
     }
 
     /// What each tensor is for, by its name: the layer, and the roles in the order of its rows. Tensors that are no weights are
-    /// not there.
+    /// not there; an embedding that is the output projection too is called the embedding.
     pub fn uses(&self) -> HashMap<&str, (Option<usize>, Vec<Role>)> {
         let mut slots: Vec<_> = self.slots.iter().collect();
         slots.sort_by_key(|((layer, role), slot)| (slot.tensor, slot.first_row, *layer, *role));
+        slots.dedup_by_key(|(_, slot)| (slot.tensor, slot.first_row));
         let mut uses: HashMap<&str, (Option<usize>, Vec<Role>)> = HashMap::new();
         for ((layer, role), slot) in slots {
             let name = self.tensors[slot.tensor].name.as_str();

@@ -230,7 +230,7 @@ fn copy_text(source: &Source, info: &SourceInfo, to: &Path) -> Result<(), ShardF
                 .map_err(|error| ShardFileError::Manifest { path: first.clone(), why: error.to_string() })?;
             let header = gguf::write::layout(&entries, &[]).header;
             let path = to.join(HEADER);
-            fs::write(&path, gguf::write::layout(&entries, &[]).header).map_err(failed("write", &path))
+            fs::write(&path, header).map_err(failed("write", &path))
         }
         Source::Folder(folder) => {
             let names = fs::read_dir(folder).map_err(failed("read", folder))?;

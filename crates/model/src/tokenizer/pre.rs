@@ -50,11 +50,7 @@ fn same_steps(a: &[Step], b: &[Step]) -> bool {
 }
 
 fn same_normalizers(a: &[Normalizer], b: &[Normalizer]) -> bool {
-    match (a, b) {
-        ([], []) => true,
-        ([Normalizer::Nfc], [Normalizer::Nfc]) => true,
-        _ => false,
-    }
+    matches!((a, b), ([], []) | ([Normalizer::Nfc], [Normalizer::Nfc]))
 }
 
 /// Parts of tokenizer.json that say how text is split.

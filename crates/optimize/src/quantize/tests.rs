@@ -1,3 +1,5 @@
+//! Files as they are written, opened again: values, metadata, interruptions, refusals.
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};

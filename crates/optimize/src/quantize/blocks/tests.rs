@@ -1,3 +1,5 @@
+//! Blocks read back by the kernels: bytes of the reference quantiser, sizes of errors, numbers at the edge.
+
 use proptest::prelude::*;
 use wharf_kernels::block;
 
