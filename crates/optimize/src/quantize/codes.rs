@@ -66,7 +66,8 @@ impl Codes {
                     CompressedScheme::Fp8 => {
                         let byte = nearest_fp8(x * inverse);
                         *code = byte as i8;
-                        *back = fp8(byte) * scale;
+                        // As it will be read: rounded to what the scales are.
+                        *back = bf16::from_f32(fp8(byte) * scale).to_f32();
                     }
                     kind => {
                         let (least, most) =
