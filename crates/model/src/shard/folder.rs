@@ -252,7 +252,7 @@ fn copy_text(source: &Source, info: &SourceInfo, to: &Path) -> Result<(), ShardF
 /// Opens one rank's part. Its weights are that part; its configuration is the whole model's.
 ///
 /// # Errors
-/// When the folder is not what [`write`] has left.
+/// When the folder is not what [`write()`] has left.
 pub fn open(folder: &Path, rank: usize) -> Result<Model, ShardFileError> {
     let path = folder.join(MANIFEST);
     let json = fs::read(&path).map_err(failed("read", &path))?;
