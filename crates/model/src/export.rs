@@ -13,6 +13,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 use thiserror::Error;
 
+use crate::arch::{Architecture, TensorRule};
 use crate::gguf::GgufError;
 use crate::gguf::write::{Entry, entries};
 use crate::mmap::MappedFile;
@@ -129,6 +130,35 @@ pub fn to_gguf(model: &Model) -> Result<GgufExport, ExportError> {
         }
         Source::Folder(folder) => gguf::from_folder(model, folder),
     }
+}
+
+/// Every weight under the name that its rule gets, `{}` being the layer; what is rotated has its rows in the order `rotated`. What
+/// is no weight (factors and frequencies of rotations) follows from the configuration.
+fn renamed(
+    model: &Model,
+    architecture: &Architecture,
+    rotated: RowOrder,
+    name: impl Fn(&TensorRule) -> String,
+    unsupported: fn(String) -> ExportError,
+) -> Result<Vec<Exported>, ExportError> {
+    let rules = architecture.rules();
+    let uses = model.weights.uses();
+    let mut tensors = Vec::new();
+    for source in model.weights.tensors() {
+        let Some((layer, roles)) = uses.get(source.name.as_str()) else { continue };
+        let [role] = roles[..] else {
+            return Err(unsupported(format!("tensor {:?}, which fuses several matrices,", source.name)));
+        };
+        let rule = rules.iter().find(|rule| rule.role == role).expect("roles were bound by these rules");
+        let layer_text = layer.map(|layer| layer.to_string()).unwrap_or_default();
+        let name = name(rule).replace("{}", &layer_text);
+        let order = match role {
+            Role::Q | Role::K | Role::QBias | Role::KBias => rotated,
+            _ => RowOrder::Same,
+        };
+        tensors.push(Exported { name, source: source.clone(), order, layer: *layer, roles: vec![role] });
+    }
+    Ok(tensors)
 }
 
 /// The object in a JSON file that has been read before.

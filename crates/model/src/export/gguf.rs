@@ -5,12 +5,11 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::{ExportError, Exported, GgufExport, RowOrder, json, tokenizer};
-use crate::arch::Architecture;
+use super::{ExportError, Exported, GgufExport, RowOrder, json, renamed, tokenizer};
+use crate::arch::{Architecture, TensorRule};
 use crate::config::{ModelConfig, RopeConfig};
 use crate::gguf::write::Entry;
 use crate::open::Model;
-use crate::role::Role;
 
 /// Architectures whose numbers are the same in both formats; Gemma shifts norms, Phi-3 fuses matrices.
 const SAME_NUMBERS: [&str; 3] = ["llama", "qwen2", "qwen3"];
@@ -94,25 +93,12 @@ fn linear_factor(rope: &RopeConfig, theta: f64) -> Result<Option<f64>, ExportErr
 }
 
 fn tensors(model: &Model, architecture: &Architecture, name: &str) -> Result<Vec<Exported>, ExportError> {
-    let rules = architecture.rules();
-    let uses = model.weights.uses();
-    let mut tensors = Vec::new();
-    for source in model.weights.tensors() {
-        // What is no weight (frequencies that old checkpoints keep) follows from the configuration.
-        let Some((layer, roles)) = uses.get(source.name.as_str()) else { continue };
-        let [role] = roles[..] else {
-            return Err(unsupported(format!("tensor {:?}, which fuses several matrices,", source.name)));
-        };
-        let rule = rules.iter().find(|rule| rule.role == role).expect("roles were bound by these rules");
-        let layer_text = layer.map(|layer| layer.to_string()).unwrap_or_default();
-        let rotated = matches!(role, Role::Q | Role::K | Role::QBias | Role::KBias);
-        let order = match name == "llama" && rotated {
-            true => RowOrder::Interleave { head_dim: model.config.head_dim },
-            false => RowOrder::Same,
-        };
-        let name = rule.gguf.replace("{}", &layer_text);
-        tensors.push(Exported { name, source: source.clone(), order, layer: *layer, roles: vec![role] });
-    }
+    let rotated = match name {
+        "llama" => RowOrder::Interleave { head_dim: model.config.head_dim },
+        _ => RowOrder::Same,
+    };
+    let name = |rule: &TensorRule| rule.gguf.to_owned();
+    let mut tensors = renamed(model, architecture, rotated, name, unsupported)?;
     // llama.cpp reads a file fastest in the order in which layers are computed.
     tensors.sort_by_key(|tensor| (tensor.layer.is_some(), tensor.layer, tensor.roles[0]));
     Ok(tensors)

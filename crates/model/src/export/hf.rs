@@ -7,8 +7,8 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::{ExportError, Exported, RowOrder, tokenizer};
-use crate::arch::Architecture;
+use super::{ExportError, Exported, RowOrder, renamed, tokenizer};
+use crate::arch::{Architecture, TensorRule};
 use crate::config::{Activation, RopeLayout};
 use crate::gguf::Metadata;
 use crate::open::{Model, Source};
@@ -161,25 +161,13 @@ fn config(
 }
 
 fn tensors(model: &Model, architecture: &Architecture) -> Result<Vec<Exported>, ExportError> {
-    let rules = architecture.rules();
-    let uses = model.weights.uses();
-    let mut tensors = Vec::new();
-    for source in model.weights.tensors() {
-        // Factors of rotations, which `config` has found to change nothing.
-        let Some((layer, roles)) = uses.get(source.name.as_str()) else { continue };
-        let [role] = roles[..] else {
-            return Err(unsupported(format!("tensor {:?}, which fuses several matrices,", source.name)));
-        };
-        let rule = rules.iter().find(|rule| rule.role == role).expect("roles were bound by these rules");
-        let layer_text = layer.map(|layer| layer.to_string()).unwrap_or_default();
-        let prefix = if role == Role::Output { "" } else { "model." };
-        let rotated = matches!(role, Role::Q | Role::K | Role::QBias | Role::KBias);
-        let order = match model.config.rope_layout {
-            RopeLayout::Interleaved if rotated => RowOrder::Separate { head_dim: model.config.head_dim },
-            RopeLayout::Interleaved | RopeLayout::Halves => RowOrder::Same,
-        };
-        let name = format!("{prefix}{}", rule.hf.replace("{}", &layer_text));
-        tensors.push(Exported { name, source: source.clone(), order, layer: *layer, roles: vec![role] });
-    }
-    Ok(tensors)
+    let rotated = match model.config.rope_layout {
+        RopeLayout::Interleaved => RowOrder::Separate { head_dim: model.config.head_dim },
+        RopeLayout::Halves => RowOrder::Same,
+    };
+    let name = |rule: &TensorRule| match rule.role {
+        Role::Output => rule.hf.to_owned(),
+        _ => format!("model.{}", rule.hf),
+    };
+    renamed(model, architecture, rotated, name, unsupported)
 }
