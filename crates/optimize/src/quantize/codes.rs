@@ -68,7 +68,7 @@ impl Codes {
     pub(super) fn nearest(self, x: f32, scale: f32) -> f32 {
         let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
         let (least, most) = match self.kind.codes() {
-            Kind::Int8 => (-127.0, 127.0),
+            Kind::Int8 => EIGHT_BITS,
             Kind::Int4 => FOUR_BITS,
             // As it will be read: rounded to what the scales are.
             Kind::Fp8 => return bf16::from_f32(fp8(nearest_fp8(x * inverse)) * scale).to_f32(),
@@ -78,9 +78,15 @@ impl Codes {
 
     /// Replaces row `x` by what it becomes with these scales.
     pub(super) fn round(self, x: &mut [f32], scales: &[bf16]) {
+        if self.kind.codes() == Kind::Fp8 {
+            for (x, scale) in x.chunks_mut(self.group).zip(scales) {
+                x.iter_mut().for_each(|x| *x = self.nearest(*x, scale.to_f32()));
+            }
+            return;
+        }
+        let (least, most) = if self.kind.codes() == Kind::Int4 { FOUR_BITS } else { EIGHT_BITS };
         for (x, scale) in x.chunks_mut(self.group).zip(scales) {
-            let scale = scale.to_f32();
-            x.iter_mut().for_each(|x| *x = self.nearest(*x, scale));
+            pulp::Arch::new().dispatch(Integers { x, scale: scale.to_f32(), least, most });
         }
     }
 
@@ -107,6 +113,30 @@ impl Codes {
 
 /// Least and largest code of four bits.
 const FOUR_BITS: (f32, f32) = (-8.0, 7.0);
+
+/// Least and largest code of eight bits.
+const EIGHT_BITS: (f32, f32) = (-127.0, 127.0);
+
+/// Rounds to multiples of a scale.
+struct Integers<'a> {
+    x: &'a mut [f32],
+    scale: f32,
+    least: f32,
+    most: f32,
+}
+
+impl pulp::NullaryFnOnce for Integers<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let Integers { x, scale, least, most } = self;
+        let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
+        for x in x {
+            *x = (*x * inverse).round_ties_even().clamp(least, most) * scale;
+        }
+    }
+}
 
 /// The least bfloat16 that is not below `x`, so that the largest weight has a code.
 fn up(x: f32) -> bf16 {

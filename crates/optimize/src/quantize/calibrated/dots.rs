@@ -1,69 +1,75 @@
 //! Decides how sums of products are computed here: one vector against four, so that each of its elements is loaded once.
-//!
-//! Partial sums lie in lanes, so that loops become vectors; the order of additions does not depend on the machine or on threads.
 
-const LANES: usize = 16;
+use pulp::{Arch, Simd, WithSimd};
 
-/// Rows of a matrix that are read in four places at once.
-pub(super) const ROWS: usize = 4;
+/// Rows that a vector is multiplied with at once.
+const ROWS: usize = 4;
 
-/// `[Σ a·b for b in rows]`; all are equally long.
-#[inline(always)]
-pub(super) fn dots(a: &[f32], rows: [&[f32]; ROWS]) -> [f32; ROWS] {
-    let mut sums = [[0.0f32; LANES]; ROWS];
-    let whole = a.len() / LANES * LANES;
-    let rows = rows.map(|row| &row[..a.len()]);
-    let mut at = 0;
-    while at < whole {
-        for (sums, row) in sums.iter_mut().zip(rows) {
-            let (a, b) = (&a[at..at + LANES], &row[at..at + LANES]);
-            for lane in 0..LANES {
-                sums[lane] = a[lane].mul_add(b[lane], sums[lane]);
-            }
-        }
-        at += LANES;
-    }
-    let mut totals = sums.map(|sums| sums.iter().sum::<f32>());
-    for (total, row) in totals.iter_mut().zip(rows) {
-        for (a, b) in a[whole..].iter().zip(&row[whole..]) {
-            *total = a.mul_add(*b, *total);
-        }
-    }
-    totals
-}
-
-/// `to[i] -= Σ_c a[c]·row(i)[c]`.
-pub(super) fn subtract<'a>(to: &mut [f32], a: &[f32], row: impl Fn(usize) -> &'a [f32]) {
-    each(to, a, row, |to, sum| *to -= sum);
-}
-
-/// `to[i] += Σ_c a[c]·row(i)[c]`.
+/// `to[i] += Σ_c a[c]·row(i)[c]`; every row is as long as `a`.
 pub(super) fn add<'a>(to: &mut [f32], a: &[f32], row: impl Fn(usize) -> &'a [f32]) {
-    each(to, a, row, |to, sum| *to += sum);
+    Arch::new().dispatch(Each { to, a, row, sign: 1.0 });
 }
 
-fn each<'a>(to: &mut [f32], a: &[f32], row: impl Fn(usize) -> &'a [f32], store: impl Fn(&mut f32, f32)) {
-    struct Each<'x, R, S> {
-        to: &'x mut [f32],
-        a: &'x [f32],
-        row: R,
-        store: S,
-    }
-    impl<'a, R: Fn(usize) -> &'a [f32], S: Fn(&mut f32, f32)> pulp::NullaryFnOnce for Each<'_, R, S> {
-        type Output = ();
+/// `to[i] -= Σ_c a[c]·row(i)[c]`; every row is as long as `a`.
+pub(super) fn subtract<'a>(to: &mut [f32], a: &[f32], row: impl Fn(usize) -> &'a [f32]) {
+    Arch::new().dispatch(Each { to, a, row, sign: -1.0 });
+}
 
-        #[inline(always)]
-        fn call(self) {
-            let Each { to, a, row, store } = self;
-            let last = to.len().saturating_sub(1);
-            for (group, to) in to.chunks_mut(ROWS).enumerate() {
-                // What is behind the end is computed for nothing, from a row that is there.
-                let sums = dots(a, std::array::from_fn(|i| row((group * ROWS + i).min(last))));
-                to.iter_mut().zip(sums).for_each(|(to, sum)| store(to, sum));
+struct Each<'x, R> {
+    to: &'x mut [f32],
+    a: &'x [f32],
+    row: R,
+    sign: f32,
+}
+
+impl<'a, R: Fn(usize) -> &'a [f32]> WithSimd for Each<'_, R> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Each { to, a, row, sign } = self;
+        let last = to.len().saturating_sub(1);
+        for (group, to) in to.chunks_mut(ROWS).enumerate() {
+            // What is behind the end is computed for nothing, from a row that is there.
+            let first = group * ROWS;
+            let rows =
+                [row(first), row(last.min(first + 1)), row(last.min(first + 2)), row(last.min(first + 3))];
+            for (to, sum) in to.iter_mut().zip(dots(simd, a, rows)) {
+                *to += sign * sum;
             }
         }
     }
-    pulp::Arch::new().dispatch(Each { to, a, row, store });
+}
+
+// Closures would not be compiled for the instruction set: no `map` and no `from_fn` here.
+#[inline(always)]
+fn dots<S: Simd>(simd: S, a: &[f32], rows: [&[f32]; ROWS]) -> [f32; ROWS] {
+    let (vectors, rest) = S::as_simd_f32s(a);
+    let [r0, r1, r2, r3] = rows;
+    let (r0, rest0) = S::as_simd_f32s(&r0[..a.len()]);
+    let (r1, rest1) = S::as_simd_f32s(&r1[..a.len()]);
+    let (r2, rest2) = S::as_simd_f32s(&r2[..a.len()]);
+    let (r3, rest3) = S::as_simd_f32s(&r3[..a.len()]);
+    let zero = simd.splat_f32s(0.0);
+    let [mut s0, mut s1, mut s2, mut s3] = [zero; ROWS];
+    for ((((x, y0), y1), y2), y3) in vectors.iter().zip(r0).zip(r1).zip(r2).zip(r3) {
+        s0 = simd.mul_add_f32s(*x, *y0, s0);
+        s1 = simd.mul_add_f32s(*x, *y1, s1);
+        s2 = simd.mul_add_f32s(*x, *y2, s2);
+        s3 = simd.mul_add_f32s(*x, *y3, s3);
+    }
+    let mut sums = [
+        simd.reduce_sum_f32s(s0),
+        simd.reduce_sum_f32s(s1),
+        simd.reduce_sum_f32s(s2),
+        simd.reduce_sum_f32s(s3),
+    ];
+    for (sum, row) in sums.iter_mut().zip([rest0, rest1, rest2, rest3]) {
+        for (x, y) in rest.iter().zip(row) {
+            *sum += x * y;
+        }
+    }
+    sums
 }
 
 #[cfg(test)]

@@ -54,9 +54,11 @@ pub(super) enum Family {
     Means,
 }
 
-/// The scaling of `family` that leaves the least error in outputs; `round` replaces a row of weights by what it becomes.
+/// The scaling of `family` that leaves the least error in outputs, the same for all inputs with one number in `ties`; `round`
+/// replaces a row of weights by what it becomes.
 pub(super) fn search(
     family: Family,
+    ties: &[usize],
     inputs: &Inputs,
     matrices: &Matrices,
     activations: Activations,
@@ -68,7 +70,7 @@ pub(super) fn search(
         exponents.retain(|exponent| *exponent >= 0.2);
     }
     let mut tried: Vec<Vec<f32>> =
-        exponents.into_iter().map(|exponent| scaling(family, exponent, inputs, matrices)).collect();
+        exponents.into_iter().map(|exponent| scaling(family, exponent, ties, inputs, matrices)).collect();
     tried.push(vec![1.0; inputs.width()]);
     let errors: Vec<f64> = tried
         .par_iter()
@@ -81,19 +83,28 @@ pub(super) fn search(
     tried.swap_remove(best)
 }
 
-fn scaling(family: Family, exponent: f32, inputs: &Inputs, matrices: &Matrices) -> Vec<f32> {
+fn scaling(family: Family, exponent: f32, ties: &[usize], inputs: &Inputs, matrices: &Matrices) -> Vec<f32> {
     let raw: Vec<f32> = match family {
         Family::Extremes => {
-            let pairs = inputs.most().iter().zip(&matrices.most);
-            pairs.map(|(x, w)| x.powf(exponent) / w.powf(1.0 - exponent)).collect()
+            let most = tied(ties, inputs.most()).into_iter().zip(tied(ties, &matrices.most));
+            most.map(|(x, w)| x.powf(exponent) / w.powf(1.0 - exponent)).collect()
         }
-        Family::Means => inputs.mean_magnitudes().iter().map(|x| x.powf(exponent)).collect(),
+        Family::Means => {
+            tied(ties, &inputs.mean_magnitudes()).into_iter().map(|x| x.powf(exponent)).collect()
+        }
     };
     let usable = |x: &f32| x.is_finite() && *x > 0.0;
     let logs: Vec<f32> = raw.iter().filter(|x| usable(x)).map(|x| x.ln()).collect();
     let middle = logs.iter().sum::<f32>() / logs.len().max(1) as f32;
     // An input that is never seen, or a column of zeros, is left alone.
     raw.iter().map(|x| if usable(x) { (x.ln() - middle).exp().clamp(1e-4, 1e4) } else { 1.0 }).collect()
+}
+
+/// The largest number of each tie, at all of its places.
+fn tied(ties: &[usize], numbers: &[f32]) -> Vec<f32> {
+    let mut most = vec![0.0f32; ties.iter().max().map_or(0, |last| last + 1)];
+    ties.iter().zip(numbers).for_each(|(tie, number)| most[*tie] = most[*tie].max(*number));
+    ties.iter().map(|tie| most[*tie]).collect()
 }
 
 /// What rounding scaled weights does to outputs: errors of different inputs are taken as independent, so that each counts with the
@@ -110,8 +121,14 @@ fn weight_error(
     for row in matrices.rows.chunks_exact(scaling.len()) {
         scaled.iter_mut().zip(row).zip(scaling).for_each(|((to, w), s)| *to = w * s);
         round(&mut scaled);
-        let squares = scaled.iter().zip(row).zip(scaling).zip(&importance);
-        error += squares.map(|(((q, w), s), x)| (q / s - w).powi(2) * x).map(f64::from).sum::<f64>();
+        let mut sums = [0.0f32; 16];
+        let parts = scaled.chunks(16).zip(row.chunks(16)).zip(scaling.chunks(16)).zip(importance.chunks(16));
+        for (((q, w), s), x) in parts {
+            for ((((sum, q), w), s), x) in sums.iter_mut().zip(q).zip(w).zip(s).zip(x) {
+                *sum += (q / s - w).powi(2) * x;
+            }
+        }
+        error += f64::from(sums.iter().sum::<f32>());
     }
     error
 }
@@ -140,12 +157,30 @@ fn largest(row: &[f32], scaling: &[f32]) -> f32 {
 
 /// Weighted square error of a row of activations that become multiples of `step`.
 fn rounding_error(row: &[f32], scaling: &[f32], squares: &[f32], step: f32) -> f64 {
-    let inverse = if step > 0.0 { 1.0 / step } else { 0.0 };
-    let error = |((x, s), square): ((&f32, &f32), &f32)| {
-        let code = (x / s * inverse).round_ties_even().clamp(-127.0, 127.0);
-        (x - code * step * s).powi(2) * square
-    };
-    f64::from(row.iter().zip(scaling).zip(squares).map(error).sum::<f32>())
+    struct Row<'a> {
+        row: &'a [f32],
+        scaling: &'a [f32],
+        squares: &'a [f32],
+        step: f32,
+    }
+    impl pulp::NullaryFnOnce for Row<'_> {
+        type Output = f32;
+
+        #[inline(always)]
+        fn call(self) -> f32 {
+            let Row { row, scaling, squares, step } = self;
+            let inverse = if step > 0.0 { 1.0 / step } else { 0.0 };
+            let mut sums = [0.0f32; 16];
+            for ((row, scaling), squares) in row.chunks(16).zip(scaling.chunks(16)).zip(squares.chunks(16)) {
+                for (((sum, x), s), square) in sums.iter_mut().zip(row).zip(scaling).zip(squares) {
+                    let code = (x / s * inverse).round_ties_even().clamp(-127.0, 127.0);
+                    *sum += (x - code * step * s).powi(2) * square;
+                }
+            }
+            sums.iter().sum()
+        }
+    }
+    f64::from(pulp::Arch::new().dispatch(Row { row, scaling, squares, step }))
 }
 
 /// The one scale for all activations, divided by `scaling`: what lies beyond its range may be cut off if that does less harm than
@@ -188,6 +223,10 @@ mod tests {
         Matrices { rows, most: vec![1.0; WIDTH] }
     }
 
+    fn untied() -> Vec<usize> {
+        (0..WIDTH).collect()
+    }
+
     fn to_bits(row: &mut [f32], most: f32) {
         let scale = row.iter().fold(0.0f32, |m, x| m.max(x.abs())) / most;
         row.iter_mut().for_each(|x| *x = (*x / scale).round() * scale);
@@ -197,17 +236,27 @@ mod tests {
     fn an_input_that_stands_out_is_divided_by_more() {
         let (inputs, matrices) = (outlier(), matrices());
         let round = |row: &mut [f32]| to_bits(row, 127.0);
-        let scaling = search(Family::Extremes, &inputs, &matrices, Activations::Rows, &round);
+        let scaling = search(Family::Extremes, &untied(), &inputs, &matrices, Activations::Rows, &round);
         assert!(scaling[5] > 5.0 * scaling[6], "{scaling:?}");
         let error = |scaling: &[f32]| activation_error(&inputs, &matrices, scaling, Activations::Rows);
         assert!(error(&scaling) < 0.5 * error(&[1.0; WIDTH]));
     }
 
     #[test]
+    fn tied_inputs_are_divided_by_the_same() {
+        let (inputs, matrices) = (outlier(), matrices());
+        let ties: Vec<usize> = (0..WIDTH).map(|i| i % 16).collect();
+        let round = |row: &mut [f32]| to_bits(row, 127.0);
+        let scaling = search(Family::Extremes, &ties, &inputs, &matrices, Activations::Rows, &round);
+        assert!(scaling[5] > 5.0 * scaling[6], "{scaling:?}");
+        assert!((0..WIDTH).all(|i| scaling[i] == scaling[i % 16]), "{scaling:?}");
+    }
+
+    #[test]
     fn columns_of_large_inputs_are_rounded_more_finely() {
         let (inputs, matrices) = (outlier(), matrices());
         let round = |row: &mut [f32]| to_bits(row, 7.0);
-        let scaling = search(Family::Means, &inputs, &matrices, Activations::Floats, &round);
+        let scaling = search(Family::Means, &untied(), &inputs, &matrices, Activations::Floats, &round);
         assert!(scaling[5] > scaling[6], "{scaling:?}");
         let error = |scaling: &[f32]| weight_error(&inputs, &matrices, scaling, &round);
         assert!(error(&scaling) < 0.5 * error(&[1.0; WIDTH]));

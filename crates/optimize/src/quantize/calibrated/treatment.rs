@@ -62,6 +62,8 @@ struct Decided {
     importance: Vec<f32>,
     /// What inputs are divided by and columns multiplied; empty for nothing.
     scaling: Vec<f32>,
+    /// What the rows of the matrix that makes the inputs are divided by; empty if a norm makes them.
+    given: Vec<f32>,
     factor: Option<Factor>,
     /// The one scale of all activations.
     fixed: Option<f32>,
@@ -118,14 +120,17 @@ impl Treatment {
 
     /// Row `row` of a tensor as it is to be rounded.
     pub(in crate::quantize) fn apply(&self, tensor: &Exported, row: usize, x: &mut [f32]) {
-        let [attention, _, gate_up, down] = &self.readers;
+        let [attention, output, gate_up, down] = &self.readers;
+        let given = |by: &Decided, x: &mut [f32]| {
+            if let Some(divisor) = by.given.get(row) {
+                x.iter_mut().for_each(|x| *x /= divisor);
+            }
+        };
         match tensor.roles[..] {
             [Role::AttnNorm] => self.divide_norm(&attention.scaling, x),
             [Role::FfnNorm] => self.divide_norm(&gate_up.scaling, x),
-            [Role::Up] if !down.scaling.is_empty() => {
-                let scale = 1.0 / down.scaling[row];
-                x.iter_mut().for_each(|x| *x *= scale);
-            }
+            [Role::V] => given(output, x),
+            [Role::Up] => given(down, x),
             _ => {}
         }
         if let Some(decided) = self.of(tensor) {
@@ -148,23 +153,29 @@ fn reads(job: &Job, reader: usize) -> bool {
 enum Giver {
     /// A norm, whose weights have a type.
     Norm { weights: Vec<f32>, dtype: DType },
-    /// The rows of a matrix, which may be multiplied by anything.
-    Rows,
+    /// The rows of a matrix, which may be divided by anything: for each input the row that makes it.
+    Rows(Vec<usize>),
     /// Nobody can.
     Nobody,
 }
 
 impl Giver {
     fn of(model: &Model, jobs: &[&Job], reader: usize) -> Result<Giver, RunError> {
-        let role = match reader {
-            0 => Role::AttnNorm,
-            2 => Role::FfnNorm,
-            3 => Role::Up,
-            _ => return Ok(Giver::Nobody),
-        };
-        let job = jobs.iter().find(|job| job.tensor.roles[..] == [role]);
-        match job.map(|job| (job, job.encoding)) {
-            Some((_, Encoding::Codes(_))) => Ok(Giver::Rows),
+        let config = &model.config;
+        let role = [Role::AttnNorm, Role::V, Role::FfnNorm, Role::Up][reader];
+        let find = |role: Role| jobs.iter().find(|job| job.tensor.roles[..] == [role]);
+        if role == Role::V && find(Role::VBias).is_some() {
+            // The bias would have to be divided too, and is stored with few bits.
+            return Ok(Giver::Nobody);
+        }
+        match find(role).map(|job| (job, job.encoding)) {
+            Some((_, Encoding::Codes(_))) if role == Role::V => {
+                // Attention leaves for each head a mean of the values of its group.
+                let (size, group) = (config.head_dim, config.n_heads / config.n_kv_heads);
+                let row = |input: usize| input / size / group * size + input % size;
+                Ok(Giver::Rows((0..config.n_heads * size).map(row).collect()))
+            }
+            Some((_, Encoding::Codes(_))) => Ok(Giver::Rows((0..config.ffn_size).collect())),
             Some((job, Encoding::Blocks(dtype))) => {
                 let mut weights = Vec::new();
                 row(model, &job.tensor, 0, &mut weights)?;
@@ -173,6 +184,22 @@ impl Giver {
             }
             Some((_, Encoding::Copy)) | None => Ok(Giver::Nobody),
         }
+    }
+
+    /// Inputs with one number are divided by the same.
+    fn ties(&self, inputs: usize) -> Vec<usize> {
+        match self {
+            Giver::Rows(rows) => rows.clone(),
+            Giver::Norm { .. } | Giver::Nobody => (0..inputs).collect(),
+        }
+    }
+
+    /// What each row of the giver is divided by.
+    fn rows(&self, scaling: &[f32]) -> Vec<f32> {
+        let Giver::Rows(rows) = self else { return Vec::new() };
+        let mut divisors = vec![1.0; rows.iter().max().map_or(0, |last| last + 1)];
+        rows.iter().zip(scaling).for_each(|(row, scale)| divisors[*row] = *scale);
+        divisors
     }
 
     /// The scaling nearest to `wanted` that the giver's own numbers can say without rounding: columns then undo exactly what inputs
@@ -211,7 +238,8 @@ fn decide(
         let scaling = match scaled {
             Some(family) => {
                 let round = |row: &mut [f32]| codes.round(row, &codes.scales(row, None));
-                let best = smoothing::search(family, inputs, &seen, method.activations, &round);
+                let ties = giver.ties(inputs.width());
+                let best = smoothing::search(family, &ties, inputs, &seen, method.activations, &round);
                 giver.exactly(best, model.config.norm_offset)
             }
             None => vec![1.0; inputs.width()],
@@ -220,7 +248,10 @@ fn decide(
             decided.fixed = Some(smoothing::fixed_scale(inputs, &seen, &scaling));
         }
         decided.importance.iter_mut().zip(&scaling).for_each(|(x, scale)| *x /= scale * scale);
-        decided.scaling = if scaled.is_some() { scaling } else { Vec::new() };
+        if scaled.is_some() {
+            decided.given = giver.rows(&scaling);
+            decided.scaling = scaling;
+        }
     }
     if method.makes_up {
         let (mut products, n) = (inputs.take_products(), inputs.width());
