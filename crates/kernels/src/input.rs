@@ -1,6 +1,6 @@
 //! Decides how activations are rounded to signed bytes or to bf16, and holds them in every form that a product reads.
 //!
-//! Thirty-two consecutive activations share a scale, by the rule of `round`.
+//! Thirty-two consecutive activations share a scale, by the rule of `round`, unless a matrix says otherwise (see [`Rounding`]).
 #![expect(unsafe_code, reason = "views lines as bytes and bytes as blocks")]
 
 mod bf16;
@@ -14,12 +14,26 @@ use crate::{
 };
 use bf16::Bf16Input;
 
+/// Which activations share a scale where they are rounded to signed bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Rounding {
+    /// Thirty-two consecutive ones: a 127th of the largest.
+    #[default]
+    Blocks,
+    /// All of a row: a 127th of the largest ("per token").
+    Rows,
+    /// All that there are: this scale, positive; what it does not reach is cut off ("static").
+    Fixed(f32),
+}
+
 /// The forms of activations that a matrix product reads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct InputKind {
     float: bool,
     bf16: bool,
     quantized: bool,
+    /// How those are rounded.
+    rounding: Rounding,
     /// Whether byte weights of the full range occur, for which some instruction sets want 16-bit numbers.
     bytes: bool,
     /// Whether a matrix unit multiplies all formats that occur.
@@ -28,8 +42,14 @@ pub struct InputKind {
 
 impl InputKind {
     /// No form at all.
-    pub const NONE: InputKind =
-        InputKind { float: false, bf16: false, quantized: false, bytes: false, matrix: true };
+    pub const NONE: InputKind = InputKind {
+        float: false,
+        bf16: false,
+        quantized: false,
+        rounding: Rounding::Blocks,
+        bytes: false,
+        matrix: true,
+    };
 
     pub(crate) fn of(dtype: DType) -> InputKind {
         let matrix = Many::Matrix.knows(dtype);
@@ -48,19 +68,25 @@ impl InputKind {
         self.quantized
     }
 
-    /// What either needs.
+    /// The same, rounded by another rule.
+    pub(crate) fn rounded(self, rounding: Rounding) -> InputKind {
+        InputKind { rounding, ..self }
+    }
+
+    /// What either needs. Both round by one rule where both read what is rounded.
     pub fn union(self, other: InputKind) -> InputKind {
         InputKind {
             float: self.float || other.float,
             bf16: self.bf16 || other.bf16,
             quantized: self.quantized || other.quantized,
+            rounding: if self.quantized { self.rounding } else { other.rounding },
             bytes: self.bytes || other.bytes,
             matrix: self.matrix && other.matrix,
         }
     }
 
     fn covers(self, other: InputKind) -> bool {
-        self.union(other) == self
+        self.union(other) == self && (!other.quantized || self.rounding == other.rounding)
     }
 }
 
@@ -178,7 +204,8 @@ impl Input {
                             make(row + lane, scratch);
                             &scratch[..]
                         };
-                        let quantize = Quantize { x: x.as_chunks().0, out: &mut *to, lane };
+                        let quantize =
+                            Quantize { x: x.as_chunks().0, out: &mut *to, lane, rounding: kind.rounding };
                         match tile {
                             16 => isa.run(QuantizeTo::<16>(quantize)),
                             8 => isa.run(QuantizeTo::<8>(quantize)),
@@ -298,6 +325,7 @@ struct Quantize<'a> {
     out: &'a mut [u8],
     /// Row of the tile.
     lane: usize,
+    rounding: Rounding,
 }
 
 /// As a row of a tile of `R`.
@@ -308,23 +336,36 @@ impl<const R: usize> Kernel for QuantizeTo<'_, R> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Quantize { x, out, lane } = self.0;
+        let Quantize { x, out, lane, rounding } = self.0;
         assert!(
             lane < R && out.len() == x.len() * size_of::<XBlock<R>>(),
             "a block of the tile for every 32 activations"
         );
         let out = out.as_mut_ptr().cast::<XBlock<R>>();
+        let shared = match rounding {
+            Rounding::Blocks => None,
+            Rounding::Rows => Some(ByteScale::of(largest(s, x))),
+            Rounding::Fixed(scale) => Some(ByteScale { scale, inverse: 1.0 / scale }),
+        };
         for (i, x) in x.iter().enumerate() {
             // SAFETY: as many blocks were just checked to exist; where they begin is a multiple of four, as in `Input::tile`.
             let out = unsafe { &mut *out.add(i) };
             let halves = x.as_chunks::<16>().0;
             let halves = [s.load(&halves[0]), s.load(&halves[1])];
-            let ByteScale { scale, inverse } = byte_scale(s, halves);
+            let own = byte_scale(s, halves);
+            let ByteScale { scale, inverse } = match &shared {
+                // What is no number spoils its block by any rule.
+                Some(shared) if !own.scale.is_nan() => *shared,
+                _ => own,
+            };
             let (mut sums, mut q) = ([0; 2], [0; 32]);
             if inverse != 0.0 {
                 let inverse = s.splat(inverse);
+                let most = s.splat(127.0);
                 for (i, (x, to)) in halves.into_iter().zip(q.as_chunks_mut::<16>().0).enumerate() {
-                    s.store_i8(to, s.mul(x, inverse));
+                    let code = s.mul(x, inverse);
+                    let inside = s.if_less(s.abs(code), most, code, s.copysign(most, code));
+                    s.store_i8(to, if shared.is_some() { inside } else { code });
                     sums[i] = to.iter().map(|q| i16::from(*q)).sum();
                 }
             }
@@ -333,6 +374,16 @@ impl<const R: usize> Kernel for QuantizeTo<'_, R> {
             (out.q[lane], out.scale[lane], out.weighted[lane], out.sums[lane]) = (q, scale, weighted, sums);
         }
     }
+}
+
+/// The largest magnitude of a row, found by folding in one fixed order.
+#[inline(always)]
+fn largest<S: Simd>(s: S, x: &[[f32; 32]]) -> f32 {
+    let mut most = s.splat(0.0);
+    for half in x.as_flattened().as_chunks::<16>().0 {
+        most = s.max(s.abs(s.load(half)), most);
+    }
+    s.largest(most)
 }
 
 #[cfg(test)]
@@ -357,6 +408,41 @@ mod tests {
                 (1.0, 127, 0, 2, -127)
             );
             assert_eq!(block.sums[0], [129, -127]);
+        }
+    }
+
+    #[test]
+    fn a_rule_of_rows_or_of_all_decides_for_every_block() {
+        let mut x = [[1.0; 32], [0.25; 32]];
+        x[0][3] = -2.0;
+        for isa in Isa::available() {
+            let blocks = |rounding| {
+                let mut input = Input::new();
+                let kind = InputKind { quantized: true, rounding, ..InputKind::NONE };
+                input.fill(isa, &Team::new(1), x.as_flattened(), 1, 64, kind);
+                [0, 1].map(|i| input.tile::<1>(0)[i])
+            };
+            let [first, second] = blocks(Rounding::Rows);
+            assert_eq!((first.scale, second.scale), ([2.0 / 127.0], [2.0 / 127.0]), "{isa}");
+            assert_eq!((first.q[0][3], first.q[0][4], second.q[0][0]), (-127, 64, 16), "{isa}");
+            let [first, second] = blocks(Rounding::Fixed(0.01));
+            assert_eq!((first.scale, second.scale), ([0.01], [0.01]), "{isa}");
+            assert_eq!((first.q[0][3], first.q[0][4], second.q[0][0]), (-127, 100, 25), "{isa}");
+            assert_eq!(second.sums[0], [400; 2], "{isa}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_number_poisons_its_block_by_any_rule() {
+        for isa in Isa::available() {
+            for rounding in [Rounding::Rows, Rounding::Fixed(0.1)] {
+                let mut x = [1.0; 64];
+                x[40] = f32::NAN;
+                let mut input = Input::new();
+                let kind = InputKind { quantized: true, rounding, ..InputKind::NONE };
+                input.fill(isa, &Team::new(1), &x, 1, 64, kind);
+                assert!(input.tile::<1>(0)[1].scale[0].is_nan(), "{isa} {rounding:?}");
+            }
         }
     }
 

@@ -27,7 +27,7 @@ mod simd;
 pub mod team;
 
 pub use dtype::DType;
-pub use input::{Input, InputKind};
+pub use input::{Input, InputKind, Rounding};
 pub use isa::Isa;
 pub use matmul::{Store, matmul, matmul_gated};
 pub use matrix::{PACK_LAYOUT, PackError, PackedMatrix, Part, SharedBytes};

@@ -14,7 +14,7 @@ pub(crate) use layout::{Panel, QuantLayout};
 pub use storage::SharedBytes;
 use storage::{LINE, Owned, Storage};
 
-use crate::{DType, InputKind, Team, simd::LANES};
+use crate::{DType, InputKind, Rounding, Team, simd::LANES};
 
 /// Version of the order in which a packed matrix holds its bytes. It is the same on every instruction set and for any
 /// number of threads. Whoever keeps packed bytes keeps this number with them; it goes up when the order changes, to which
@@ -157,6 +157,12 @@ impl PackedMatrix {
             return Err(PackError::Misaligned { offset });
         }
         Ok(PackedMatrix { storage: Storage::Shared { bytes, offset, len: wanted }, shape })
+    }
+
+    /// The same weights for activations that are rounded by another rule than [`Rounding::Blocks`].
+    pub fn with_rounding(mut self, rounding: Rounding) -> PackedMatrix {
+        self.shape.input = self.shape.input.rounded(rounding);
+        self
     }
 
     /// The packed bytes, to be kept and viewed later. [`PACK_LAYOUT`] tells whether they still can be.

@@ -12,11 +12,24 @@ pub(crate) const BLOCK: usize = 32;
 pub(crate) const VECTORS: usize = BLOCK / LANES;
 
 /// How a block is rounded.
+#[derive(Clone, Copy)]
 pub(crate) struct ByteScale {
     /// What codes are multiples of.
     pub(crate) scale: f32,
     /// By what numbers are multiplied to become codes; 0 if all codes are.
     pub(crate) inverse: f32,
+}
+
+impl ByteScale {
+    /// The rule for numbers of which `most` is the largest magnitude.
+    #[inline(always)]
+    pub(crate) fn of(most: f32) -> ByteScale {
+        if most >= 1e-30 {
+            ByteScale { scale: most / 127.0, inverse: 127.0 / most }
+        } else {
+            ByteScale { scale: 0.0, inverse: 0.0 }
+        }
+    }
 }
 
 /// The rule for a block; where it is shorter, the lanes behind it are zero.
@@ -26,11 +39,5 @@ pub(crate) fn byte_scale<S: Simd>(s: S, [a, b]: [S::F; VECTORS]) -> ByteScale {
     // Zero times a number is zero, but not times an infinity or NaN.
     let zero = s.splat(0.0);
     let spoilt = s.sum(s.fma(a, zero, s.mul(b, zero)));
-    if spoilt != 0.0 {
-        ByteScale { scale: f32::NAN, inverse: 0.0 }
-    } else if most >= 1e-30 {
-        ByteScale { scale: most / 127.0, inverse: 127.0 / most }
-    } else {
-        ByteScale { scale: 0.0, inverse: 0.0 }
-    }
+    if spoilt != 0.0 { ByteScale { scale: f32::NAN, inverse: 0.0 } } else { ByteScale::of(most) }
 }

@@ -23,7 +23,7 @@ pub(crate) struct Span {
 }
 
 impl Span {
-    fn of(self, files: &[MappedFile]) -> &[u8] {
+    pub(crate) fn of(self, files: &[MappedFile]) -> &[u8] {
         &files[self.file][self.offset..self.offset + self.len]
     }
 }

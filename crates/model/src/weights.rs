@@ -13,7 +13,7 @@ use std::io;
 use std::path::PathBuf;
 
 use thiserror::Error;
-use wharf_kernels::DType;
+use wharf_kernels::{DType, Rounding};
 
 use crate::arch::TensorRule;
 use crate::compressed::Compressed;
@@ -25,7 +25,7 @@ pub use cut::CutView;
 pub use rank::RankTensor;
 
 /// A tensor as its file describes it; `offset..offset + len` lies within the file.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct StoredTensor {
     /// Name in the file.
     pub name: String,
@@ -41,6 +41,8 @@ pub struct StoredTensor {
     pub len: usize,
     /// How blocks of the type are made where the file has only codes and, elsewhere, scales.
     pub compressed: Option<Compressed>,
+    /// How what is multiplied with it is rounded, if it is.
+    pub rounding: Rounding,
 }
 
 impl StoredTensor {
@@ -64,6 +66,8 @@ pub struct TensorView<'a> {
     pub cols: usize,
     /// `rows` rows, each `dtype.bytes_for(cols)` bytes, not necessarily aligned to the element size.
     pub data: &'a [u8],
+    /// How what is multiplied with it is rounded, if it is.
+    pub rounding: Rounding,
     file: usize,
     offset: usize,
     /// Bytes of the file behind it.
@@ -213,6 +217,7 @@ impl Weights {
             rows: slot.rows,
             cols: slot.cols,
             data: &self.bytes(tensor)[start..start + len],
+            rounding: tensor.rounding,
             file: tensor.file,
             // Codes of all rows go with any of them.
             offset: if tensor.compressed.is_some() { tensor.offset } else { tensor.offset + start },

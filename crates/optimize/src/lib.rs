@@ -3,7 +3,6 @@
 //! Each command decides on data that it is given (weights, text, statistics) and streams its output to a file that
 //! appears only when it is whole.
 
-pub mod calibrate;
 pub mod distill;
 pub mod eval;
 pub mod quantize;

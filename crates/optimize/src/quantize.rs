@@ -1,8 +1,8 @@
 //! From a model's weights to smaller ones.
 
 mod blocks;
+mod calibrated;
 mod codes;
-mod importance;
 mod journal;
 mod mix;
 mod plan;
@@ -11,11 +11,11 @@ mod run;
 mod scheme;
 mod worker;
 
-pub use importance::Importance;
+pub use calibrated::CalibrationError;
 pub use plan::Plan;
 pub use report::{Report, TensorReport};
 pub use run::{Progress, RunError, RunOptions, Written, run};
-pub use scheme::{CompressedScheme, GgufScheme, SCHEMES, Scheme, UnknownScheme};
+pub use scheme::{Calibrates, CompressedScheme, GgufScheme, SCHEMES, Scheme, UnknownScheme};
 
 #[cfg(test)]
 mod tests;

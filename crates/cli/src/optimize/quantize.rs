@@ -1,17 +1,15 @@
 //! `wharf quantize`: a smaller file of the same model, kept only if it is good enough.
 
-use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context, anyhow};
 use serde::Serialize;
 use wharf_engine::cpu::CpuOptions;
 use wharf_model::Model;
-use wharf_optimize::calibrate::{self, Calibration, CalibrationError};
-use wharf_optimize::eval::{EvalReport, Judged};
+use wharf_optimize::eval::{EvalReport, Judged, Windows};
 use wharf_optimize::quantize::{
-    self, Importance, Plan, Progress, Report, RunError, RunOptions, SCHEMES, Scheme, Written,
+    self, Calibrates, Plan, Progress, Report, RunError, RunOptions, SCHEMES, Scheme, Written,
 };
 
 use super::eval::{at_least_one, window};
@@ -35,7 +33,7 @@ pub(crate) struct Args {
     /// What the weights become
     #[arg(long, value_name = "SCHEME", value_parser = scheme, help = scheme_help())]
     scheme: Scheme,
-    /// Round with least error where this text says that it matters; below 6 bits [default: a text that is built in]
+    /// Look first at what this text sends into each matrix, and round by that [text default: a text that is built in]
     #[arg(long, value_name = "FILE", num_args = 0..=1)]
     calibrate: Option<Option<PathBuf>>,
     /// Compare the new model with the old one on this text
@@ -113,12 +111,9 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         .with_context(|| format!("failed to plan {} for {}", args.scheme, args.source.display()))
         .bad_input()?;
     let started = Instant::now();
-    let importance = match &args.calibrate {
-        Some(text) => Some(calibrate(args, &model, text.as_deref(), threads, &stop)?),
-        None => None,
-    };
-    let written =
-        write(args, &model, &plan, RunOptions { threads, importance: importance.as_ref(), stop: &stop })?;
+    let windows = calibration(args, &model)?;
+    let options = RunOptions { threads, calibration: windows.as_ref(), stop: &stop };
+    let written = write(args, &model, &plan, options)?;
     let report = Report::new(args.scheme, &model, &written, started.elapsed());
     let evaluation = bench.map(|(text, bench)| compare(args, model, &written, text, &bench)).transpose()?;
     let wrong =
@@ -149,24 +144,18 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     }
 }
 
-fn calibrate(
-    args: &Args,
-    model: &Model,
-    text: Option<&Path>,
-    threads: usize,
-    stop: &AtomicBool,
-) -> Result<Importance, Failure> {
-    let windows = Text::read(text)?.windows(model, args.window, args.windows)?;
-    let mut meter = Meter::new("calibrating");
-    let calibration = Calibration { windows: &windows, threads, stop };
-    let outcome = calibrate::importance(model, calibration, &mut |done, total| {
-        meter.set(done as u64, total as u64, || format!("layer {done} of {total}"));
-    });
-    drop(meter);
-    outcome.map_err(|error| match error {
-        CalibrationError::Stopped => Failure::Interrupted,
-        error => Failure::BadInput(anyhow::Error::from(error).context("failed to calibrate")),
-    })
+/// What the scheme is calibrated on; `None` for nothing.
+fn calibration(args: &Args, model: &Model) -> Result<Option<Windows>, Failure> {
+    let path = match (args.scheme.calibrates(), &args.calibrate) {
+        (Calibrates::Never, Some(_)) => {
+            let error = anyhow!("--calibrate changes nothing for {}; leave it out", args.scheme);
+            return Err(Failure::BadInput(error));
+        }
+        (Calibrates::Never | Calibrates::IfGiven, None) => return Ok(None),
+        (Calibrates::Always, None) => None,
+        (_, Some(path)) => path.as_deref(),
+    };
+    Text::read(path)?.windows(model, args.window, args.windows).map(Some)
 }
 
 fn write(args: &Args, model: &Model, plan: &Plan, options: RunOptions<'_>) -> Result<Written, Failure> {
@@ -174,16 +163,17 @@ fn write(args: &Args, model: &Model, plan: &Plan, options: RunOptions<'_>) -> Re
     let started = Instant::now();
     let mut first = None;
     let outcome = quantize::run(model, plan, &args.out, options, &mut |progress| {
-        let Progress { tensor, done, total } = progress;
+        let Progress { what, done, total } = progress;
         let since = done - *first.get_or_insert(done);
         meter.set(done, total, || {
             let millions = since as f64 / 1e6 / started.elapsed().as_secs_f64();
-            format!("{millions:.0} M weights/s, {tensor}")
+            format!("{millions:.1} M weights/s, {what}")
         });
     });
     drop(meter);
     outcome.map_err(|error| {
-        let exists = matches!(error, RunError::Exists { .. } | RunError::NotFinite { .. });
+        let bad_input =
+            matches!(error, RunError::Exists { .. } | RunError::NotFinite { .. } | RunError::Calibration(_));
         let stopped = matches!(error, RunError::Stopped { .. });
         if stopped {
             eprintln!("{error}");
@@ -191,7 +181,7 @@ fn write(args: &Args, model: &Model, plan: &Plan, options: RunOptions<'_>) -> Re
         }
         let error =
             anyhow::Error::from(error).context(format!("failed to quantise {}", args.source.display()));
-        if exists { Failure::BadInput(error) } else { Failure::Failed(error) }
+        if bad_input { Failure::BadInput(error) } else { Failure::Failed(error) }
     })
 }
 

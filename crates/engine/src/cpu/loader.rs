@@ -6,7 +6,7 @@
 
 use std::io;
 
-use wharf_kernels::{PackedMatrix, Part, Team, block};
+use wharf_kernels::{PackedMatrix, Part, Rounding, Team, block};
 use wharf_model::shard::Cut;
 use wharf_model::weights::{CutView, TensorView};
 use wharf_model::{ModelConfig, Role, Weights};
@@ -175,14 +175,15 @@ impl<'a> Loader<'a> {
             .iter()
             .map(|view| Part { dtype: view.whole.dtype, rows: view.rows, data: &view.data })
             .collect();
+        let rounding = rounding(views.iter().map(|view| view.whole.rounding));
         if let Packs::Kept(pack) = &mut self.packs {
-            return Ok(pack.matrix(&parts, views[0].cols)?);
+            return Ok(pack.matrix(&parts, views[0].cols)?.with_rounding(rounding));
         }
         let packed = PackedMatrix::pack(&parts, views[0].cols, self.source.team)
             .map_err(|source| LoadError::Pack { name: views[0].whole.name.to_owned(), source })?;
         views.iter().for_each(|view| self.release(view));
         self.keep(|writer| writer.append(packed.as_bytes()));
-        Ok(packed)
+        Ok(packed.with_rounding(rounding))
     }
 
     /// `len` numbers, which `make` fills in when no pack has them.
@@ -235,6 +236,17 @@ impl<'a> Loader<'a> {
             tracing::debug!(tensor = view.whole.name, %error, "the system kept the pages of a packed tensor");
         }
     }
+}
+
+/// How what several matrices read is rounded: as all want it; with the largest of their scales, as vLLM does for what it fuses;
+/// more finely than any wants it where they differ otherwise.
+fn rounding(each: impl Iterator<Item = Rounding>) -> Rounding {
+    each.reduce(|a, b| match (a, b) {
+        (Rounding::Fixed(a), Rounding::Fixed(b)) => Rounding::Fixed(a.max(b)),
+        (a, b) if a == b => a,
+        _ => Rounding::Blocks,
+    })
+    .unwrap_or_default()
 }
 
 fn decode(view: &CutView<'_>, to: &mut [f32]) -> Result<(), LoadError> {

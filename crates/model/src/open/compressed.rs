@@ -2,10 +2,13 @@
 
 use std::collections::HashMap;
 
+use half::{bf16, f16};
 use serde_json::{Map, Value};
+use wharf_kernels::{DType, Rounding};
 
 use crate::arch::ConfigError;
 use crate::compressed::{Code, Compressed, Span};
+use crate::mmap::MappedFile;
 use crate::safetensors::Entry;
 
 /// What config.json says of compressed weights.
@@ -13,6 +16,20 @@ use crate::safetensors::Entry;
 pub(super) struct Compression {
     /// Bits of a packed code.
     bits: u32,
+    /// What rounds the activations that are multiplied with them.
+    inputs: Inputs,
+}
+
+/// How activations are to be rounded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Inputs {
+    /// Nothing is said, or what we round more finely.
+    #[default]
+    Free,
+    /// To signed bytes with a scale for each token.
+    Token,
+    /// To signed bytes with the scale that is stored beside the matrix.
+    Stored,
 }
 
 /// Reads `quantization_config`; `None` for plain weights.
@@ -31,13 +48,16 @@ pub(super) fn compression(root: &Map<String, Value>) -> Result<Option<Compressio
     if method != "compressed-tensors" {
         return Err(refuse(format!("method {method:?}")));
     }
-    let mut bits = 4;
+    let (mut bits, mut inputs) = (4, Inputs::Free);
     let groups = config.get("config_groups").and_then(Value::as_object);
     for (name, group) in groups.into_iter().flatten() {
         let weights = group.get("weights").filter(|weights| !weights.is_null());
         let Some(weights) = weights else { continue };
         let number = |key: &str| weights.get(key).and_then(Value::as_u64);
         let text = |key: &str| weights.get(key).and_then(Value::as_str);
+        if let Some(activations) = group.get("input_activations").filter(|found| !found.is_null()) {
+            inputs = self::inputs(activations);
+        }
         if weights.get("symmetric").and_then(Value::as_bool) == Some(false) {
             return Err(refuse(format!("asymmetric weights in {name}")));
         }
@@ -50,7 +70,59 @@ pub(super) fn compression(root: &Map<String, Value>) -> Result<Option<Compressio
             (kind, found) => return Err(refuse(format!("{found}-bit {kind} weights in {name}"))),
         }
     }
-    Ok(Some(Compression { bits }))
+    Ok(Some(Compression { bits, inputs }))
+}
+
+/// What is said of activations. A rule that we do not have is replaced by ours, which rounds less: 32 activations share a scale.
+fn inputs(activations: &Value) -> Inputs {
+    let text = |key: &str| activations.get(key).and_then(Value::as_str);
+    let is = |key: &str| activations.get(key).and_then(Value::as_bool);
+    let bytes = text("type").unwrap_or("int") == "int"
+        && activations.get("num_bits").and_then(Value::as_u64).unwrap_or(8) == 8
+        && is("symmetric") != Some(false);
+    match (text("strategy"), is("dynamic").unwrap_or(false)) {
+        (Some("token"), true) if bytes => Inputs::Token,
+        (Some("tensor") | None, false) if bytes => Inputs::Stored,
+        _ => Inputs::Free,
+    }
+}
+
+/// How what is multiplied with one matrix is rounded.
+#[derive(Clone, Debug)]
+pub(super) enum Activations {
+    /// By this rule.
+    Known(Rounding),
+    /// With the number at this place.
+    Stored { name: String, dtype: DType, scale: Span },
+}
+
+impl Activations {
+    /// Reads the scale if it is stored.
+    ///
+    /// # Errors
+    /// When it is no positive number.
+    pub(super) fn rounding(&self, files: &[MappedFile]) -> Result<Rounding, ConfigError> {
+        let (name, dtype, scale) = match self {
+            Activations::Known(rounding) => return Ok(*rounding),
+            Activations::Stored { name, dtype, scale } => (name, dtype, scale),
+        };
+        let scale = match (dtype, scale.of(files)) {
+            (DType::F32, &[a, b, c, d]) => f32::from_le_bytes([a, b, c, d]),
+            (DType::F16, &[a, b]) => f16::from_le_bytes([a, b]).to_f32(),
+            (DType::BF16, &[a, b]) => bf16::from_le_bytes([a, b]).to_f32(),
+            (dtype, bytes) => {
+                return Err(bad(name.clone(), format!("{} bytes of {dtype}", bytes.len()), "one number"));
+            }
+        };
+        match scale.is_normal() && scale > 0.0 {
+            true => Ok(Rounding::Fixed(scale)),
+            false => Err(bad(name.clone(), scale.to_string(), "a positive number")),
+        }
+    }
+}
+
+fn bad(key: String, found: String, expected: &str) -> ConfigError {
+    ConfigError::Range { key, found, expected: expected.into() }
 }
 
 /// What a tensor is that others belong to.
@@ -58,10 +130,10 @@ pub(super) enum Assembled {
     /// One of the file.
     Plain(usize, Entry),
     /// A matrix of codes; the entry is that of the codes, under the name of the weight.
-    Compressed(usize, Entry, Compressed),
+    Compressed { file: usize, entry: Entry, matrix: Compressed, activations: Activations },
 }
 
-/// Puts codes and scales together. What describes activations is left out: ours are rounded more finely, per 32 inputs.
+/// Puts codes and scales together.
 ///
 /// # Errors
 /// When a matrix lacks its scales or their shapes do not fit each other.
@@ -69,7 +141,7 @@ pub(super) fn assemble(
     compression: Option<Compression>,
     entries: Vec<(usize, Entry)>,
 ) -> Result<Vec<Assembled>, ConfigError> {
-    let Some(Compression { bits }) = compression else {
+    let Some(Compression { bits, inputs }) = compression else {
         return Ok(entries.into_iter().map(|(file, entry)| Assembled::Plain(file, entry)).collect());
     };
     let by_name: HashMap<String, (usize, Entry)> =
@@ -97,9 +169,29 @@ pub(super) fn assemble(
         let matrix = matrix(code, module, file, &entry, &by_name)?;
         let name = format!("{module}.weight");
         let shape = vec![matrix.rows, matrix.cols];
-        assembled.push(Assembled::Compressed(file, Entry { name, shape, ..entry }, matrix));
+        let activations = match inputs {
+            Inputs::Free => Activations::Known(Rounding::Blocks),
+            Inputs::Token => Activations::Known(Rounding::Rows),
+            Inputs::Stored => stored_scale(module, &by_name)?,
+        };
+        let entry = Entry { name, shape, ..entry };
+        assembled.push(Assembled::Compressed { file, entry, matrix, activations });
     }
     Ok(assembled)
+}
+
+fn stored_scale(module: &str, by_name: &HashMap<String, (usize, Entry)>) -> Result<Activations, ConfigError> {
+    let name = format!("{module}.input_scale");
+    let Some((file, entry)) = by_name.get(&name) else {
+        return Err(ConfigError::Missing(format!("tensor {name}")));
+    };
+    let dtype =
+        entry.dtype.clone().map_err(|found| bad(name.clone(), format!("of type {found}"), "a float"))?;
+    Ok(Activations::Stored { name, dtype, scale: span(*file, entry) })
+}
+
+fn span(file: usize, entry: &Entry) -> Span {
+    Span { file, offset: entry.offset, len: entry.len }
 }
 
 fn matrix(
@@ -109,11 +201,6 @@ fn matrix(
     entry: &Entry,
     by_name: &HashMap<String, (usize, Entry)>,
 ) -> Result<Compressed, ConfigError> {
-    let bad = |key: String, found: String, expected: &str| ConfigError::Range {
-        key,
-        found,
-        expected: expected.into(),
-    };
     let scale_name = format!("{module}.weight_scale");
     let Some((scale_file, scales)) = by_name.get(&scale_name) else {
         return Err(ConfigError::Missing(format!("tensor {scale_name}")));
@@ -146,7 +233,6 @@ fn matrix(
         let found = format!("of shape {:?}", scales.shape);
         return Err(bad(scale_name, found, "one scale for each row, or for each group of a row's inputs"));
     }
-    let span = |file: usize, entry: &Entry| Span { file, offset: entry.offset, len: entry.len };
     Ok(Compressed::new(
         code,
         (rows, cols),
@@ -158,13 +244,12 @@ fn matrix(
 
 #[cfg(test)]
 mod tests {
-    use wharf_kernels::DType;
-
     use super::*;
 
-    fn config(weights: &str) -> Map<String, Value> {
+    fn config(weights: &str, inputs: &str) -> Map<String, Value> {
         let text = format!(
-            r#"{{"quantization_config": {{"quant_method": "compressed-tensors", "config_groups": {{"group_0": {{"weights": {weights}}}}}}}}}"#
+            r#"{{"quantization_config": {{"quant_method": "compressed-tensors", "config_groups": {{"group_0":
+            {{"weights": {weights}, "input_activations": {inputs}}}}}}}}}"#
         );
         serde_json::from_str(&text).unwrap()
     }
@@ -172,7 +257,7 @@ mod tests {
     #[test]
     fn only_kinds_that_are_read_are_let_through() {
         assert_eq!(compression(&Map::new()), Ok(None));
-        let bits = |weights: &str| compression(&config(weights)).map(|found| found.unwrap().bits);
+        let bits = |weights: &str| compression(&config(weights, "null")).map(|found| found.unwrap().bits);
         assert_eq!(bits(r#"{"num_bits": 4, "type": "int", "symmetric": true}"#), Ok(4));
         assert_eq!(bits(r#"{"num_bits": 8, "type": "int"}"#), Ok(8));
         assert!(bits(r#"{"num_bits": 8, "type": "float"}"#).is_ok());
@@ -188,6 +273,21 @@ mod tests {
     }
 
     #[test]
+    fn rules_for_activations_are_taken_over_where_we_have_them() {
+        let bytes = r#"{"num_bits": 8, "type": "int"}"#;
+        let inputs = |text: &str| compression(&config(bytes, text)).unwrap().unwrap().inputs;
+        let token =
+            r#"{"num_bits": 8, "type": "int", "symmetric": true, "strategy": "token", "dynamic": true}"#;
+        assert_eq!(inputs(token), Inputs::Token);
+        let tensor =
+            r#"{"num_bits": 8, "type": "int", "symmetric": true, "strategy": "tensor", "dynamic": false}"#;
+        assert_eq!(inputs(tensor), Inputs::Stored);
+        assert_eq!(inputs("null"), Inputs::Free);
+        assert_eq!(inputs(&token.replace("int", "float")), Inputs::Free);
+        assert_eq!(inputs(&tensor.replace("true", "false")), Inputs::Free);
+    }
+
+    #[test]
     fn codes_without_fitting_scales_are_refused() {
         let entry = |name: &str, dtype: Result<DType, &str>, shape: &[usize], bytes: usize| {
             let dtype = dtype.map_err(str::to_owned);
@@ -197,10 +297,10 @@ mod tests {
         let all = |scales: Option<&[usize]>| {
             let mut entries = vec![entry("a.weight", Err("I8"), &[4, 64], 1)];
             entries.extend(scales.map(|shape| entry("a.weight_scale", Ok(DType::BF16), shape, 2)));
-            assemble(Some(Compression { bits: 8 }), entries)
+            assemble(Some(Compression { bits: 8, inputs: Inputs::Free }), entries)
         };
         let found = all(Some(&[4, 1])).unwrap();
-        assert!(matches!(&found[..], [Assembled::Compressed(_, entry, _)] if entry.shape == [4, 64]));
+        assert!(matches!(&found[..], [Assembled::Compressed { entry, .. }] if entry.shape == [4, 64]));
         assert!(matches!(all(None), Err(ConfigError::Missing(_))));
         assert!(all(Some(&[3, 1])).is_err());
         assert!(all(Some(&[4, 5])).is_err());

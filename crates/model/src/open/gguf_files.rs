@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use wharf_kernels::DType;
+use wharf_kernels::{DType, Rounding};
 
 use super::{Format, Model, OpenError, OpenOptions, Source, SourceInfo, name_of};
 use crate::arch::gguf::TensorFacts;
@@ -76,7 +76,16 @@ impl Parts {
         }
         self.tensors.extend(infos.into_iter().map(|info| {
             let gguf::TensorInfo { name, dtype, shape, offset, len } = info;
-            StoredTensor { name, dtype, shape, file, offset, len, compressed: None }
+            StoredTensor {
+                name,
+                dtype,
+                shape,
+                file,
+                offset,
+                len,
+                compressed: None,
+                rounding: Rounding::Blocks,
+            }
         }));
         Ok(())
     }

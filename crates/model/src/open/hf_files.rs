@@ -6,6 +6,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
+use wharf_kernels::Rounding;
 
 use super::compressed::{Assembled, Compression, assemble, compression};
 use super::{Format, Model, OpenError, OpenOptions, Source, SourceInfo, file_names, name_of};
@@ -159,15 +160,20 @@ fn read_tensors(
         .map_err(|source| OpenError::Config { path: config_path.to_owned(), source })?;
     let mut tensors = Vec::new();
     for tensor in assembled {
-        let (file, Entry { name, dtype, shape, offset, len }, compressed) = match tensor {
-            Assembled::Plain(file, entry) => (file, entry, None),
-            Assembled::Compressed(file, entry, compressed) => {
-                let dtype = Ok(compressed.dtype(&files));
-                (file, Entry { dtype, ..entry }, Some(compressed))
+        let (file, Entry { name, dtype, shape, offset, len }, compressed, rounding) = match tensor {
+            Assembled::Plain(file, entry) => (file, entry, None, Rounding::Blocks),
+            Assembled::Compressed { file, entry, matrix, activations } => {
+                let dtype = Ok(matrix.dtype(&files));
+                let rounding = activations
+                    .rounding(&files)
+                    .map_err(|source| OpenError::Config { path: config_path.to_owned(), source })?;
+                (file, Entry { dtype, ..entry }, Some(matrix), rounding)
             }
         };
         match dtype {
-            Ok(dtype) => tensors.push(StoredTensor { name, dtype, shape, file, offset, len, compressed }),
+            Ok(dtype) => {
+                tensors.push(StoredTensor { name, dtype, shape, file, offset, len, compressed, rounding })
+            }
             Err(_) if names.may_ignore(&name) => {}
             Err(dtype) => return Err(OpenError::TensorType { path: path_of(&files, file), name, dtype }),
         }

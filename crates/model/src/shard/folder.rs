@@ -211,6 +211,7 @@ fn write_rank(
             rows,
             cols,
             offset,
+            rounding: whole.rounding,
         });
         offset += data.len() + padding;
         wrote();

@@ -64,6 +64,7 @@ mod tests {
                 rows: 3,
                 cols: 96,
                 data: &data,
+                rounding: wharf_kernels::Rounding::Rows,
                 file: 0,
                 offset: 0,
                 stored: 0,

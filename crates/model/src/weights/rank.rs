@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
-use wharf_kernels::DType;
+use wharf_kernels::{DType, Rounding};
 
 use super::{Slot, StoredTensor, Weights, WeightsError};
 use crate::config::ModelConfig;
@@ -12,7 +12,7 @@ use crate::role::Role;
 use crate::shard::{Cut, RankShare};
 
 /// One weight in a rank's file, as the manifest describes it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RankTensor {
     /// Name of the whole tensor in the model that was cut.
     pub name: String,
@@ -28,6 +28,18 @@ pub struct RankTensor {
     pub cols: usize,
     /// First byte in the file.
     pub offset: usize,
+    /// How what is multiplied with it is rounded, if it is.
+    #[serde(default, with = "RoundingText")]
+    pub rounding: Rounding,
+}
+
+/// A rule of rounding as the manifest writes it.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Rounding", rename_all = "snake_case")]
+enum RoundingText {
+    Blocks,
+    Rows,
+    Fixed(f32),
 }
 
 impl RankShare {
@@ -53,7 +65,7 @@ impl Weights {
         let mut slots = HashMap::new();
         let mut stored = Vec::with_capacity(tensors.len());
         for (index, tensor) in tensors.into_iter().enumerate() {
-            let RankTensor { name, layer, role, dtype, rows, cols, offset } = tensor;
+            let RankTensor { name, layer, role, dtype, rows, cols, offset, rounding } = tensor;
             let shape = rank.shape(role, config);
             let known = layer.is_none_or(|layer| layer < config.layers.len());
             if (rows, cols) != shape || layer.is_some() != role.is_per_layer() || !known {
@@ -77,6 +89,7 @@ impl Weights {
                 offset,
                 len,
                 compressed: None,
+                rounding,
             });
         }
         if config.tied_embeddings

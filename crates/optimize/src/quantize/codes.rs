@@ -8,7 +8,7 @@ use std::fmt;
 use half::bf16;
 use wharf_model::compressed::fp8;
 
-use super::scheme::CompressedScheme;
+use super::scheme::{CompressedScheme, Kind};
 
 /// How a matrix is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,10 +23,10 @@ const FP8_MOST: f32 = 448.0;
 
 impl fmt::Display for Codes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.kind {
-            CompressedScheme::Int8 | CompressedScheme::Int8Weight => "INT8",
-            CompressedScheme::Int4 => "INT4",
-            CompressedScheme::Fp8 => "FP8",
+        f.write_str(match self.kind.codes() {
+            Kind::Int8 => "INT8",
+            Kind::Int4 => "INT4",
+            Kind::Fp8 => "FP8",
         })
     }
 }
@@ -34,10 +34,10 @@ impl fmt::Display for Codes {
 impl Codes {
     /// Bytes of the codes of a row of `cols`.
     pub(super) fn code_bytes(self, cols: usize) -> usize {
-        match self.kind {
-            CompressedScheme::Int4 => cols.div_ceil(8) * 4,
-            CompressedScheme::Int8Weight => cols.div_ceil(4) * 4,
-            CompressedScheme::Int8 | CompressedScheme::Fp8 => cols,
+        match (self.kind.codes(), self.kind.is_packed()) {
+            (Kind::Int4, _) => cols.div_ceil(8) * 4,
+            (Kind::Int8, true) => cols.div_ceil(4) * 4,
+            (Kind::Int8 | Kind::Fp8, _) => cols,
         }
     }
 
@@ -46,47 +46,67 @@ impl Codes {
         cols / self.group * 2
     }
 
-    /// Appends the codes and the scales of row `x`, and leaves in `back` what they stand for.
-    pub(super) fn encode(self, x: &[f32], codes: &mut Vec<u8>, scales: &mut Vec<u8>, back: &mut [f32]) {
-        let mut row = vec![0i8; x.len()];
-        for ((x, back), row) in
-            x.chunks(self.group).zip(back.chunks_mut(self.group)).zip(row.chunks_mut(self.group))
-        {
+    /// The scale of each group of row `x`; errors count as `importance` says, which only few codes have need of.
+    pub(super) fn scales(self, x: &[f32], importance: Option<&[f32]>) -> Vec<bf16> {
+        let groups = x.chunks(self.group).enumerate();
+        let scale = |(index, x): (usize, &[f32])| {
             let most = x.iter().fold(0.0f32, |most, x| most.max(x.abs()));
-            let scale = match self.kind {
-                CompressedScheme::Int8 | CompressedScheme::Int8Weight => up(most / 127.0),
-                CompressedScheme::Fp8 => up(most / FP8_MOST),
-                CompressedScheme::Int4 => four_bits(x, most),
-            };
-            scales.extend(scale.to_le_bytes());
-            let scale = scale.to_f32();
-            let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
-            for ((x, back), code) in x.iter().zip(back).zip(row) {
-                match self.kind {
-                    CompressedScheme::Fp8 => {
-                        let byte = nearest_fp8(x * inverse);
-                        *code = byte as i8;
-                        // As it will be read: rounded to what the scales are.
-                        *back = bf16::from_f32(fp8(byte) * scale).to_f32();
-                    }
-                    kind => {
-                        let (least, most) =
-                            if kind == CompressedScheme::Int4 { (-8.0, 7.0) } else { (-127.0, 127.0) };
-                        *code = (x * inverse).round_ties_even().clamp(least, most) as i8;
-                        *back = f32::from(*code) * scale;
-                    }
+            match self.kind.codes() {
+                Kind::Int8 => up(most / 127.0),
+                Kind::Fp8 => up(most / FP8_MOST),
+                Kind::Int4 => {
+                    let importance = importance.map(|all| &all[index * self.group..][..x.len()]);
+                    pulp::Arch::new().dispatch(FourBits { x, importance, most })
                 }
             }
+        };
+        groups.map(scale).collect()
+    }
+
+    /// What `x` becomes with a scale.
+    #[inline(always)]
+    pub(super) fn nearest(self, x: f32, scale: f32) -> f32 {
+        let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
+        let (least, most) = match self.kind.codes() {
+            Kind::Int8 => (-127.0, 127.0),
+            Kind::Int4 => FOUR_BITS,
+            // As it will be read: rounded to what the scales are.
+            Kind::Fp8 => return bf16::from_f32(fp8(nearest_fp8(x * inverse)) * scale).to_f32(),
+        };
+        (x * inverse).round_ties_even().clamp(least, most) * scale
+    }
+
+    /// Replaces row `x` by what it becomes with these scales.
+    pub(super) fn round(self, x: &mut [f32], scales: &[bf16]) {
+        for (x, scale) in x.chunks_mut(self.group).zip(scales) {
+            let scale = scale.to_f32();
+            x.iter_mut().for_each(|x| *x = self.nearest(*x, scale));
         }
+    }
+
+    /// Appends the codes of a row that [`Codes::round`] has made.
+    pub(super) fn put(self, rounded: &[f32], scales: &[bf16], out: &mut Vec<u8>) {
+        let groups = rounded.chunks(self.group).zip(scales);
+        let codes = groups.flat_map(|(x, scale)| {
+            let scale = scale.to_f32();
+            let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
+            x.iter().map(move |x| x * inverse)
+        });
         match self.kind {
-            CompressedScheme::Int4 => pack(&row, 4, codes),
-            CompressedScheme::Int8Weight => pack(&row, 8, codes),
-            CompressedScheme::Int8 | CompressedScheme::Fp8 => {
-                codes.extend(row.iter().map(|code| *code as u8))
+            CompressedScheme::Fp8 => out.extend(codes.map(nearest_fp8)),
+            CompressedScheme::Int8 | CompressedScheme::Int8Static => {
+                out.extend(codes.map(|code| code.round_ties_even() as i8 as u8));
+            }
+            CompressedScheme::Int8Weight => pack(codes, 8, out),
+            CompressedScheme::Int4 | CompressedScheme::Int4Gptq | CompressedScheme::Int4Awq => {
+                pack(codes, 4, out);
             }
         }
     }
 }
+
+/// Least and largest code of four bits.
+const FOUR_BITS: (f32, f32) = (-8.0, 7.0);
 
 /// The least bfloat16 that is not below `x`, so that the largest weight has a code.
 fn up(x: f32) -> bf16 {
@@ -95,23 +115,69 @@ fn up(x: f32) -> bf16 {
 }
 
 /// The scale of a group of 4-bit codes with the least error among some: the largest weight may well be cut off.
-fn four_bits(x: &[f32], most: f32) -> bf16 {
-    let error = |scale: bf16| {
-        let scale = scale.to_f32();
-        let inverse = 1.0 / scale;
-        x.iter().map(|x| (x - (x * inverse).round_ties_even().clamp(-8.0, 7.0) * scale).powi(2)).sum::<f32>()
-    };
-    let tries = (0..16).map(|step| bf16::from_f32(most / (6.5 + 0.2 * step as f32)));
-    let best = tries.filter(|scale| scale.to_f32() > 0.0).min_by(|a, b| error(*a).total_cmp(&error(*b)));
-    best.unwrap_or_default()
+struct FourBits<'a> {
+    x: &'a [f32],
+    importance: Option<&'a [f32]>,
+    most: f32,
+}
+
+impl pulp::NullaryFnOnce for FourBits<'_> {
+    type Output = bf16;
+
+    #[inline(always)]
+    fn call(self) -> bf16 {
+        let FourBits { x, importance, most } = self;
+        let mut best = (f32::INFINITY, bf16::ZERO);
+        for step in 0..16 {
+            let scale = bf16::from_f32(most / (6.5 + 0.2 * step as f32));
+            if scale.to_f32() > 0.0 {
+                let error = error(x, importance, scale.to_f32());
+                if error < best.0 {
+                    best = (error, scale);
+                }
+            }
+        }
+        best.1
+    }
+}
+
+/// Weighted square error of four bits with a scale.
+#[inline(always)]
+fn error(x: &[f32], importance: Option<&[f32]>, scale: f32) -> f32 {
+    const LANES: usize = 16;
+    let inverse = 1.0 / scale;
+    let square =
+        |x: f32| (x - (x * inverse).round_ties_even().clamp(FOUR_BITS.0, FOUR_BITS.1) * scale).powi(2);
+    let mut sums = [0.0f32; LANES];
+    match importance {
+        None => {
+            for x in x.chunks(LANES) {
+                sums.iter_mut().zip(x).for_each(|(sum, x)| *sum += square(*x));
+            }
+        }
+        Some(importance) => {
+            for (x, w) in x.chunks(LANES).zip(importance.chunks(LANES)) {
+                sums.iter_mut().zip(x).zip(w).for_each(|((sum, x), w)| *sum += square(*x) * w);
+            }
+        }
+    }
+    sums.iter().sum()
 }
 
 /// Codes of `bits` in words, the first one lowest, each larger by half of its range; what is left of the last word is zero.
-fn pack(codes: &[i8], bits: u32, out: &mut Vec<u8>) {
-    let half = 1i32 << (bits - 1);
-    for word in codes.chunks((32 / bits) as usize) {
-        let place = |(i, code): (usize, &i8)| ((i32::from(*code) + half) as u32) << (bits * i as u32);
-        out.extend(word.iter().enumerate().map(place).fold(0, |word, code| word | code).to_le_bytes());
+fn pack(codes: impl Iterator<Item = f32>, bits: u32, out: &mut Vec<u8>) {
+    let (half, per_word) = (1i32 << (bits - 1), 32 / bits);
+    let (mut word, mut filled) = (0u32, 0);
+    for code in codes {
+        word |= ((code.round_ties_even() as i32 + half) as u32) << (bits * filled);
+        filled += 1;
+        if filled == per_word {
+            out.extend(word.to_le_bytes());
+            (word, filled) = (0, 0);
+        }
+    }
+    if filled > 0 {
+        out.extend(word.to_le_bytes());
     }
 }
 
@@ -158,10 +224,11 @@ mod tests {
         ];
         for (kind, group, bound) in cases {
             let codes = Codes { kind, group };
-            let (mut bytes, mut scales, mut back) = (Vec::new(), Vec::new(), vec![0.0; 256]);
-            codes.encode(&x, &mut bytes, &mut scales, &mut back);
+            let (mut bytes, scales, mut back) = (Vec::new(), codes.scales(&x, None), x.clone());
+            codes.round(&mut back, &scales);
+            codes.put(&back, &scales, &mut bytes);
             assert_eq!(
-                (bytes.len(), scales.len()),
+                (bytes.len(), 2 * scales.len()),
                 (codes.code_bytes(256), codes.scale_bytes(256)),
                 "{kind:?}"
             );
@@ -172,12 +239,31 @@ mod tests {
     }
 
     #[test]
+    fn four_bits_serve_what_matters() {
+        // One number far from the others: cutting it off is right only where it does not matter.
+        let mut x = row(128);
+        x[7] = 0.2;
+        let codes = Codes { kind: CompressedScheme::Int4, group: 128 };
+        let error_of_the_large = |importance: &[f32]| {
+            let mut back = x.clone();
+            codes.round(&mut back, &codes.scales(&x, Some(importance)));
+            (back[7] - x[7]).abs()
+        };
+        let mut important = vec![1e-6; 128];
+        important[7] = 1.0;
+        let mut unimportant = vec![1.0; 128];
+        unimportant[7] = 0.0;
+        assert!(error_of_the_large(&important) < 0.1 * error_of_the_large(&unimportant));
+    }
+
+    #[test]
     fn a_row_of_zeros_has_scales_of_zero() {
         for kind in [CompressedScheme::Int8, CompressedScheme::Int4, CompressedScheme::Fp8] {
-            let (mut bytes, mut scales, mut back) = (Vec::new(), Vec::new(), vec![1.0; 64]);
-            Codes { kind, group: 32 }.encode(&[0.0; 64], &mut bytes, &mut scales, &mut back);
-            assert_eq!(scales, [0; 4]);
-            assert_eq!(back, [0.0; 64]);
+            let codes = Codes { kind, group: 32 };
+            let mut x = [0.0; 64];
+            let scales = codes.scales(&x, None);
+            codes.round(&mut x, &scales);
+            assert_eq!((&scales[..], x), (&[bf16::ZERO; 2][..], [0.0; 64]));
         }
     }
 }

@@ -7,9 +7,10 @@ use wharf_model::gguf::write as gguf;
 use wharf_model::safetensors::write as safetensors;
 use wharf_model::{Model, Role, Source};
 
+use super::calibrated::Method;
 use super::codes::Codes;
 use super::mix::{self, Use};
-use super::scheme::{CompressedScheme, GgufScheme, Scheme};
+use super::scheme::{CompressedScheme, GgufScheme, Kind, Scheme};
 
 /// One tensor to be written.
 #[derive(Clone, Debug)]
@@ -18,6 +19,8 @@ pub(super) struct Job {
     pub(super) encoding: Encoding,
     /// Where it goes; codes come before their scales.
     pub(super) parts: Vec<Part>,
+    /// Where the one scale of the activations goes that are multiplied with it, a number in single precision.
+    pub(super) input_scale: Option<u64>,
 }
 
 impl Job {
@@ -100,7 +103,7 @@ impl Plan {
             .zip(places)
             .map(|((tensor, encoding), (at, new))| {
                 let parts = vec![Part { at, row_bytes: (new.bytes() / tensor.rows()) as u64 }];
-                Job { tensor, encoding, parts }
+                Job { tensor, encoding, parts, input_scale: None }
             })
             .collect();
         Ok(Plan { scheme: Scheme::Gguf(scheme), header, jobs, fixed: Vec::new(), len, beside: None })
@@ -115,6 +118,13 @@ impl Plan {
         for tensor in tensors {
             let encoding = match is_linear(&tensor) {
                 true => Encoding::Codes(Codes { kind, group: group.unwrap_or(tensor.cols()) }),
+                // Calibration may change what activations are divided by.
+                false
+                    if Method::of(Scheme::Compressed(kind)).is_some_and(|method| method.changes(&tensor)) =>
+                {
+                    let dtype = if from_gguf { DType::BF16 } else { tensor.source.dtype };
+                    Encoding::Blocks(dtype)
+                }
                 // A GGUF file keeps norms in single precision, where this format has one type for all that is not quantised.
                 false if from_gguf => blocks(&tensor, Some(DType::BF16)).0,
                 false => Encoding::Copy,
@@ -128,9 +138,12 @@ impl Plan {
             .into_iter()
             .map(|(tensor, encoding, first)| {
                 let (rows, cols) = (tensor.rows() as u64, tensor.cols());
+                let mut input_scale = None;
                 let parts = match encoding {
                     Encoding::Codes(codes) => {
-                        if packed(codes.kind) {
+                        input_scale =
+                            (codes.kind == CompressedScheme::Int8Static).then(|| offsets[first + 2]);
+                        if codes.kind.is_packed() {
                             let shape = [rows, cols as u64].map(u64::to_le_bytes);
                             fixed.push((offsets[first + 2], shape.concat()));
                         }
@@ -141,7 +154,7 @@ impl Plan {
                     }
                     _ => vec![Part { at: offsets[first], row_bytes: new[first].bytes / rows }],
                 };
-                Job { tensor, encoding, parts }
+                Job { tensor, encoding, parts, input_scale }
             })
             .collect();
         config.insert("quantization_config".into(), description(kind, group));
@@ -178,17 +191,13 @@ fn is_linear(tensor: &Exported) -> bool {
 
 /// Inputs that share a scale in every matrix; `None` for a scale for each output. 128 unless a matrix has rows of another length.
 fn group(tensors: &[Exported], kind: CompressedScheme) -> Option<usize> {
-    if kind != CompressedScheme::Int4 {
+    if kind.codes() != Kind::Int4 {
         return None;
     }
     let divides_all = |group: &usize| {
         tensors.iter().filter(|tensor| is_linear(tensor)).all(|tensor| tensor.cols().is_multiple_of(*group))
     };
     [128, 64, 32].into_iter().find(divides_all)
-}
-
-fn packed(kind: CompressedScheme) -> bool {
-    matches!(kind, CompressedScheme::Int4 | CompressedScheme::Int8Weight)
 }
 
 /// The tensors of the file that stand for one of the model.
@@ -212,12 +221,10 @@ fn new_tensors(tensor: &Exported, encoding: Encoding) -> Vec<safetensors::NewTen
         }
     };
     let module = tensor.name.strip_suffix(".weight").unwrap_or(&tensor.name);
-    let (part, dtype, width) = match codes.kind {
-        CompressedScheme::Int8 => ("weight", "I8", cols),
-        CompressedScheme::Fp8 => ("weight", "F8_E4M3", cols),
-        CompressedScheme::Int4 | CompressedScheme::Int8Weight => {
-            ("weight_packed", "I32", codes.code_bytes(cols) / 4)
-        }
+    let (part, dtype, width) = match (codes.kind.is_packed(), codes.kind.codes()) {
+        (true, _) => ("weight_packed", "I32", codes.code_bytes(cols) / 4),
+        (false, Kind::Fp8) => ("weight", "F8_E4M3", cols),
+        (false, Kind::Int8 | Kind::Int4) => ("weight", "I8", cols),
     };
     let mut all = vec![
         new(format!("{module}.{part}"), dtype, vec![rows, width], rows * codes.code_bytes(cols)),
@@ -228,8 +235,11 @@ fn new_tensors(tensor: &Exported, encoding: Encoding) -> Vec<safetensors::NewTen
             rows * codes.scale_bytes(cols),
         ),
     ];
-    if packed(codes.kind) {
+    if codes.kind.is_packed() {
         all.push(new(format!("{module}.weight_shape"), "I64", vec![2], 16));
+    }
+    if codes.kind == CompressedScheme::Int8Static {
+        all.push(new(format!("{module}.input_scale"), "F32", vec![1], 4));
     }
     all
 }
@@ -246,17 +256,17 @@ fn float_name(dtype: DType) -> &'static str {
 /// `quantization_config` of config.json.
 fn description(kind: CompressedScheme, group: Option<usize>) -> Value {
     use serde_json::json;
-    let (bits, number, format) = match kind {
-        CompressedScheme::Int8 => (8, "int", "int-quantized"),
-        CompressedScheme::Int8Weight => (8, "int", "pack-quantized"),
-        CompressedScheme::Int4 => (4, "int", "pack-quantized"),
-        CompressedScheme::Fp8 => (8, "float", "float-quantized"),
+    let (bits, number) = match kind.codes() {
+        Kind::Int8 => (8, "int"),
+        Kind::Int4 => (4, "int"),
+        Kind::Fp8 => (8, "float"),
     };
+    let format = if kind.is_packed() { "pack-quantized".into() } else { format!("{number}-quantized") };
+    let activations = |strategy: &str, dynamic: bool| json!({"num_bits": 8, "type": number, "symmetric": true, "strategy": strategy, "dynamic": dynamic});
     let activations = match kind {
-        CompressedScheme::Int8 | CompressedScheme::Fp8 => json!({
-            "num_bits": 8, "type": number, "symmetric": true, "strategy": "token", "dynamic": true,
-        }),
-        CompressedScheme::Int8Weight | CompressedScheme::Int4 => Value::Null,
+        CompressedScheme::Int8 | CompressedScheme::Fp8 => activations("token", true),
+        CompressedScheme::Int8Static => activations("tensor", false),
+        _ => Value::Null,
     };
     json!({
         "quant_method": "compressed-tensors",

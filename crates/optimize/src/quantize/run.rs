@@ -13,19 +13,21 @@ use std::sync::mpsc::channel;
 
 use wharf_model::Model;
 
-use super::importance::Importance;
+use super::calibrated::{CalibrationError, Gather, Method, Step, Treatment, each_layer};
 use super::journal::{Journal, Partial};
 use super::plan::{Encoding, Job, Plan};
 use super::report::TensorReport;
+use super::scheme::{Calibrates, Scheme};
 use super::worker::{Errors, Slab, Worker, slabs};
+use crate::eval::Windows;
 
 /// How a plan is carried out.
 #[derive(Clone, Copy)]
 pub struct RunOptions<'a> {
     /// Threads that compute.
     pub threads: usize,
-    /// How much each input of each matrix matters, from calibration.
-    pub importance: Option<&'a Importance>,
+    /// The text that shows what matrices read. Without one nothing is calibrated.
+    pub calibration: Option<&'a Windows>,
     /// Set by others to stop; what is done stays for the next run.
     pub stop: &'a AtomicBool,
 }
@@ -33,8 +35,8 @@ pub struct RunOptions<'a> {
 /// How far a run is.
 #[derive(Clone, Copy, Debug)]
 pub struct Progress<'a> {
-    /// The tensor that was finished last.
-    pub tensor: &'a str,
+    /// What was finished last: a tensor, or the text's way through a layer.
+    pub what: &'a str,
     /// Elements read so far, those of earlier runs included, of `total`.
     pub done: u64,
     /// Elements to read.
@@ -64,6 +66,15 @@ pub enum RunError {
         /// What is there.
         value: f32,
     },
+    /// There is no text, and nothing to do without one.
+    #[error("{scheme} needs a text to calibrate on")]
+    Uncalibrated {
+        /// The scheme.
+        scheme: Scheme,
+    },
+    /// The text does not get through the model.
+    #[error("failed to calibrate")]
+    Calibration(#[source] CalibrationError),
     /// The file system refused.
     #[error("failed to {doing} {}{}", path.display(), kept(source))]
     Io {
@@ -145,60 +156,22 @@ pub fn run(
     if out.symlink_metadata().is_ok() {
         return Err(RunError::Exists { path: out.to_owned() });
     }
+    let calibration = match (plan.scheme.calibrates(), options.calibration) {
+        (Calibrates::Always, None) => return Err(RunError::Uncalibrated { scheme: plan.scheme }),
+        (Calibrates::Never, _) => None,
+        (_, windows) => windows,
+    };
     let partial = Partial::of(out, plan.beside.is_some());
-    let recipe = recipe(model, plan, options.importance);
-    let mut journal = Journal::resume_or_new(&partial, recipe);
+    let journal = Journal::resume_or_new(&partial, recipe(model, plan, calibration));
     let file = open(&partial, plan, &journal)?;
-    let todo: Vec<Slab> = slabs(plan, |job| journal.is_done(job));
-    let mut left: Vec<usize> = vec![0; plan.jobs.len()];
-    todo.iter().for_each(|slab| left[slab.job] += 1);
-    let mut sums: Vec<Errors> = vec![Errors::default(); plan.jobs.len()];
-
-    let total = plan.jobs.iter().map(|job| job.tensor.source.elements() as u64).sum();
-    let mut done: u64 = total - todo.iter().map(|slab| slab.elements(plan)).sum::<u64>();
-    let next = AtomicUsize::new(0);
-    let halt = AtomicBool::new(false);
-    let (sender, results) = channel();
-    std::thread::scope(|scope| {
-        for _ in 0..options.threads.max(1) {
-            let worker = Worker { model, plan, file: &file, path: &partial.file, options, halt: &halt };
-            let (next, todo, sender) = (&next, &todo, sender.clone());
-            scope.spawn(move || worker.run(next, todo, &sender));
-        }
-        drop(sender);
-        let mut failure = None;
-        for (index, outcome) in results {
-            let slab = &todo[index];
-            match outcome {
-                Ok(errors) => {
-                    sums[slab.job].add(errors);
-                    left[slab.job] -= 1;
-                    done += slab.elements(plan);
-                    let job = &plan.jobs[slab.job];
-                    if left[slab.job] == 0 {
-                        journal.finished(slab.job, report(job, sums[slab.job]));
-                        // Only memory is at stake: pages that stay are the system's to drop.
-                        let _ = model.weights.release_tensor(&job.tensor.source);
-                        if let Err(error) = journal.save_now_and_then(&file) {
-                            halt.store(true, Ordering::Relaxed);
-                            failure.get_or_insert(io_error("write", &partial.journal, error));
-                        }
-                    }
-                    progress(Progress { tensor: &job.tensor.name, done, total });
-                }
-                Err(error) => {
-                    halt.store(true, Ordering::Relaxed);
-                    failure.get_or_insert(error);
-                }
-            }
-        }
-        failure.map_or(Ok(()), Err)
-    })
-    .and_then(|()| match journal.done() == plan.jobs.len() {
-        true => Ok(()),
-        false => Err(RunError::Stopped { partial: partial.root.clone() }),
-    })
-    .inspect_err(|_| {
+    let elements = |index: &usize| plan.jobs[*index].tensor.source.elements() as u64;
+    let total = (0..plan.jobs.len()).map(|index| elements(&index)).sum();
+    let done =
+        (0..plan.jobs.len()).filter(|index| journal.is_done(*index)).map(|index| elements(&index)).sum();
+    let mut run = Run { model, plan, options, partial, file, journal, done, total, progress };
+    let outcome = run.all(calibration);
+    let Run { partial, file, mut journal, .. } = run;
+    outcome.inspect_err(|_| {
         // The first error is what the user must hear; without a journal the next run begins anew.
         let _ = journal.save(&file);
     })?;
@@ -207,20 +180,155 @@ pub fn run(
     Ok(Written { partial, out: out.to_owned(), tensors: journal.into_reports() })
 }
 
+/// A run on its way.
+struct Run<'a> {
+    model: &'a Model,
+    plan: &'a Plan,
+    options: RunOptions<'a>,
+    partial: Partial,
+    file: File,
+    journal: Journal,
+    /// Elements.
+    done: u64,
+    total: u64,
+    progress: &'a mut dyn FnMut(Progress<'_>),
+}
+
+impl Run<'_> {
+    /// Layer by layer where a text is to be followed through them, and all that is left at once.
+    fn all(&mut self, calibration: Option<&Windows>) -> Result<(), RunError> {
+        let plan = self.plan;
+        if let (Some(windows), Some(method)) = (calibration, Method::of(plan.scheme)) {
+            let undone = |job: &usize| !self.journal.is_done(*job);
+            let mut layers: Vec<usize> =
+                (0..plan.jobs.len()).filter(undone).filter_map(|job| plan.jobs[job].tensor.layer).collect();
+            layers.sort_unstable();
+            layers.dedup();
+            let RunOptions { threads, stop, .. } = self.options;
+            // A pool that is there already is as good.
+            let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+            let gather = Gather { windows, threads, products: method.needs_products(), stop };
+            each_layer::<RunError>(self.model, gather, &layers, &mut |step| {
+                let (layer, inputs) = match step {
+                    Step::Layer { layer, inputs } => (layer, inputs),
+                    Step::Window { layer, done } => {
+                        let what = format!("layer {layer} reads window {done} of {}", windows.iter().len());
+                        (self.progress)(Progress { what: &what, done: self.done, total: self.total });
+                        return Ok(());
+                    }
+                };
+                let of_layer: Vec<usize> =
+                    (0..plan.jobs.len()).filter(|job| plan.jobs[*job].tensor.layer == Some(layer)).collect();
+                let jobs: Vec<&Job> = of_layer.iter().map(|job| &plan.jobs[*job]).collect();
+                let treatment = Treatment::decide(self.model, &jobs, method, inputs)?;
+                self.write_input_scales(&jobs, &treatment)?;
+                self.jobs(&of_layer, &treatment)
+            })
+            .map_err(|error| match error {
+                RunError::Calibration(CalibrationError::Stopped) => self.stopped(),
+                other => other,
+            })?;
+        }
+        self.jobs(&(0..plan.jobs.len()).collect::<Vec<_>>(), &Treatment::default())
+    }
+
+    fn stopped(&self) -> RunError {
+        RunError::Stopped { partial: self.partial.root.clone() }
+    }
+
+    fn write_input_scales(&self, jobs: &[&Job], treatment: &Treatment) -> Result<(), RunError> {
+        for job in jobs {
+            if let (Some(at), Some(scale)) = (job.input_scale, treatment.fixed_scale(&job.tensor)) {
+                self.file
+                    .write_all_at(&scale.to_le_bytes(), at)
+                    .map_err(|error| io_error("write", &self.partial.file, error))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Carries out those of some jobs that are not done.
+    fn jobs(&mut self, jobs: &[usize], treatment: &Treatment) -> Result<(), RunError> {
+        let Run { model, plan, options, partial, file, journal, done, total, progress } = self;
+        let undone: Vec<usize> = jobs.iter().copied().filter(|job| !journal.is_done(*job)).collect();
+        let todo: Vec<Slab> = slabs(plan, &undone);
+        let mut left: Vec<usize> = vec![0; plan.jobs.len()];
+        todo.iter().for_each(|slab| left[slab.job] += 1);
+        let mut sums: Vec<Errors> = vec![Errors::default(); plan.jobs.len()];
+        let next = AtomicUsize::new(0);
+        let halt = AtomicBool::new(false);
+        let (sender, results) = channel();
+        std::thread::scope(|scope| {
+            for _ in 0..options.threads.max(1) {
+                let worker = Worker {
+                    model,
+                    plan,
+                    file,
+                    path: &partial.file,
+                    options: *options,
+                    treatment,
+                    halt: &halt,
+                };
+                let (next, todo, sender) = (&next, &todo, sender.clone());
+                scope.spawn(move || worker.run(next, todo, &sender));
+            }
+            drop(sender);
+            let mut failure = None;
+            for (index, outcome) in results {
+                let slab = &todo[index];
+                match outcome {
+                    Ok(errors) => {
+                        sums[slab.job].add(errors);
+                        left[slab.job] -= 1;
+                        *done += slab.elements(plan);
+                        let job = &plan.jobs[slab.job];
+                        if left[slab.job] == 0 {
+                            journal.finished(slab.job, report(job, sums[slab.job]));
+                            // Only memory is at stake: pages that stay are the system's to drop.
+                            let _ = model.weights.release_tensor(&job.tensor.source);
+                            if let Err(error) = journal.save_now_and_then(file) {
+                                halt.store(true, Ordering::Relaxed);
+                                failure.get_or_insert(io_error("write", &partial.journal, error));
+                            }
+                        }
+                        progress(Progress { what: &job.tensor.name, done: *done, total: *total });
+                    }
+                    Err(error) => {
+                        halt.store(true, Ordering::Relaxed);
+                        failure.get_or_insert(error);
+                    }
+                }
+            }
+            failure.map_or(Ok(()), Err)
+        })?;
+        match undone.iter().all(|job| self.journal.is_done(*job)) {
+            true => Ok(()),
+            false => Err(self.stopped()),
+        }
+    }
+}
+
+impl From<CalibrationError> for RunError {
+    fn from(error: CalibrationError) -> RunError {
+        RunError::Calibration(error)
+    }
+}
+
 pub(super) fn io_error(doing: &'static str, path: &Path, source: io::Error) -> RunError {
     RunError::Io { doing, path: path.to_owned(), source }
 }
 
 /// What a file follows from; a journal of another recipe is of no use.
-fn recipe(model: &Model, plan: &Plan, importance: Option<&Importance>) -> String {
+fn recipe(model: &Model, plan: &Plan, calibration: Option<&Windows>) -> String {
     use sha2::{Digest as _, Sha256};
     let mut digest = Sha256::new();
     digest.update(env!("CARGO_PKG_VERSION"));
     digest.update(plan.scheme.to_string());
     digest.update(&plan.header);
     model.weights.identify(&mut |bytes| digest.update(bytes));
-    if let Some(importance) = importance {
-        importance.identify(&mut |bytes| digest.update(bytes));
+    for window in calibration.iter().flat_map(|windows| windows.iter()) {
+        digest.update(format!("window of {}", window.len()));
+        window.iter().for_each(|token| digest.update(token.to_le_bytes()));
     }
     digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }

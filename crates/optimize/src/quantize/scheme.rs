@@ -36,10 +36,16 @@ pub enum GgufScheme {
 pub enum CompressedScheme {
     /// Signed bytes with a scale for each output; activations become signed bytes too, with a scale for each token.
     Int8,
+    /// As `Int8`, but activations have one scale for each matrix, from the range that calibration has observed.
+    Int8Static,
     /// Signed bytes with a scale for each output; activations stay floats.
     Int8Weight,
     /// Four bits with a scale for each group of inputs; activations stay floats.
     Int4,
+    /// As `Int4`, and what rounding one weight does to outputs is made up for by the weights after it.
+    Int4Gptq,
+    /// As `Int4`, after columns that matter have been made larger, and what they are multiplied with smaller.
+    Int4Awq,
     /// E4M3 with a scale for each output; activations become E4M3 too, with a scale for each token.
     Fp8,
 }
@@ -53,10 +59,67 @@ pub const SCHEMES: &[(&str, Scheme)] = &[
     ("q4_1", Scheme::Gguf(GgufScheme::Q4_1)),
     ("q4_0", Scheme::Gguf(GgufScheme::Q4_0)),
     ("int8", Scheme::Compressed(CompressedScheme::Int8)),
+    ("int8-static", Scheme::Compressed(CompressedScheme::Int8Static)),
     ("int8-weight", Scheme::Compressed(CompressedScheme::Int8Weight)),
     ("int4", Scheme::Compressed(CompressedScheme::Int4)),
+    ("int4-gptq", Scheme::Compressed(CompressedScheme::Int4Gptq)),
+    ("int4-awq", Scheme::Compressed(CompressedScheme::Int4Awq)),
     ("fp8", Scheme::Compressed(CompressedScheme::Fp8)),
 ];
+
+/// What a code of a weight is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Int8,
+    Int4,
+    Fp8,
+}
+
+impl CompressedScheme {
+    pub(super) fn codes(self) -> Kind {
+        match self {
+            CompressedScheme::Int8 | CompressedScheme::Int8Static | CompressedScheme::Int8Weight => {
+                Kind::Int8
+            }
+            CompressedScheme::Int4 | CompressedScheme::Int4Gptq | CompressedScheme::Int4Awq => Kind::Int4,
+            CompressedScheme::Fp8 => Kind::Fp8,
+        }
+    }
+
+    /// Whether codes lie in words of 32 bits, as they do where only weights are rounded.
+    pub(super) fn is_packed(self) -> bool {
+        !matches!(self, CompressedScheme::Int8 | CompressedScheme::Int8Static | CompressedScheme::Fp8)
+    }
+}
+
+/// Whether a scheme looks at text before it rounds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Calibrates {
+    /// Text changes nothing.
+    Never,
+    /// It rounds better with a text.
+    IfGiven,
+    /// It needs one.
+    Always,
+}
+
+impl Scheme {
+    /// Whether it looks at text.
+    pub fn calibrates(self) -> Calibrates {
+        match self {
+            Scheme::Gguf(GgufScheme::Q8_0 | GgufScheme::Q6K) | Scheme::Compressed(CompressedScheme::Fp8) => {
+                Calibrates::Never
+            }
+            Scheme::Gguf(_)
+            | Scheme::Compressed(
+                CompressedScheme::Int8 | CompressedScheme::Int8Weight | CompressedScheme::Int4,
+            ) => Calibrates::IfGiven,
+            Scheme::Compressed(
+                CompressedScheme::Int8Static | CompressedScheme::Int4Gptq | CompressedScheme::Int4Awq,
+            ) => Calibrates::Always,
+        }
+    }
+}
 
 impl GgufScheme {
     /// The type of an ordinary matrix.

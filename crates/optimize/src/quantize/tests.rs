@@ -13,6 +13,8 @@ use wharf_testkit::TinyModel;
 
 use super::*;
 
+mod calibrated;
+
 static GO_ON: AtomicBool = AtomicBool::new(false);
 
 struct Case {
@@ -45,7 +47,7 @@ impl Case {
     ) -> Result<Vec<TensorReport>, RunError> {
         let model = Model::open(&self.source).unwrap();
         let plan = Plan::new(&model, scheme.parse().unwrap()).unwrap();
-        let written = run(&model, &plan, out, RunOptions { threads: 2, importance: None, stop }, progress)?;
+        let written = run(&model, &plan, out, RunOptions { threads: 2, calibration: None, stop }, progress)?;
         let tensors = written.tensors.clone();
         written.commit().map(|()| tensors)
     }
@@ -193,27 +195,6 @@ fn what_another_scheme_began_is_not_gone_on_with() {
 }
 
 #[test]
-fn importance_changes_what_is_written_and_is_part_of_the_recipe() {
-    let case = Case::new(&wide());
-    let model = Model::open(&case.source).unwrap();
-    let plan = Plan::new(&model, "q4_0".parse().unwrap()).unwrap();
-    let mut importance = Importance::default();
-    for layer in 0..3 {
-        importance.insert(Some(layer), Role::Gate, (0..256).map(|i| (i % 5) as f32).collect());
-    }
-    let without = RunOptions { threads: 1, importance: None, stop: &GO_ON };
-    let with = RunOptions { importance: Some(&importance), ..without };
-    let (plain, calibrated) = (case.out("plain"), case.out("calibrated"));
-    run(&model, &plan, &plain, without, &mut |_| {}).unwrap().commit().unwrap();
-    run(&model, &plan, &calibrated, with, &mut |_| {}).unwrap().commit().unwrap();
-    let (plain, calibrated) = (Model::open(&plain).unwrap(), Model::open(&calibrated).unwrap());
-    for (one, two) in plain.weights.tensors().zip(calibrated.weights.tensors()) {
-        let same = plain.weights.bytes(one) == calibrated.weights.bytes(two);
-        assert_eq!(same, !one.name.contains("ffn_gate"), "{}", one.name);
-    }
-}
-
-#[test]
 fn compressed_tensors_open_as_the_same_model_with_the_numbers_that_were_written() {
     let case = Case::new(&wide());
     let source = Model::open(&case.source).unwrap();
@@ -294,7 +275,7 @@ fn a_folder_becomes_the_gguf_file_that_it_was_made_from() {
     let model = Model::open(&folder).unwrap();
     let plan = Plan::new(&model, "q8_0".parse().unwrap()).unwrap();
     let back = case.out("back.gguf");
-    let options = RunOptions { threads: 1, importance: None, stop: &GO_ON };
+    let options = RunOptions { threads: 1, calibration: None, stop: &GO_ON };
     run(&model, &plan, &back, options, &mut |_| {}).unwrap().commit().unwrap();
     let (source, back) = (Model::open(&case.source).unwrap(), Model::open(&back).unwrap());
     assert_eq!(back.config, source.config);

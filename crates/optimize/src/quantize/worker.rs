@@ -7,11 +7,14 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
 
+use half::bf16;
 use wharf_kernels::block;
 use wharf_model::Model;
 use wharf_model::export::{Exported, RowOrder};
 
 use super::blocks::{self, Row};
+use super::calibrated::Treatment;
+use super::codes::Codes;
 use super::plan::{Encoding, Plan};
 use super::run::{RunError, RunOptions, io_error};
 
@@ -30,10 +33,11 @@ impl Slab {
     }
 }
 
-/// All slabs of the jobs that are not done, in the order of the file.
-pub(super) fn slabs(plan: &Plan, is_done: impl Fn(usize) -> bool) -> Vec<Slab> {
+/// All slabs of some jobs, in their order.
+pub(super) fn slabs(plan: &Plan, jobs: &[usize]) -> Vec<Slab> {
     let mut slabs = Vec::new();
-    for (index, job) in plan.jobs.iter().enumerate().filter(|(index, _)| !is_done(*index)) {
+    for index in jobs.iter().copied() {
+        let job = &plan.jobs[index];
         let rows = job.tensor.rows();
         let step = (SLAB_ELEMENTS / job.tensor.cols()).max(1);
         slabs.extend(
@@ -69,6 +73,8 @@ pub(super) struct Worker<'a> {
     /// Its path, for errors.
     pub(super) path: &'a Path,
     pub(super) options: RunOptions<'a>,
+    /// What calibration has decided about the layer.
+    pub(super) treatment: &'a Treatment,
     /// Set when another worker has failed.
     pub(super) halt: &'a AtomicBool,
 }
@@ -78,6 +84,8 @@ pub(super) struct Worker<'a> {
 struct Scratch {
     x: Vec<f32>,
     back: Vec<f32>,
+    /// Rows of a slab before and after rounding, where rounding looks at several at once.
+    rows: [Vec<f32>; 2],
     /// Bytes for each part of the job.
     out: [Vec<u8>; 2],
 }
@@ -104,10 +112,11 @@ impl Worker<'_> {
     fn slab(&self, slab: &Slab, scratch: &mut Scratch) -> Result<Errors, RunError> {
         let job = &self.plan.jobs[slab.job];
         let tensor = &job.tensor;
-        let Scratch { x, back, out } = scratch;
+        let Scratch { x, back, rows, out } = scratch;
         out.iter_mut().for_each(Vec::clear);
         back.resize(tensor.cols(), 0.0);
-        let importance = self.options.importance.and_then(|all| all.of(tensor));
+        rows[0].clear();
+        let importance = self.treatment.importance(tensor);
         let bytes = self.model.weights.bytes(&tensor.source);
         let row_bytes = bytes.len() / tensor.rows();
         let mut errors = Errors::default();
@@ -122,6 +131,7 @@ impl Worker<'_> {
                 }
                 Encoding::Blocks(dtype) => {
                     read(tensor, row, from, x)?;
+                    self.treatment.apply(tensor, row, x);
                     let len = job.parts[0].row_bytes as usize;
                     let start = out[0].len();
                     out[0].resize(start + len, 0);
@@ -132,10 +142,31 @@ impl Worker<'_> {
                 }
                 Encoding::Codes(codes) => {
                     read(tensor, row, from, x)?;
-                    let [new, scales] = out;
-                    codes.encode(x, new, scales, back);
+                    self.treatment.apply(tensor, row, x);
+                    if self.treatment.factor(tensor).is_some() {
+                        rows[0].extend_from_slice(x);
+                        continue;
+                    }
+                    let scales = codes.scales(x, importance);
+                    back.copy_from_slice(x);
+                    codes.round(back, &scales);
+                    put(codes, back, &scales, out);
                     errors.add(compare(x, back));
                 }
+            }
+        }
+        if let (Encoding::Codes(codes), Some(factor)) = (job.encoding, self.treatment.factor(tensor)) {
+            let [before, after] = rows;
+            after.clone_from(before);
+            let cols = tensor.cols();
+            let scales: Vec<Vec<bf16>> =
+                before.chunks_exact(cols).map(|row| codes.scales(row, importance)).collect();
+            factor.round(after, |row, col, target| {
+                codes.nearest(target, scales[row][col / codes.group].to_f32())
+            });
+            for ((before, after), scales) in before.chunks(cols).zip(after.chunks(cols)).zip(&scales) {
+                put(codes, after, scales, out);
+                errors.add(compare(before, after));
             }
         }
         for (part, bytes) in job.parts.iter().zip(out.iter()) {
@@ -144,6 +175,12 @@ impl Worker<'_> {
         }
         Ok(errors)
     }
+}
+
+/// Appends the codes and the scales of a row.
+fn put(codes: Codes, rounded: &[f32], scales: &[bf16], [out, out_scales]: &mut [Vec<u8>; 2]) {
+    codes.put(rounded, scales, out);
+    scales.iter().for_each(|scale| out_scales.extend(scale.to_le_bytes()));
 }
 
 /// A row as it is; of a vector in another order, each element where it goes.
@@ -158,7 +195,7 @@ fn copy(tensor: &Exported, from: &[u8], to: &mut Vec<u8>) {
 }
 
 /// Reads row `row` of what is written from the bytes of its source.
-fn read(tensor: &Exported, row: usize, from: &[u8], x: &mut Vec<f32>) -> Result<(), RunError> {
+pub(super) fn read(tensor: &Exported, row: usize, from: &[u8], x: &mut Vec<f32>) -> Result<(), RunError> {
     x.resize(tensor.cols(), 0.0);
     block::dequantize(tensor.source.dtype, from, x).expect("a row has the bytes of its elements");
     // Zero times a number is zero, and times anything else is not.
