@@ -5,8 +5,8 @@ Run through `cargo xtask verify-formats`. Two questions are asked of every tenso
     weights? FP8 is the exception: we keep these as BF16, so that their products are rounded to it before they are compared;
   * rounded: with scales as they are in the file, in whose type the package rounds its products, does it decompress to our weights,
     rounded to that type?
-Then Transformers loads the folder, and the logits of both over the same real text are compared, its activations not rounded: ours
-are rounded for every 32 inputs, which its configurations have no word for.
+Then Transformers loads the folder, and the logits of both over the same real text are compared. Both round activations to bytes where
+the folder says so; to FP8 neither does here, because we compute in BF16.
 Prints the differences as JSON; judging them is the caller's. Needs: compressed-tensors, torch, transformers.
 """
 
@@ -74,7 +74,8 @@ def compare_logits(folder, command, count):
     model, problems = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
     assert not any(problems.values()), f"Transformers loads the folder with {problems}"
     for module in model.modules():
-        module.quantization_enabled = False
+        activations = getattr(getattr(module, "quantization_scheme", None), "input_activations", None)
+        module.quantization_enabled = activations is not None and activations.type == "int"
     with torch.no_grad():
         theirs = model(torch.tensor([tokens])).logits[0]
     with tempfile.NamedTemporaryFile() as file:

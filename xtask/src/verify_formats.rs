@@ -17,11 +17,24 @@ use crate::{environment, server, shell};
 
 const PACKAGES: [&str; 3] = ["compressed-tensors==0.20.0", "torch==2.15.0", "transformers==5.24.0"];
 
-/// Every scheme of `wharf quantize` that makes such a folder, and what it is given beside its name.
-const SCHEMES: &[(&str, &[&str])] = &[("int8", &[]), ("int8-weight", &[]), ("int4", &[]), ("fp8", &[])];
+/// Every scheme of `wharf quantize` that makes such a folder, with what it is given beside its name.
+const SCHEMES: &[&[&str]] = &[
+    &["int8"],
+    &["int8", "--calibrate"],
+    &["int8-static"],
+    &["int8-weight"],
+    &["int8-weight", "--calibrate"],
+    &["int4"],
+    &["int4-gptq"],
+    &["int4-awq"],
+    &["fp8"],
+];
 
-/// The largest mean KL divergence, in nats, of our logits from those of Transformers with activations in single precision: what
-/// rounding activations to bytes for each 32 inputs may cost.
+/// Windows to calibrate on where a scheme does: weights need not be good ones here.
+const WINDOWS: &str = "2";
+
+/// The largest mean KL divergence, in nats, of our logits from those of Transformers: what rounding activations by another rule, or last
+/// bits that round them to another byte, may cost.
 const MOST_KL: f64 = 0.01;
 
 /// Compare quantised weights with what compressed-tensors and Transformers read
@@ -36,7 +49,7 @@ The first run installs PyTorch with its CUDA libraries, which it cannot be impor
 anything differs.")]
 pub(crate) struct Args {
     /// Schemes to check [default: all that make a folder]
-    #[arg(long, value_name = "SCHEME", num_args = 1.., value_parser = SCHEMES.iter().map(|(name, _)| *name).collect::<Vec<_>>())]
+    #[arg(long, value_name = "SCHEME", num_args = 1.., value_parser = names())]
     schemes: Vec<String>,
     /// How many tokens of text to compare logits on
     #[arg(long, value_name = "N", default_value_t = 256)]
@@ -99,19 +112,26 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     empty(&folder)?;
     let chosen = |name: &str| args.schemes.is_empty() || args.schemes.iter().any(|chosen| chosen == name);
     let mut found = Vec::new();
-    for (name, more) in SCHEMES.iter().filter(|(name, _)| chosen(name)) {
-        found.push((*name, bench.check(&folder, name, more)?));
+    for words in SCHEMES.iter().filter(|words| chosen(words[0])) {
+        found.push((words.join(" "), bench.check(&folder, words)?));
         empty(&folder)?;
     }
     print(&found);
     if let Some(path) = &args.output {
         let figures: serde_json::Map<_, _> =
-            found.iter().map(|(name, found)| ((*name).to_owned(), serde_json::json!(found))).collect();
+            found.iter().map(|(name, found)| (name.clone(), serde_json::json!(found))).collect();
         let text = serde_json::to_string_pretty(&figures).context("failed to write the figures as JSON")?;
         std::fs::write(path, text + "\n").with_context(|| format!("failed to write {}", path.display()))?;
     }
     let differs = found.iter().any(|(_, found)| !wrong(found).is_empty());
     Ok(if differs { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// What `--schemes` takes.
+fn names() -> Vec<&'static str> {
+    let mut names: Vec<&str> = SCHEMES.iter().map(|words| words[0]).collect();
+    names.dedup();
+    names
 }
 
 fn empty(folder: &Path) -> anyhow::Result<()> {
@@ -133,11 +153,11 @@ struct Bench {
 }
 
 impl Bench {
-    fn check(&self, folder: &Path, scheme: &str, more: &[&str]) -> anyhow::Result<Found> {
-        let (model, weights) = (folder.join(scheme), folder.join("weights.safetensors"));
+    fn check(&self, folder: &Path, scheme: &[&str]) -> anyhow::Result<Found> {
+        let (model, weights) = (folder.join(scheme[0]), folder.join("weights.safetensors"));
         let mut quantize = Command::new(&self.wharf);
-        quantize.arg("quantize").arg(&self.source).arg("-o").arg(&model).args(["--scheme", scheme]);
-        shell::run(quantize.args(more))?;
+        quantize.arg("quantize").arg(&self.source).arg("-o").arg(&model);
+        shell::run(quantize.args(["--windows", WINDOWS, "--scheme"]).args(scheme))?;
         shell::run(Command::new(&self.weights).arg(&model).arg(&weights))?;
         let mut compare = self.python.command();
         compare.arg(environment::root().join("scripts/verify_formats.py"));
@@ -174,9 +194,9 @@ fn wrong(found: &Found) -> Vec<String> {
     wrong
 }
 
-fn print(found: &[(&str, Found)]) {
+fn print(found: &[(String, Found)]) {
     println!(
-        "\n{:<14}{:>10}{:>12}{:>14}{:>14}{:>20}{:>12}{:>12}",
+        "\n{:<24}{:>10}{:>12}{:>14}{:>14}{:>20}{:>12}{:>12}",
         "scheme",
         "matrices",
         "weights",
@@ -189,7 +209,7 @@ fn print(found: &[(&str, Found)]) {
     for (name, found) in found {
         let Found { weights, logits } = found;
         println!(
-            "{name:<14}{:>10}{:>12}{:>14.1e}{:>14.1e}{:>20.1e}{:>12.1e}{:>11.1}%",
+            "{name:<24}{:>10}{:>12}{:>14.1e}{:>14.1e}{:>20.1e}{:>12.1e}{:>11.1}%",
             weights.compressed,
             weights.elements,
             weights.exact,
@@ -241,11 +261,15 @@ mod tests {
 
     #[test]
     fn every_scheme_that_makes_a_folder_is_checked() {
-        let page = std::fs::read_to_string(environment::root().join("docs/reference/cli.md")).unwrap();
-        let (_, rest) = page.split_once("What the weights become: ").expect("the help names all schemes");
-        let (names, _) = rest.split_once("\n\n").expect("a paragraph ends");
-        let words: Vec<&str> = names.split([',', ' ', '\n']).filter(|word| !word.is_empty()).collect();
-        let folders: Vec<&str> = words.into_iter().filter(|name| !name.starts_with('q')).collect();
-        assert_eq!(SCHEMES.iter().map(|(name, _)| *name).collect::<Vec<_>>(), folders);
+        let source = environment::root().join("crates/optimize/src/quantize/scheme.rs");
+        let source = std::fs::read_to_string(source).unwrap();
+        // Lines like `("int4", Scheme::Compressed(CompressedScheme::Int4)),`.
+        let name = |line: &str| {
+            let (name, scheme) = line.trim().strip_prefix("(\"")?.split_once("\", ")?;
+            scheme.starts_with("Scheme::Compressed(").then(|| name.to_owned())
+        };
+        let folders: Vec<String> = source.lines().filter_map(name).collect();
+        assert!(folders.len() > 3, "{folders:?}");
+        assert_eq!(names(), folders);
     }
 }

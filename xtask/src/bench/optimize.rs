@@ -29,7 +29,7 @@ use crate::{environment, shell};
 #[command(after_help = "\
 Examples:
   cargo xtask bench optimize --write-docs           everything, into docs/performance.md
-  cargo xtask bench optimize --parts quality micro-batches
+  cargo xtask bench optimize --parts quality with-itself
   cargo xtask bench optimize --parts quantize --pairs 1
 
 The first run compiles llama.cpp (about a quarter of an hour on two cores). Exits with 1 when a bar is missed, else with 3 when a row
@@ -58,8 +58,8 @@ enum Part {
     Quantize,
     /// Perplexity and KL divergence of quantised files
     Quality,
-    /// How far llama.cpp differs from itself between micro-batches
-    MicroBatches,
+    /// How far llama.cpp differs from itself, between micro-batches or kinds of attention
+    WithItself,
     /// Speed of judging
     Eval,
 }
@@ -69,8 +69,14 @@ const SCHEMES: [(&str, &str, f64); 3] =
     [("q8_0", "Q8_0", 1.0), ("q4_0", "Q4_0", 1.0), ("q4_k_m", "Q4_K_M", 0.7)];
 /// What is quantised for speed; the first is quantised for quality, too, and judged against.
 const SOURCES: [&str; 2] = ["F32", "F16"];
-/// Files whose micro-batches are compared.
-const MICRO_BATCHED: [&str; 3] = ["Q4_0", "Q4_1", "Q8_0"];
+/// Files on which llama.cpp is compared with itself.
+const WITH_ITSELF: [&str; 3] = ["Q4_0", "Q4_1", "Q8_0"];
+/// What is changed of micro-batches of 512 and fused attention; 64 rows may well run the same instructions as 512.
+const CHANGES: [(&str, &[&str]); 3] = [
+    ("micro-batch 64", &["-b", "512", "-ub", "64", "-fa", "on"]),
+    ("micro-batch 8", &["-b", "512", "-ub", "8", "-fa", "on"]),
+    ("plain attention", &["-b", "512", "-ub", "512", "-fa", "off"]),
+];
 /// A model that is judged, and its reference.
 const JUDGED: (&str, &str) = ("Q8_0", "F16");
 /// How many times as far from the source as llama.cpp's file ours may be.
@@ -86,7 +92,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let peers = Peers::install(&cache)?;
     let python = Python::find().context(Python::MISSING)?;
     let files = Files::open(&cache)?;
-    for kind in SOURCES.into_iter().chain(MICRO_BATCHED) {
+    for kind in SOURCES.into_iter().chain(WITH_ITSELF) {
         files.rewritten(&cache, &python, kind)?;
     }
     let work = shell::target()?.join("bench-optimize");
@@ -106,14 +112,14 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 
     let mut rows = Vec::new();
     let mut probes = Vec::new();
-    for part in [Part::Quantize, Part::Quality, Part::MicroBatches, Part::Eval] {
+    for part in [Part::Quantize, Part::Quality, Part::WithItself, Part::Eval] {
         if args.parts.is_empty() || args.parts.contains(&part) {
             let probe = bench.programs.probe()?;
             probes.push(probe);
             rows.extend(match part {
                 Part::Quantize => bench.quantize(probe)?,
                 Part::Quality => bench.quality()?,
-                Part::MicroBatches => bench.micro_batches()?,
+                Part::WithItself => bench.with_itself()?,
                 Part::Eval => bench.eval(probe)?,
             });
         }
@@ -180,7 +186,7 @@ impl Bench {
     fn quality(&self) -> anyhow::Result<Vec<Row>> {
         let source = self.files.path(SOURCES[0]);
         let judge = Judge::new(&self.programs, &self.text, self.windows, &self.work.join("source.logits"));
-        judge.keep_logits(&source, None)?;
+        judge.keep_logits(&source, &[])?;
         let mut rows = Vec::new();
         for (ours, theirs, _) in SCHEMES {
             let files =
@@ -188,7 +194,7 @@ impl Bench {
             files.iter().try_for_each(|file| remove(file))?;
             self.programs.cost(&self.programs.our_quantize(&source, &files[0], ours))?;
             self.programs.cost(&self.programs.llama_quantize(&source, &files[1], theirs))?;
-            let [a, b] = [judge.compare(&files[0], None)?, judge.compare(&files[1], None)?];
+            let [a, b] = [judge.compare(&files[0], &[])?, judge.compare(&files[1], &[])?];
             files.iter().try_for_each(|file| remove(file))?;
             eprintln!("quality/{ours}: {a:?}, {LLAMA}: {b:?}");
             let row = |what: &str, unit, ours_is: f64, theirs_is: f64| {
@@ -201,16 +207,19 @@ impl Bench {
         Ok(rows)
     }
 
-    /// llama.cpp beside itself: nobody else's ranks can be asked to agree better.
-    fn micro_batches(&self) -> anyhow::Result<Vec<Row>> {
+    /// llama.cpp beside itself: what changes of the order of sums alone may do to logits.
+    fn with_itself(&self) -> anyhow::Result<Vec<Row>> {
         let judge = Judge::new(&self.programs, &self.text, self.windows, &self.work.join("512.logits"));
         let mut rows = Vec::new();
-        for kind in MICRO_BATCHED {
+        for kind in WITH_ITSELF {
             let file = self.files.path(kind);
-            judge.keep_logits(&file, Some(512))?;
-            let found = judge.compare(&file, Some(64))?;
-            eprintln!("micro-batch-kl/{kind}: {found:?}");
-            rows.push(Row::fixed(format!("micro-batch-kl/{kind}"), "nats", None, (LLAMA, found.kl), None));
+            judge.keep_logits(&file, &["-b", "512", "-ub", "512", "-fa", "on"])?;
+            for (change, arguments) in CHANGES {
+                let found = judge.compare(&file, arguments)?;
+                eprintln!("with-itself/{kind} {change}: {found:?}");
+                let id = format!("with-itself/{kind} {change}");
+                rows.push(Row::fixed(id, "nats", None, (LLAMA, found.kl), None));
+            }
         }
         judge.forget_logits()?;
         Ok(rows)
