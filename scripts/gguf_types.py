@@ -3,13 +3,13 @@
 `Llama-0.5B` is no type but another shape: random weights in Q4_0 behind the tokenizer of `SOURCE`.
 """
 
-import pathlib
 import sys
 
 import gguf
 import numpy as np
 
 TYPES = {
+    "F32": None,
     "F16": gguf.GGMLQuantizationType.F16,
     "BF16": gguf.GGMLQuantizationType.BF16,
     "Q8_0": gguf.GGMLQuantizationType.Q8_0,
@@ -96,10 +96,7 @@ def rewrite(source, target, kind):
 
 if __name__ == "__main__":
     source, target, name = sys.argv[1:]
-    # A file with its final name is a whole file.
-    partial = pathlib.Path(target + ".partial")
     if name == "Llama-0.5B":
-        random_shape(source, partial)
+        random_shape(source, target)
     else:
-        rewrite(source, partial, TYPES[name])
-    partial.rename(target)
+        rewrite(source, target, TYPES[name])

@@ -12,7 +12,6 @@ Exits 1 when a bar is missed. Needs: llama-cpp-python, gguf, numpy.
 import argparse
 import json
 import pathlib
-import pydoc_data.topics
 import subprocess
 import sys
 
@@ -20,16 +19,11 @@ import llama_cpp
 import numpy as np
 
 from gguf_types import TYPES, rewrite
+from real_text import real_text
 
 WINDOW = 512
 GGML_F32, GGML_F16, GGML_Q8_0 = 0, 1, 8
 NAMES = ["F16", "Q8_0", "Q4_0"]
-
-
-def real_text():
-    """English prose that every Python carries: the language reference."""
-    topics = pydoc_data.topics.topics
-    return "\n".join(topics[name] for name in sorted(topics))
 
 
 class LlamaCpp:

@@ -1,10 +1,12 @@
-//! `cargo xtask bench peers`: how fast we are beside other engines, in one run on one machine.
+//! `cargo xtask bench`: how fast we are beside others, in one run on one machine. This file is `bench peers`, engines beside engines;
+//! `bench optimize` is a module of its own.
 //!
 //! Every row is measured in rounds: in each, ours and every peer run once, one after the other, and who goes first changes.
 //! Only figures of one round are compared, because the speed of a shared machine drifts. `stats` says what counts.
 
 mod checkpoint;
 mod engines;
+mod optimize;
 mod peers;
 mod plot;
 mod report;
@@ -20,10 +22,11 @@ use std::time::Instant;
 use anyhow::{Context, anyhow, bail};
 
 use crate::cache::Cache;
+use crate::demo_files::Files;
 use crate::{environment, server, shell};
 use checkpoint::{Checkpoints, Circumstances, Measured};
 use engines::{Engine, Sample, Tools};
-use peers::{Files, Peers, REQUIREMENTS};
+use peers::{Peers, REQUIREMENTS};
 use report::{Finished, OURS, Report};
 use rows::{Kind, Peer, Row};
 use stats::{PAIRS_THAT_COUNT, Probe};
@@ -38,6 +41,7 @@ pub(crate) struct Args {
 #[derive(clap::Subcommand)]
 enum Command {
     Peers(PeersArgs),
+    Optimize(optimize::Args),
 }
 
 /// Compare speed and memory with llama.cpp and OpenVINO GenAI
@@ -76,6 +80,7 @@ fn at_least_one(text: &str) -> Result<usize, String> {
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     match &args.command {
         Command::Peers(args) => compare(args),
+        Command::Optimize(args) => optimize::run(args),
     }
 }
 
@@ -86,7 +91,8 @@ fn compare(args: &PeersArgs) -> anyhow::Result<ExitCode> {
     let circumstances = Circumstances::now(threads)?;
     let peers = Peers::install(&cache)?;
     let types: Vec<&str> = rows.iter().map(|row| row.file).collect();
-    let files = Files::derive(&cache, &peers, &types)?;
+    let files = Files::open(&cache)?;
+    peers::derive(&cache, &peers, &files, &types)?;
     let tools = build(&cache, peers, threads)?;
     let checkpoints = Checkpoints { folder: cache.folder("bench-peers").join("rows") };
 
@@ -149,7 +155,8 @@ fn compare(args: &PeersArgs) -> anyhow::Result<ExitCode> {
         write(path, &(json + "\n"))?;
     }
     if args.write_docs {
-        write_docs(&report)?;
+        write_docs("peers", &report.markdown(PLOT))?;
+        write(&environment::root().join("docs").join(PLOT), &plot::draw(&report))?;
     }
     if !failed.is_empty() {
         bail!("failed to measure {}", failed.join(" "));
@@ -159,13 +166,9 @@ fn compare(args: &PeersArgs) -> anyhow::Result<ExitCode> {
 
 /// Builds everything of ours that measures.
 fn build(cache: &Cache, peers: Peers, threads: usize) -> anyhow::Result<Tools> {
-    let example = |package, name| {
-        shell::run(&mut shell::cargo(&["build", "--release", "--package", package, "--example", name]))?;
-        anyhow::Ok(shell::target()?.join("release/examples").join(name))
-    };
     Ok(Tools {
-        throughput: example("wharf-engine", "throughput")?,
-        bench: example("wharf-kernels", "bench")?,
+        throughput: shell::example("wharf-engine", "throughput")?,
+        bench: shell::example("wharf-kernels", "bench")?,
         wharf: server::build()?,
         peers,
         threads,
@@ -241,14 +244,13 @@ fn best_setting<'a>(candidates: Vec<Engine<'a>>, row: &Row, file: &Path) -> anyh
 const PAGE: &str = "docs/performance.md";
 const PLOT: &str = "performance-peers.svg";
 
-fn write_docs(report: &Report) -> anyhow::Result<()> {
-    let docs = environment::root().join("docs");
+/// Puts what `cargo xtask bench COMMAND` has to say into the performance page.
+fn write_docs(command: &str, generated: &str) -> anyhow::Result<()> {
     let path = environment::root().join(PAGE);
     let page = std::fs::read_to_string(&path).with_context(|| format!("failed to read {PAGE}"))?;
-    let page = report::put_between_markers(&page, &report.markdown(PLOT))
-        .with_context(|| format!("{PAGE} has no markers for the generated part"))?;
-    write(&path, &page)?;
-    write(&docs.join(PLOT), &plot::draw(report))
+    let page = report::put_between_markers(&page, command, generated)
+        .with_context(|| format!("{PAGE} has no markers for what bench {command} generates"))?;
+    write(&path, &page)
 }
 
 fn write(path: &Path, text: &str) -> anyhow::Result<()> {

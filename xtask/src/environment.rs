@@ -30,6 +30,11 @@ pub(crate) fn peers_packages() -> Option<PathBuf> {
     std::env::var_os("WHARF_PEERS_PYTHONPATH").filter(|v| !v.is_empty()).map(PathBuf::from)
 }
 
+/// `WHARF_BINARY`: a `wharf` to measure or demonstrate with instead of one that is built here.
+pub(crate) fn wharf() -> Option<PathBuf> {
+    std::env::var_os("WHARF_BINARY").filter(|v| !v.is_empty()).map(PathBuf::from)
+}
+
 /// `WHARF_TEST_SMOLLM2`: a copy of the pinned model for the test of the real tokenizer.
 pub(crate) fn test_model() -> Option<PathBuf> {
     std::env::var_os("WHARF_TEST_SMOLLM2").map(PathBuf::from)

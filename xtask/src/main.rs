@@ -5,6 +5,7 @@ mod bench;
 mod cache;
 mod ci;
 mod demo;
+mod demo_files;
 mod demo_model;
 mod distill_demo;
 mod environment;
@@ -13,6 +14,7 @@ mod python;
 mod server;
 mod shell;
 mod tidy;
+mod verify_formats;
 mod verify_peers;
 
 use std::process::ExitCode;
@@ -35,6 +37,7 @@ enum Command {
     DistillDemo(distill_demo::Args),
     Fuzz(fuzz::Args),
     Tidy(tidy::Args),
+    VerifyFormats(verify_formats::Args),
     VerifyPeers(verify_peers::Args),
 }
 
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
         Command::DistillDemo(args) => distill_demo::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),
         Command::Tidy(args) => tidy::run(&args),
+        Command::VerifyFormats(args) => verify_formats::run(&args),
         Command::VerifyPeers(args) => verify_peers::run(&args),
     };
     match outcome {

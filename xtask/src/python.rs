@@ -42,7 +42,12 @@ impl Python {
     /// A folder for `PYTHONPATH` with this requirement and its dependencies, installed at most once for each
     /// version of Python.
     pub(crate) fn packages(&self, cache: &Cache, requirement: &str) -> anyhow::Result<PathBuf> {
-        self.install(cache, requirement, &["--only-binary=:all:", requirement])
+        self.wheels(cache, requirement, &[requirement])
+    }
+
+    /// As [`Python::packages`], for several requirements under a name.
+    pub(crate) fn wheels(&self, cache: &Cache, name: &str, requirements: &[&str]) -> anyhow::Result<PathBuf> {
+        self.install(cache, name, &[&["--only-binary=:all:"], requirements].concat())
     }
 
     /// As [`Python::packages`], for what pip has to compile: with every instruction that this machine has.

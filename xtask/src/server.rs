@@ -13,14 +13,17 @@ use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 
 use crate::demo_model::DemoModel;
-use crate::shell;
+use crate::{environment, shell};
 
 /// Loading takes a second or two; a slow disk may need much longer to read the model.
 const READY_WITHIN: Duration = Duration::from_secs(180);
 const STOPPED_WITHIN: Duration = Duration::from_secs(30);
 
-/// Builds `wharf` in release mode and returns the executable.
+/// Builds `wharf` in release mode and returns the executable, or the one that the environment names.
 pub(crate) fn build() -> anyhow::Result<PathBuf> {
+    if let Some(wharf) = environment::wharf() {
+        return Ok(wharf);
+    }
     shell::run(&mut shell::cargo(&["build", "--release", "--package", "wharf", "--bin", "wharf"]))?;
     Ok(shell::target()?.join("release").join("wharf"))
 }

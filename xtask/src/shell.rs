@@ -29,6 +29,12 @@ fn target_of(metadata: &mut Command) -> anyhow::Result<PathBuf> {
     Ok(metadata.target_directory)
 }
 
+/// Builds an example of a package in release mode and returns the executable.
+pub(crate) fn example(package: &str, name: &str) -> anyhow::Result<PathBuf> {
+    run(&mut cargo(&["build", "--release", "--package", package, "--example", name]))?;
+    Ok(target()?.join("release/examples").join(name))
+}
+
 /// The command as one would type it.
 pub(crate) fn describe(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
@@ -55,6 +61,23 @@ pub(crate) fn read(command: &mut Command) -> anyhow::Result<String> {
         bail!("`{what}` ended with {}", output.status);
     }
     String::from_utf8(output.stdout).with_context(|| format!("`{what}` did not print UTF-8"))
+}
+
+/// As [`read`], but its errors are shown only when it fails.
+pub(crate) fn output(command: &mut Command) -> anyhow::Result<String> {
+    captured(command).map(|[output, _]| output)
+}
+
+/// Runs to the end and returns what it printed, standard output first and errors second.
+pub(crate) fn captured(command: &mut Command) -> anyhow::Result<[String; 2]> {
+    let what = describe(command);
+    let ran = command.stdin(Stdio::null()).output().with_context(|| format!("failed to start `{what}`"))?;
+    if !ran.status.success() {
+        bail!("`{what}` ended with {}\n{}", ran.status, String::from_utf8_lossy(&ran.stderr));
+    }
+    let errors = String::from_utf8_lossy(&ran.stderr).into_owned();
+    let output = String::from_utf8(ran.stdout).with_context(|| format!("`{what}` did not print UTF-8"))?;
+    Ok([output, errors])
 }
 
 /// Whether the command can be run at all and exits with 0; prints nothing.

@@ -40,15 +40,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let packages = python
         .compiled(&cache, "verify-peers", &["llama-cpp-python==0.3.36", "gguf==0.19.0", "numpy"])
         .context("failed to install llama.cpp")?;
-    shell::run(&mut shell::cargo(&[
-        "build",
-        "--release",
-        "--package",
-        "wharf-engine",
-        "--example",
-        "logits",
-    ]))?;
-    let ours = shell::target()?.join("release/examples/logits");
+    let ours = shell::example("wharf-engine", "logits")?;
 
     let mut command = python.command();
     command

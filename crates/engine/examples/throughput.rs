@@ -2,6 +2,7 @@
 //!
 //! `throughput MODEL [--row ROW].. [--threads N] [--isa NAME] [--kv TYPE] [--steps N] [--repeat N] [--profile] [--json]`, where a row is one of
 //!   * `prefill:TOKENS`: one prompt from an empty context;
+//!   * `scored:TOKENS`: the same with logits of every position, as an evaluation needs them;
 //!   * `decode:STREAMS@CONTEXT`: `--steps` tokens for each of several streams, every stream with a context of its own;
 //!   * `prefix:SHARED+OWN`: what remains to be computed of a prompt whose first `SHARED` tokens are in the KV memory.
 //!
@@ -22,7 +23,7 @@ use wharf_model::Model;
 const USAGE: &str =
     "usage: throughput MODEL [--row ROW].. [--threads N] [--isa NAME] [--kv TYPE] [--steps N] [--repeat N] [--profile] [--json]
 types of keys and values: f16, f32, int8
-rows: prefill:TOKENS, decode:STREAMS@CONTEXT, prefix:SHARED+OWN";
+rows: prefill:TOKENS, scored:TOKENS, decode:STREAMS@CONTEXT, prefix:SHARED+OWN";
 const DEFAULT_ROWS: [Row; 6] = [
     Row::Prefill { tokens: 128 },
     Row::Prefill { tokens: 512 },
@@ -39,6 +40,7 @@ const WARM_STEPS: usize = 4;
 #[derive(Clone, Copy, Debug)]
 enum Row {
     Prefill { tokens: usize },
+    Scored { tokens: usize },
     Decode { streams: usize, context: usize },
     Prefix { shared: usize, own: usize },
 }
@@ -53,6 +55,7 @@ impl FromStr for Row {
         };
         let row = match text.split_once(':') {
             Some(("prefill", n)) => number(n).map(|tokens| Row::Prefill { tokens }),
+            Some(("scored", n)) => number(n).map(|tokens| Row::Scored { tokens }),
             Some(("decode", n)) => pair(n, '@').map(|(streams, context)| Row::Decode { streams, context }),
             Some(("prefix", n)) => pair(n, '+').map(|(shared, own)| Row::Prefix { shared, own }),
             _ => None,
@@ -65,6 +68,7 @@ impl std::fmt::Display for Row {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Row::Prefill { tokens } => write!(f, "prefill:{tokens}"),
+            Row::Scored { tokens } => write!(f, "scored:{tokens}"),
             Row::Decode { streams, context } => write!(f, "decode:{streams}@{context}"),
             Row::Prefix { shared, own } => write!(f, "prefix:{shared}+{own}"),
         }
@@ -199,6 +203,11 @@ impl Work {
                 macs: tokens * body + logits,
                 bytes: passes(tokens) * backend.weight_bytes() + tokens * kv,
             },
+            Row::Scored { tokens } => Work {
+                tokens,
+                macs: tokens * (body + logits),
+                bytes: passes(tokens) * backend.weight_bytes() + tokens * kv,
+            },
             Row::Prefix { shared, own } => Work {
                 tokens: own,
                 macs: own * body + logits,
@@ -216,7 +225,7 @@ impl Work {
 /// Tokens of KV memory that a row needs, in whole blocks of each stream.
 fn kv_tokens(row: Row, steps: usize) -> usize {
     let (streams, tokens) = match row {
-        Row::Prefill { tokens } => (1, tokens),
+        Row::Prefill { tokens } | Row::Scored { tokens } => (1, tokens),
         Row::Prefix { shared, own } => (1, shared + own),
         Row::Decode { streams, context } => (streams, context + steps.max(WARM_STEPS)),
     };
@@ -230,6 +239,10 @@ fn run(backend: &mut CpuBackend, row: Row, steps: usize, repeat: usize) -> Resul
         Row::Prefill { tokens } => {
             let (prompt, blocks) = (prompt(0, tokens), blocks(0, tokens));
             Box::new(move |_| prefill(backend, &prompt, 0, &blocks, &mut logits))
+        }
+        Row::Scored { tokens } => {
+            let (prompt, blocks) = (prompt(0, tokens), blocks(0, tokens));
+            Box::new(move |_| scored(backend, &prompt, &blocks, &mut logits))
         }
         Row::Prefix { shared, own } => {
             let (prompt, blocks) = (prompt(0, shared + own), blocks(0, shared + own));
@@ -274,6 +287,21 @@ fn prefill(
         let last = (index + 1) * width >= tokens.len();
         let logits_for = if last { LogitsFor::Last } else { LogitsFor::None };
         let chunk = Chunk { tokens: part, start: start + index * width, blocks, logits: logits_for };
+        backend.forward(&[chunk], logits)?;
+    }
+    Ok(started.elapsed().as_secs_f64())
+}
+
+fn scored(
+    backend: &mut CpuBackend,
+    tokens: &[u32],
+    blocks: &[BlockId],
+    logits: &mut Logits,
+) -> Result<f64, Failure> {
+    let started = Instant::now();
+    let width = backend.max_batch_tokens();
+    for (index, tokens) in tokens.chunks(width).enumerate() {
+        let chunk = Chunk { tokens, start: index * width, blocks, logits: LogitsFor::All };
         backend.forward(&[chunk], logits)?;
     }
     Ok(started.elapsed().as_secs_f64())

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
-use super::peers::{REQUIREMENTS, short_digest};
+use super::peers::REQUIREMENTS;
 use super::stats::{Probe, Work};
+use crate::demo_files::short_digest;
 use crate::environment;
 use crate::shell;
 
@@ -61,6 +62,14 @@ impl Circumstances {
             &[commit, changes, machine, &threads.to_string(), &pairs.to_string(), row, file, &peers]
                 .join("\n"),
         )
+    }
+}
+
+impl std::fmt::Display for Circumstances {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Circumstances { commit, changes, machine: _, threads } = self;
+        let changed = if changes.is_empty() { "" } else { " with changes" };
+        write!(f, "commit {commit}{changed}, {threads} threads")
     }
 }
 

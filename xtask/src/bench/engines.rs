@@ -193,7 +193,7 @@ impl Tools {
     /// What the machine can do now.
     pub(crate) fn probe(&self) -> anyhow::Result<Probe> {
         let mut probe = Command::new(&self.bench);
-        parse(&output(probe.arg("--probe").arg(self.threads.to_string()))?)
+        parse(&shell::output(probe.arg("--probe").arg(self.threads.to_string()))?)
     }
 
     fn our_rate(&self, kind: Kind, file: &Path) -> anyhow::Result<Sample> {
@@ -207,7 +207,7 @@ impl Tools {
         let mut ours = Command::new(&self.throughput);
         ours.arg(file).args(["--json", "--repeat", "1", "--row", &row]);
         ours.args(["--steps", &steps.to_string(), "--threads", &self.threads.to_string()]);
-        let line: Line = parse(&output(&mut ours)?)?;
+        let line: Line = parse(&shell::output(&mut ours)?)?;
         Ok(Sample { value: line.rate, work: Some(line.work) })
     }
 
@@ -223,7 +223,7 @@ impl Tools {
             bench.arg("-m").arg(file).args(["-t", &threads, "--output-format", "jsonl"]);
             bench.args(setting.arguments()).args(["-c", &(streams * (context + steps)).to_string()]);
             bench.args(["-npp", &context.to_string(), "-ntg", &steps.to_string()]);
-            let printed = output(bench.args(["-npl", &streams.to_string()]))?;
+            let printed = shell::output(bench.args(["-npl", &streams.to_string()]))?;
             let line = printed.lines().find(|line| line.starts_with('{'));
             return Ok(parse::<Line>(line.context("llama-batched-bench printed no figures")?)?.speed_tg);
         }
@@ -241,7 +241,7 @@ impl Tools {
         let mut bench = self.peers.llama("llama-bench");
         bench.arg("-m").arg(file).args(["-t", &threads, "-r", "1", "-o", "json"]).args(setting.arguments());
         bench.args(["-p", &prompt.to_string(), "-n", &generate.to_string(), "-d", &depth.to_string()]);
-        match parse::<Vec<Test>>(&output(&mut bench)?)?.as_slice() {
+        match parse::<Vec<Test>>(&shell::output(&mut bench)?)?.as_slice() {
             [test] => Ok(test.avg_ts),
             tests => bail!("llama-bench ran {} tests instead of one", tests.len()),
         }
@@ -322,16 +322,6 @@ impl Drop for Busy {
     }
 }
 
-/// Standard output of a command; its errors are shown only when it fails.
-fn output(command: &mut Command) -> anyhow::Result<String> {
-    let what = shell::describe(command);
-    let ran = command.stdin(Stdio::null()).output().with_context(|| format!("failed to start `{what}`"))?;
-    if !ran.status.success() {
-        bail!("`{what}` ended with {}\n{}", ran.status, String::from_utf8_lossy(&ran.stderr));
-    }
-    String::from_utf8(ran.stdout).with_context(|| format!("`{what}` did not print UTF-8"))
-}
-
-fn parse<T: DeserializeOwned>(text: &str) -> anyhow::Result<T> {
+pub(crate) fn parse<T: DeserializeOwned>(text: &str) -> anyhow::Result<T> {
     serde_json::from_str(text).with_context(|| format!("unexpected figures {text}"))
 }

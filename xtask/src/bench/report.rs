@@ -1,7 +1,6 @@
 //! What a run says: verdicts of rows, as a table on the terminal, in Markdown, and as JSON. Pure functions.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 
 use serde::Serialize;
 
@@ -59,7 +58,8 @@ pub(crate) struct Comparison {
     pub(crate) verdict: Verdict,
 }
 
-fn as_text<S: serde::Serializer>(bar: &Option<Bar>, serializer: S) -> Result<S::Ok, S::Error> {
+/// A bar as people read it.
+pub(crate) fn as_text<S: serde::Serializer>(bar: &Option<Bar>, serializer: S) -> Result<S::Ok, S::Error> {
     bar.map(|bar| bar.to_string()).serialize(serializer)
 }
 
@@ -163,11 +163,12 @@ impl Finished {
 }
 
 /// Three digits that count.
-fn short(value: f64) -> String {
+pub(crate) fn short(value: f64) -> String {
     match value {
         v if v >= 100.0 => format!("{v:.0}"),
         v if v >= 10.0 => format!("{v:.1}"),
-        v => format!("{v:.2}"),
+        v if v >= 0.1 || v == 0.0 => format!("{v:.2}"),
+        v => format!("{v:.2e}"),
     }
 }
 
@@ -186,54 +187,53 @@ impl Report {
 
     /// For a terminal.
     pub(crate) fn table(&self) -> String {
-        let mut lines = vec![HEAD.map(str::to_owned)];
-        lines.extend(self.lines());
-        let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
-        let widths: Vec<usize> = (0..HEAD.len()).map(width).collect();
-        let mut text = String::new();
-        for line in &lines {
-            let cells: Vec<String> =
-                line.iter().zip(&widths).map(|(cell, w)| format!("{cell:<w$}")).collect();
-            text += cells.join("  ").trim_end();
-            text.push('\n');
-        }
-        text
+        aligned(HEAD, &self.lines())
     }
 
     /// The generated part of the performance page.
     pub(crate) fn markdown(&self, plot: &str) -> String {
-        let Circumstances { commit, changes, machine, threads } = &self.circumstances;
-        let changed = if changes.is_empty() { "" } else { " with changes" };
-        let Probe { int8_gmacs, f32_gmacs, bf16_gmacs, dram_gbs } = self.best_probe;
-        let bf16 = bf16_gmacs.map_or_else(String::new, |peak| format!(", bf16 {peak:.0} GMAC/s"));
-        let mut text = format!(
-            "{model}, commit {commit}{changed}, {threads} threads, pairs a row: {pairs}, against {peers}.\n\
-             Machine: {machine}. Its best in this run: int8 {int8_gmacs:.0} GMAC/s, f32 {f32_gmacs:.0} GMAC/s{bf16}, \
-             memory {dram_gbs:.1} GB/s.\n\n![How many times better than each peer]({plot})\n\n",
-            model = self.model,
-            pairs = self.pairs,
-            peers = self.peers.join(" and "),
-        );
-        let row = |text: &mut String, cells: &[String]| {
-            writeln!(text, "| {} |", cells.join(" | ")).expect("a string takes everything");
-        };
-        row(&mut text, &HEAD.map(str::to_owned));
-        row(&mut text, &HEAD.map(|_| "---".to_owned()));
-        for line in self.lines() {
-            row(&mut text, &line);
-        }
-        text
+        let Report { model, peers, circumstances, pairs, best_probe, rows: _ } = self;
+        format!(
+            "{model}, {circumstances}, pairs a row: {pairs}, against {peers}.\n\
+             Machine: {machine}. Its best in this run: {best_probe}.\n\n\
+             ![How many times better than each peer]({plot})\n\n{table}",
+            peers = peers.join(" and "),
+            machine = circumstances.machine,
+            table = markdown_table(HEAD, &self.lines()),
+        )
     }
 }
 
-const BEGIN: &str = "<!-- cargo xtask bench peers: begin -->";
-const END: &str = "<!-- cargo xtask bench peers: end -->";
+/// Columns of a table for a terminal.
+pub(crate) fn aligned<const N: usize>(head: [&str; N], lines: &[[String; N]]) -> String {
+    let head = head.map(str::to_owned);
+    let lines: Vec<&[String; N]> = std::iter::once(&head).chain(lines).collect();
+    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
+    let widths: [usize; N] = std::array::from_fn(width);
+    let mut text = String::new();
+    for line in lines {
+        let cells: Vec<String> = line.iter().zip(widths).map(|(cell, w)| format!("{cell:<w$}")).collect();
+        text += cells.join("  ").trim_end();
+        text.push('\n');
+    }
+    text
+}
 
-/// `page` with `generated` between its two markers; `None` when it lacks them.
-pub(crate) fn put_between_markers(page: &str, generated: &str) -> Option<String> {
-    let (head, rest) = page.split_once(BEGIN)?;
-    let (_, tail) = rest.split_once(END)?;
-    Some(format!("{head}{BEGIN}\n{}\n{END}{tail}", generated.trim_end()))
+/// The same in Markdown.
+pub(crate) fn markdown_table<const N: usize>(head: [&str; N], lines: &[[String; N]]) -> String {
+    let row = |cells: &[String; N]| format!("| {} |\n", cells.join(" | "));
+    let mut text = row(&head.map(str::to_owned)) + &row(&head.map(|_| "---".to_owned()));
+    text.extend(lines.iter().map(row));
+    text
+}
+
+/// `page` with `generated` between the markers of `cargo xtask bench COMMAND`; `None` when it lacks them.
+pub(crate) fn put_between_markers(page: &str, command: &str, generated: &str) -> Option<String> {
+    let marker = |end: &str| format!("<!-- cargo xtask bench {command}: {end} -->");
+    let (begin, end) = (marker("begin"), marker("end"));
+    let (head, rest) = page.split_once(&begin)?;
+    let (_, tail) = rest.split_once(&end)?;
+    Some(format!("{head}{begin}\n{}\n{end}{tail}", generated.trim_end()))
 }
 
 #[cfg(test)]
@@ -308,9 +308,10 @@ pub(super) mod tests {
 
     #[test]
     fn the_generated_part_replaces_only_what_is_between_the_markers() {
-        let page = format!("a\n{BEGIN}\nold\n{END}\nb\n");
-        assert_eq!(put_between_markers(&page, "new\n").unwrap(), format!("a\n{BEGIN}\nnew\n{END}\nb\n"));
-        assert_eq!(put_between_markers("a\nb\n", "new"), None);
+        let marker = |end: &str| format!("<!-- cargo xtask bench x: {end} -->");
+        let page = |inside: &str| format!("a\n{}\n{inside}\n{}\nb\n", marker("begin"), marker("end"));
+        assert_eq!(put_between_markers(&page("old"), "x", "new\n"), Some(page("new")));
+        assert_eq!(put_between_markers(&page("old"), "y", "new\n"), None);
     }
 
     #[test]

@@ -85,6 +85,17 @@ impl Probe {
     }
 }
 
+impl std::fmt::Display for Probe {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Probe { int8_gmacs, f32_gmacs, bf16_gmacs, dram_gbs } = self;
+        write!(f, "int8 {int8_gmacs:.0} GMAC/s, f32 {f32_gmacs:.0} GMAC/s")?;
+        if let Some(peak) = bf16_gmacs {
+            write!(f, ", bf16 {peak:.0} GMAC/s")?;
+        }
+        write!(f, ", memory {dram_gbs:.1} GB/s")
+    }
+}
+
 /// What a measurement asks of the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Work {

@@ -2,7 +2,7 @@
 
 use half::f16;
 
-use super::search::{codes, extreme, scaled, shifted};
+use super::search::{bounds, codes, extreme, scaled, shifted};
 use super::{Row, inverse, round};
 
 /// The part of `out` that belongs to block `i` of `N` bytes.
@@ -17,8 +17,8 @@ macro_rules! each_block {
 #[inline(always)]
 pub(super) fn q8_0(row: Row<'_>, out: &mut [u8]) {
     each_block!(row, out, 34, |x, _importance, to| {
-        let most = x.iter().fold(0.0f32, |most, x| most.max(x.abs()));
-        let d = most / 127.0;
+        let (least, largest) = bounds(x);
+        let d = largest.max(-least).abs() / 127.0;
         let inverse = inverse(d);
         put_f16(to, 0, d);
         for (to, x) in to[2..].iter_mut().zip(x) {
@@ -83,8 +83,7 @@ pub(super) fn q5_1(row: Row<'_>, out: &mut [u8]) {
 fn affine(x: &[f32; 32], importance: Option<&[f32; 32]>, most: f32) -> (f32, f32) {
     match importance {
         None => {
-            let least = x.iter().fold(f32::MAX, |least, x| least.min(*x));
-            let largest = x.iter().fold(f32::MIN, |largest, x| largest.max(*x));
+            let (least, largest) = bounds(x);
             ((largest - least) / most, least)
         }
         Some(_) => {

@@ -13,10 +13,31 @@ pub(super) struct Shifted {
 const TRIES: i32 = 9;
 const STEP: f32 = 0.1;
 
-/// The number of largest magnitude.
+/// The least and the largest number. Eight are compared at once: one after the other, each comparison would wait for the last.
+#[inline(always)]
+pub(super) fn bounds<const N: usize>(x: &[f32; N]) -> (f32, f32) {
+    let (mut least, mut largest) = ([f32::MAX; 8], [f32::MIN; 8]);
+    for chunk in x.as_chunks::<8>().0 {
+        for i in 0..8 {
+            least[i] = if chunk[i] < least[i] { chunk[i] } else { least[i] };
+            largest[i] = if chunk[i] > largest[i] { chunk[i] } else { largest[i] };
+        }
+    }
+    (least.into_iter().fold(f32::MAX, f32::min), largest.into_iter().fold(f32::MIN, f32::max))
+}
+
+/// The number of largest magnitude; the first of two that differ in their sign alone.
 #[inline(always)]
 pub(super) fn extreme<const N: usize>(x: &[f32; N]) -> f32 {
-    x.iter().fold(0.0f32, |most, x| if x.abs() > most.abs() { *x } else { most })
+    let (least, largest) = bounds(x);
+    if largest > -least {
+        largest
+    } else if largest < -least {
+        least
+    } else {
+        // Zero is not to be negative.
+        x.iter().find(|x| x.abs() == largest).map_or(0.0, |x| x + 0.0)
+    }
 }
 
 /// The scale of `x ≈ scale · codes` with codes from `-half` to `half - 1`. The extreme is near code `-half`, which has no opposite, whatever its
@@ -50,9 +71,8 @@ pub(super) fn scaled<const N: usize>(x: &[f32; N], w: &[f32; N], half: f32) -> f
 /// `x ≈ scale · codes + offset` with codes from 0 to `most`; the offset is at most zero unless `any_sign`.
 #[inline(always)]
 pub(super) fn shifted<const N: usize>(x: &[f32; N], w: &[f32; N], most: f32, any_sign: bool) -> Shifted {
-    let least = x.iter().fold(f32::MAX, |least, x| least.min(*x));
+    let (least, largest) = bounds(x);
     let least = if any_sign { least } else { least.min(0.0) };
-    let largest = x.iter().fold(f32::MIN, |largest, x| largest.max(*x));
     let mut best = Shifted { scale: 0.0, offset: least };
     if largest <= least {
         return best;

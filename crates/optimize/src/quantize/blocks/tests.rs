@@ -55,6 +55,14 @@ fn types_that_the_kernels_write_have_their_bytes() {
             let x = normal(seed, 512);
             assert_eq!(bytes(dtype, &x, None), block::quantize(dtype, &x).unwrap(), "{dtype}");
         }
+        // Extremes of either sign or both, the first of which counts, and of neither.
+        for (a, b) in
+            [(0.5, 0.25), (-0.5, 0.25), (0.5, -0.5), (-0.5, 0.5), (-0.5, -0.25), (0.0, 0.0), (-0.0, -0.0)]
+        {
+            let mut x = [b / 4.0; 32];
+            (x[9], x[27]) = (a, b);
+            assert_eq!(bytes(dtype, &x, None), block::quantize(dtype, &x).unwrap(), "{dtype}: {a} and {b}");
+        }
     }
 }
 

@@ -1,0 +1,116 @@
+//! Which programs run with which arguments, and which figure of their output counts.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::Context;
+use serde::Deserialize;
+
+use super::super::engines::parse;
+use super::super::peers::Peers;
+use super::super::stats::Probe;
+use crate::python::Python;
+use crate::{environment, server, shell};
+
+/// Everything that measures.
+pub(super) struct Programs {
+    wharf: PathBuf,
+    throughput: PathBuf,
+    bench: PathBuf,
+    peers: Peers,
+    python: Python,
+    threads: String,
+}
+
+/// What a command took.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub(super) struct Cost {
+    pub(super) seconds: f64,
+    pub(super) peak_bytes: u64,
+}
+
+impl Programs {
+    /// Builds ours.
+    pub(super) fn build(peers: Peers, python: Python, threads: usize) -> anyhow::Result<Programs> {
+        Ok(Programs {
+            throughput: shell::example("wharf-engine", "throughput")?,
+            bench: shell::example("wharf-kernels", "bench")?,
+            wharf: server::build()?,
+            peers,
+            python,
+            threads: threads.to_string(),
+        })
+    }
+
+    /// What the machine can do now.
+    pub(super) fn probe(&self) -> anyhow::Result<Probe> {
+        parse(&shell::output(Command::new(&self.bench).arg("--probe").arg(&self.threads))?)
+    }
+
+    pub(super) fn our_quantize(&self, from: &Path, to: &Path, scheme: &str) -> Command {
+        let mut command = Command::new(&self.wharf);
+        command.arg("quantize").arg(from).arg("-o").arg(to);
+        command.args(["--scheme", scheme, "--threads", &self.threads]);
+        command
+    }
+
+    pub(super) fn llama_quantize(&self, from: &Path, to: &Path, kind: &str) -> Command {
+        let mut command = self.peers.llama("llama-quantize");
+        command.arg(from).arg(to).args([kind, &self.threads]);
+        command
+    }
+
+    /// Runs a command to its end.
+    pub(super) fn cost(&self, command: &Command) -> anyhow::Result<Cost> {
+        let mut measure = self.python.command();
+        measure.arg(environment::root().join("scripts/measure.py"));
+        measure.arg(command.get_program()).args(command.get_args());
+        measure.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        parse(&shell::output(&mut measure)?)
+    }
+
+    /// `llama-perplexity` on a text, and everything that it prints.
+    pub(super) fn perplexity(&self, arguments: &[&str], file: &Path, text: &Path) -> anyhow::Result<String> {
+        let mut command = self.peers.llama("llama-perplexity");
+        command.arg("-m").arg(file).arg("-f").arg(text).args(["-t", &self.threads]).args(arguments);
+        shell::captured(&mut command).map(|printed| printed.concat())
+    }
+
+    /// Tokens a second of our engine, with logits of every position.
+    pub(super) fn engine_rate(&self, file: &Path) -> anyhow::Result<f64> {
+        #[derive(Deserialize)]
+        struct Line {
+            rate: f64,
+        }
+        let mut ours = Command::new(&self.throughput);
+        ours.arg(file).args(["--json", "--row", "scored:512", "--threads", &self.threads]);
+        Ok(parse::<Line>(&shell::output(&mut ours)?)?.rate)
+    }
+
+    /// Tokens a second of `wharf eval`.
+    pub(super) fn eval_rate(
+        &self,
+        file: &Path,
+        reference: Option<&Path>,
+        text: &Path,
+        windows: usize,
+    ) -> anyhow::Result<f64> {
+        #[derive(Deserialize)]
+        struct Report {
+            models: Vec<Judged>,
+        }
+        #[derive(Deserialize)]
+        struct Judged {
+            tokens_per_second: f64,
+        }
+        let mut command = Command::new(&self.wharf);
+        command.arg("eval").arg(file).arg("--text").arg(text);
+        command.args(["--windows", &windows.to_string(), "--threads", &self.threads, "--output", "json"]);
+        if let Some(reference) = reference {
+            command.arg("--reference").arg(reference);
+        }
+        let report: Report = parse(&shell::output(&mut command)?)?;
+        let judged = report.models.first().context("wharf eval judged no model")?;
+        Ok(judged.tokens_per_second)
+    }
+}
