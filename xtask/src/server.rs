@@ -21,7 +21,8 @@ const STOPPED_WITHIN: Duration = Duration::from_secs(30);
 
 /// Builds `wharf` in release mode and returns the executable.
 pub(crate) fn build() -> anyhow::Result<PathBuf> {
-    shell::run(&mut shell::cargo(&["build", "--release", "--package", "wharf", "--bin", "wharf"]))?;
+    // Of the workspace, so that what other commands have built with its features is used again.
+    shell::run(&mut shell::cargo(&["build", "--release", "--workspace", "--bin", "wharf"]))?;
     Ok(shell::target()?.join("release").join("wharf"))
 }
 
