@@ -43,6 +43,9 @@ pub(crate) struct Args {
     /// Share of the divergence in the run with the teacher
     #[arg(long, value_name = "A", default_value_t = 0.5)]
     alpha: f64,
+    /// Divides the logits before they are compared
+    #[arg(long, value_name = "T", default_value_t = 1.0)]
+    temperature: f64,
     /// Write the figures as JSON
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -132,6 +135,7 @@ impl Plan<'_> {
             ("--lr", self.args.lr.to_string()),
             ("--warmup", (self.steps / 10).max(1).to_string()),
             ("--alpha", alpha.to_string()),
+            ("--temperature", self.args.temperature.to_string()),
             ("--validation-windows", VALIDATION_WINDOWS.to_string()),
             ("--validate-every", every.clone()),
             ("--checkpoint-every", every),
