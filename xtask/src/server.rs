@@ -24,7 +24,8 @@ pub(crate) fn build() -> anyhow::Result<PathBuf> {
     if let Some(wharf) = environment::wharf() {
         return Ok(wharf);
     }
-    shell::run(&mut shell::cargo(&["build", "--release", "--package", "wharf", "--bin", "wharf"]))?;
+    // Of the workspace, so that what other commands have built with its features is used again.
+    shell::run(&mut shell::cargo(&["build", "--release", "--workspace", "--bin", "wharf"]))?;
     Ok(shell::target()?.join("release").join("wharf"))
 }
 

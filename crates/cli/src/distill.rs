@@ -12,8 +12,8 @@ use anyhow::{Context, anyhow};
 use clap::{ArgGroup, ValueEnum};
 use wharf_model::{Model, Tokenizer};
 use wharf_optimize::distill::{
-    self, Device, DistillError, Divergence, Objective, Optimizer, Outcome, Processes, Recipe, Run, Student,
-    TextSide, Width,
+    self, Device, DistillError, Divergence, Format, Kept, Objective, Optimizer, Outcome, Processes, Recipe,
+    Run, Student, TextSide, Width,
 };
 
 use self::progress::Progress;
@@ -34,7 +34,7 @@ pub(crate) struct Args {
     /// Start from these layers of the teacher: numbers and ranges such as 0,2,4-10,29
     #[arg(long, value_name = "LIST", group = "shape", conflicts_with = "layers")]
     keep_layers: Option<String>,
-    /// Start from so many layers of the teacher, evenly spread, the first and the last among them
+    /// Start from so many layers of the teacher: those that do most with the data
     #[arg(long, value_name = "N", group = "shape")]
     layers: Option<usize>,
     /// Shrink the layers too, keeping what weighs most: hidden=N,ffn=N,heads=N, any of them
@@ -46,6 +46,9 @@ pub(crate) struct Args {
     /// Folder to write; it must not exist. While the run lasts its files are in OUT.distilling
     #[arg(short = 'o', long, value_name = "OUT")]
     out: PathBuf,
+    /// What the student is written as, in F32
+    #[arg(long, value_enum, default_value = "safetensors")]
+    format: FormatName,
     /// Go on with an interrupted run, to the same result
     #[arg(long)]
     resume: bool,
@@ -59,8 +62,8 @@ pub(crate) struct Args {
     /// Share of the divergence from the teacher; the rest is cross-entropy with the text. 0 trains without the teacher
     #[arg(long, value_name = "A", default_value_t = 0.5, help_heading = "Loss")]
     alpha: f32,
-    /// Divides the logits of teacher and student before they are compared
-    #[arg(long, value_name = "T", default_value_t = 4.0, help_heading = "Loss")]
+    /// Divides the logits of teacher and student before they are compared; above 1 unlikely tokens count more
+    #[arg(long, value_name = "T", default_value_t = 1.0, help_heading = "Loss")]
     temperature: f32,
     /// Weight of the teacher in the mixture of --loss jsd
     #[arg(long, value_name = "B", default_value_t = 0.5, help_heading = "Loss")]
@@ -138,11 +141,12 @@ Examples:
   wharf distill --teacher smollm2.gguf --layers 15 --data books.txt -o student
   wharf distill --teacher ./Qwen2.5-0.5B --keep-layers 0-11,23 --width ffn=2432 --data a.jsonl b.jsonl -o student
   wharf distill --teacher smollm2.gguf --student student --data chat.jsonl --loss jsd --on-policy 0.5 -o better
+  wharf distill --teacher smollm2.gguf --layers 15 --data books.txt -o student --format gguf
   wharf distill --teacher smollm2.gguf --layers 15 --data books.txt -o student --resume
   wharf distill --teacher smollm2.gguf --layers 15 --data books.txt -o student --data-parallel 2
 
-The loss is alpha * T^2 * KL(teacher, student) + (1 - alpha) * cross-entropy. The folder has safetensors and
-config.json, metrics.jsonl, training.svg and report.json. Ctrl-C keeps a checkpoint to resume from.";
+The loss is alpha * T^2 * KL(teacher, student) + (1 - alpha) * cross-entropy. The folder has the model,
+metrics.jsonl, training.svg and report.json. Ctrl-C keeps a checkpoint to resume from.";
 
 /// Distance between teacher and student.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -164,6 +168,15 @@ enum DeviceName {
     Cpu,
     /// An NVIDIA GPU
     Cuda,
+}
+
+/// What the student is written as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum FormatName {
+    /// config.json, model.safetensors and the tokenizer's files, for Transformers and vLLM
+    Safetensors,
+    /// model.gguf, for llama.cpp
+    Gguf,
 }
 
 /// Numbers to compute in.
@@ -235,9 +248,9 @@ fn student(args: &Args, layers: usize) -> anyhow::Result<Student> {
         return Ok(if is_config { Student::Fresh(path.clone()) } else { Student::Model(path.clone()) });
     }
     let kept = match (&args.keep_layers, args.layers) {
-        (Some(list), _) => distill::parse_list(list, layers),
-        (None, Some(wanted)) => distill::spread(wanted, layers),
-        (None, None) => Ok((0..layers).collect()),
+        (Some(list), _) => distill::parse_list(list, layers).map(Kept::These),
+        (None, Some(wanted)) => Kept::busiest(wanted, layers),
+        (None, None) => Ok(Kept::These((0..layers).collect())),
     };
     let width = args.width.as_deref().map_or(Ok(Width::default()), Width::parse);
     Ok(Student::Pruned { layers: kept.map_err(|e| anyhow!(e))?, width: width.map_err(|e| anyhow!(e))? })
@@ -295,6 +308,10 @@ fn recipe(args: &Args, student: Student) -> anyhow::Result<Recipe> {
         seed: args.seed,
         device,
         processes: args.data_parallel,
+        format: match args.format {
+            FormatName::Safetensors => Format::Safetensors,
+            FormatName::Gguf => Format::Gguf,
+        },
     })
 }
 

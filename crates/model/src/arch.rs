@@ -78,11 +78,12 @@ impl Architecture {
             .or_else(|| Architecture::by_hf_model_type(name))
     }
 
-    /// Name of the tensor that holds `role` in safetensors, after the prefix of the decoder's body, and in GGUF. `{}` stands for
-    /// the layer. Roles of one name share that tensor, their rows in the order of [`Role::ALL`].
-    pub fn tensor_names(&self, role: Role) -> Option<(&'static str, &'static str)> {
+    /// Name of the tensor that holds `role` of `layer` in safetensors. Roles of one name share that tensor, their rows in the order
+    /// of [`Role::ALL`].
+    pub fn hf_tensor(&self, layer: Option<usize>, role: Role) -> Option<String> {
         let mut rules = self.tensors.iter().flat_map(|group| group.iter());
-        rules.find(|rule| rule.role == role).map(|rule| (rule.hf, rule.gguf))
+        let name = rules.find(|rule| rule.role == role)?.hf_name();
+        Some(layer.map_or(name.clone(), |layer| name.replace("{}", &layer.to_string())))
     }
 
     pub(crate) fn rules(&self) -> Vec<TensorRule> {
@@ -123,6 +124,14 @@ impl TensorRule {
 
     const fn untied(role: Role, hf: &'static str, gguf: &'static str) -> TensorRule {
         TensorRule { role, presence: Presence::Untied, hf, gguf }
+    }
+
+    /// Name in safetensors with the usual prefix; `{}` is the layer.
+    pub(crate) fn hf_name(&self) -> String {
+        match self.role {
+            Role::Output => self.hf.to_owned(),
+            _ => format!("model.{}", self.hf),
+        }
     }
 
     pub(crate) fn required_in(&self, config: &ModelConfig) -> bool {

@@ -5,6 +5,9 @@
 mod gguf;
 mod hf;
 mod rows;
+mod template;
+#[cfg(test)]
+mod tests;
 mod tokenizer;
 
 use std::io::ErrorKind;
@@ -14,13 +17,14 @@ use serde_json::{Map, Value};
 use thiserror::Error;
 
 use crate::arch::{Architecture, TensorRule};
+use crate::config::RopeConfig;
 use crate::gguf::GgufError;
 use crate::gguf::write::{Entry, entries};
 use crate::mmap::MappedFile;
 use crate::open::{Model, Source};
 use crate::role::Role;
 use crate::weights::StoredTensor;
-pub use hf::{HfExport, to_hf};
+pub use hf::{HfExport, config_json, text_files, to_hf};
 pub use rows::RowOrder;
 
 /// Why a model cannot be written in a format.
@@ -115,10 +119,7 @@ pub struct GgufExport {
 pub fn to_gguf(model: &Model) -> Result<GgufExport, ExportError> {
     match &model.source {
         Source::Gguf(_) => {
-            let file = &model.info.files[0];
-            let path = || file.display().to_string();
-            let map = MappedFile::open(file).map_err(|source| ExportError::Read { path: path(), source })?;
-            let mut entries = entries(&map).map_err(|source| ExportError::Gguf { path: path(), source })?;
+            let mut entries = stored_entries(model)?;
             entries.retain(|entry| !entry.key.starts_with("split."));
             let uses = model.weights.uses();
             let tensors = model.weights.tensors().map(|tensor| {
@@ -128,8 +129,42 @@ pub fn to_gguf(model: &Model) -> Result<GgufExport, ExportError> {
             });
             Ok(GgufExport { entries, tensors: tensors.collect() })
         }
-        Source::Folder(folder) => gguf::from_folder(model, folder),
+        Source::Folder(folder) => gguf::from_folder(model, folder, tokenizer::to_gguf(folder)?),
     }
+}
+
+/// `model`, a folder, as a GGUF file with `text`, that of another model by [`gguf_text`], for its text side. A GGUF file keeps its own.
+///
+/// # Errors
+/// As [`to_gguf`].
+pub fn to_gguf_with(model: &Model, text: Vec<Entry>) -> Result<GgufExport, ExportError> {
+    match &model.source {
+        Source::Folder(folder) => gguf::from_folder(model, folder, text),
+        Source::Gguf(_) => to_gguf(model),
+    }
+}
+
+/// The entries of a model's text side: those of a GGUF file as they are, whatever kind of tokenizer they describe.
+///
+/// # Errors
+/// As [`to_gguf`].
+pub fn gguf_text(model: &Model) -> Result<Vec<Entry>, ExportError> {
+    match &model.source {
+        Source::Gguf(_) => {
+            let mut entries = stored_entries(model)?;
+            entries.retain(|entry| entry.key.starts_with("tokenizer."));
+            Ok(entries)
+        }
+        Source::Folder(folder) => tokenizer::to_gguf(folder),
+    }
+}
+
+/// The metadata of a model that is a GGUF file.
+fn stored_entries(model: &Model) -> Result<Vec<Entry>, ExportError> {
+    let file = &model.info.files[0];
+    let path = || file.display().to_string();
+    let map = MappedFile::open(file).map_err(|source| ExportError::Read { path: path(), source })?;
+    entries(&map).map_err(|source| ExportError::Gguf { path: path(), source })
 }
 
 /// Every weight under the name that its rule gets, `{}` being the layer; what is rotated has its rows in the order `rotated`. What
@@ -159,6 +194,27 @@ fn renamed(
         tensors.push(Exported { name, source: source.clone(), order, layer: *layer, roles: vec![role] });
     }
     Ok(tensors)
+}
+
+/// By how much all rotations are slowed down; `None` for those that are not.
+fn linear_factor(
+    rope: &RopeConfig,
+    theta: f64,
+    unsupported: fn(String) -> ExportError,
+) -> Result<Option<f64>, ExportError> {
+    let factor =
+        |(pair, inv_freq): (usize, &f64)| theta.powf(-2.0 * pair as f64 / rope.dim as f64) / inv_freq;
+    let factors: Vec<f64> = rope.inv_freq.iter().enumerate().map(factor).collect();
+    let first = factors[0];
+    let near = |a: f64, b: f64| (a / b - 1.0).abs() < 1e-6;
+    if rope.amplitude != 1.0 || !factors.iter().all(|factor| near(*factor, first)) {
+        return Err(unsupported("a rotary embedding whose scaling differs from pair to pair".into()));
+    }
+    Ok((!near(first, 1.0)).then_some(first))
+}
+
+fn bytes(object: &Map<String, Value>) -> Vec<u8> {
+    serde_json::to_vec(object).expect("JSON values can be written")
 }
 
 /// The object in a JSON file that has been read before.

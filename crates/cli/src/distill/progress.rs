@@ -39,6 +39,10 @@ impl Progress {
                     None => self.line_now_and_then(&message),
                 }
             }
+            Event::Layers { kept } => {
+                let kept: Vec<String> = kept.iter().map(usize::to_string).collect();
+                self.say(&format!("starting from the teacher's layers {}", kept.join(",")));
+            }
             Event::Start { step, windows, parameters } => {
                 self.say(&format!(
                     "training {:.1} million parameters on {windows} windows from step {step}",

@@ -5,9 +5,9 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::{ExportError, Exported, GgufExport, RowOrder, json, renamed, tokenizer};
+use super::{ExportError, Exported, GgufExport, RowOrder, json, linear_factor, renamed};
 use crate::arch::{Architecture, TensorRule};
-use crate::config::{ModelConfig, RopeConfig};
+use crate::config::ModelConfig;
 use crate::gguf::write::Entry;
 use crate::open::Model;
 
@@ -22,7 +22,8 @@ pub(super) fn unsupported(what: impl Into<String>) -> ExportError {
     }
 }
 
-pub(super) fn from_folder(model: &Model, folder: &Path) -> Result<GgufExport, ExportError> {
+/// `text` are the entries of its text side.
+pub(super) fn from_folder(model: &Model, folder: &Path, text: Vec<Entry>) -> Result<GgufExport, ExportError> {
     let root = json(&folder.join("config.json"))?;
     let ModelConfig { architecture: class, .. } = &model.config;
     let architecture = Architecture::by_hf_class(class)
@@ -34,7 +35,7 @@ pub(super) fn from_folder(model: &Model, folder: &Path) -> Result<GgufExport, Ex
         return Err(unsupported(format!("architecture {class}")));
     }
     let mut entries = shape(model, name, &root)?;
-    entries.extend(tokenizer::to_gguf(folder)?);
+    entries.extend(text);
     Ok(GgufExport { entries, tensors: tensors(model, architecture, name)? })
 }
 
@@ -66,7 +67,7 @@ fn shape(model: &Model, name: &str, root: &Map<String, Value>) -> Result<Vec<Ent
         Entry::new(key("rope.freq_base"), theta as f32),
         number("vocab_size", config.vocab_size),
     ];
-    if let Some(factor) = linear_factor(rope, theta)? {
+    if let Some(factor) = linear_factor(rope, theta, unsupported)? {
         entries.push(Entry::new(key("rope.scaling.type"), "linear"));
         entries.push(Entry::new(key("rope.scaling.factor"), factor as f32));
     }
@@ -77,19 +78,6 @@ fn shape(model: &Model, name: &str, root: &Map<String, Value>) -> Result<Vec<Ent
 fn theta(root: &Map<String, Value>) -> f64 {
     let nested = root.get("rope_parameters").and_then(|parameters| parameters.get("rope_theta"));
     nested.or_else(|| root.get("rope_theta")).and_then(Value::as_f64).unwrap_or(10_000.0)
-}
-
-/// By how much all rotations are slowed down; `None` for those that are not.
-fn linear_factor(rope: &RopeConfig, theta: f64) -> Result<Option<f64>, ExportError> {
-    let factor =
-        |(pair, inv_freq): (usize, &f64)| theta.powf(-2.0 * pair as f64 / rope.dim as f64) / inv_freq;
-    let factors: Vec<f64> = rope.inv_freq.iter().enumerate().map(factor).collect();
-    let first = factors[0];
-    let near = |a: f64, b: f64| (a / b - 1.0).abs() < 1e-6;
-    if rope.amplitude != 1.0 || !factors.iter().all(|factor| near(*factor, first)) {
-        return Err(unsupported("a rotary embedding whose scaling differs from pair to pair"));
-    }
-    Ok((!near(first, 1.0)).then_some(first))
 }
 
 fn tensors(model: &Model, architecture: &Architecture, name: &str) -> Result<Vec<Exported>, ExportError> {

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::{ExportError, Exported, RowOrder, renamed, tokenizer};
+use super::{ExportError, Exported, RowOrder, linear_factor, renamed, tokenizer};
 use crate::arch::{Architecture, TensorRule};
 use crate::config::{Activation, RopeLayout};
 use crate::gguf::Metadata;
@@ -38,6 +38,9 @@ const TEXT_SIDE: [&str; 9] = [
     "chat_template.jinja",
 ];
 
+/// Architectures of which the keys of a Llama say everything.
+const SAYABLE: [&str; 4] = ["llama", "qwen2", "qwen3", "phi3"];
+
 pub(super) fn unsupported(what: impl Into<String>) -> ExportError {
     ExportError::Unsupported {
         what: what.into(),
@@ -51,13 +54,52 @@ pub(super) fn unsupported(what: impl Into<String>) -> ExportError {
 /// # Errors
 /// When its files cannot be read again, or the model cannot be said in this format.
 pub fn to_hf(model: &Model) -> Result<HfExport, ExportError> {
+    let tensors = match &model.source {
+        Source::Folder(_) => unchanged(model),
+        Source::Gguf(_) => {
+            let name = model.config.architecture.as_str();
+            let same_numbers = ["llama", "qwen2", "qwen3"].contains(&name);
+            let architecture = Architecture::by_gguf(name).filter(|_| same_numbers);
+            tensors(model, architecture.ok_or_else(|| unsupported(format!("architecture {name}")))?)?
+        }
+    };
+    Ok(HfExport { config: config_json(model)?, files: text_files(model)?, tensors })
+}
+
+/// What config.json says of `model`.
+///
+/// # Errors
+/// As [`to_hf`].
+pub fn config_json(model: &Model) -> Result<Map<String, Value>, ExportError> {
     match &model.source {
-        Source::Folder(folder) => from_folder(model, folder),
-        Source::Gguf(metadata) => from_gguf(model, metadata),
+        Source::Folder(folder) => super::json(&folder.join("config.json")),
+        Source::Gguf(metadata) => config(model, metadata),
     }
 }
 
-fn from_folder(model: &Model, folder: &Path) -> Result<HfExport, ExportError> {
+/// The files of the text side of `model` by name: tokenizer, chat template, what ends an answer.
+///
+/// # Errors
+/// As [`to_hf`].
+pub fn text_files(model: &Model) -> Result<Vec<(String, Vec<u8>)>, ExportError> {
+    match &model.source {
+        Source::Folder(folder) => present(folder),
+        Source::Gguf(metadata) => {
+            let mut files = tokenizer::to_hf(metadata)?;
+            let generation = &model.generation;
+            let generation = json!({
+                "bos_token_id": generation.bos_token_id,
+                "eos_token_id": generation.eos_token_ids,
+                "pad_token_id": generation.pad_token_id,
+            });
+            files.push(("generation_config.json".into(), pretty(&generation)));
+            Ok(files)
+        }
+    }
+}
+
+/// Those of [`TEXT_SIDE`] that are there.
+fn present(folder: &Path) -> Result<Vec<(String, Vec<u8>)>, ExportError> {
     let mut files = Vec::new();
     for name in TEXT_SIDE {
         let path = folder.join(name);
@@ -67,31 +109,16 @@ fn from_folder(model: &Model, folder: &Path) -> Result<HfExport, ExportError> {
             Err(source) => return Err(ExportError::Read { path: path.display().to_string(), source }),
         }
     }
+    Ok(files)
+}
+
+fn unchanged(model: &Model) -> Vec<Exported> {
     let uses = model.weights.uses();
     let tensors = model.weights.tensors().map(|source| {
         let (layer, roles) = uses.get(source.name.as_str()).cloned().unwrap_or_default();
         Exported { name: source.name.clone(), source: source.clone(), order: RowOrder::Same, layer, roles }
     });
-    Ok(HfExport { config: super::json(&folder.join("config.json"))?, files, tensors: tensors.collect() })
-}
-
-fn from_gguf(model: &Model, metadata: &Metadata) -> Result<HfExport, ExportError> {
-    let name = model.config.architecture.as_str();
-    let architecture = match name {
-        "llama" | "qwen2" | "qwen3" => Architecture::by_gguf(name),
-        _ => None,
-    };
-    let architecture = architecture.ok_or_else(|| unsupported(format!("architecture {name}")))?;
-    let config = config(model, metadata, architecture)?;
-    let mut files = tokenizer::to_hf(metadata)?;
-    let generation = &model.generation;
-    let generation = json!({
-        "bos_token_id": generation.bos_token_id,
-        "eos_token_id": generation.eos_token_ids,
-        "pad_token_id": generation.pad_token_id,
-    });
-    files.push(("generation_config.json".into(), pretty(&generation)));
-    Ok(HfExport { config, files, tensors: tensors(model, architecture)? })
+    tensors.collect()
 }
 
 pub(super) fn pretty(value: &Value) -> Vec<u8> {
@@ -100,25 +127,22 @@ pub(super) fn pretty(value: &Value) -> Vec<u8> {
     text
 }
 
-fn config(
-    model: &Model,
-    metadata: &Metadata,
-    architecture: &Architecture,
-) -> Result<Map<String, Value>, ExportError> {
+fn config(model: &Model, metadata: &Metadata) -> Result<Map<String, Value>, ExportError> {
     let config = &model.config;
+    let name = config.architecture.as_str();
+    let architecture = Architecture::by_gguf(name).filter(|_| SAYABLE.contains(&name));
+    let architecture = architecture.ok_or_else(|| unsupported(format!("architecture {name}")))?;
     let [rope] = &config.ropes[..] else { return Err(unsupported("a model with several rotary embeddings")) };
     let key = |suffix: &str| format!("{}.{suffix}", config.architecture);
     let theta = metadata.f64(&key("rope.freq_base")).unwrap_or(10_000.0);
-    let plain = |(pair, inv_freq): (usize, &f64)| {
-        (theta.powf(-2.0 * pair as f64 / rope.dim as f64) / inv_freq - 1.0).abs() < 1e-6
-    };
-    let simple = rope.amplitude == 1.0
-        && rope.dim == config.head_dim
-        && rope.inv_freq.iter().enumerate().all(plain)
-        && config.layers.iter().all(|layer| layer.window.is_none());
-    if !simple {
-        return Err(unsupported("a model with scaled rotations or windows"));
+    if rope.dim != config.head_dim {
+        return Err(unsupported("a model that rotates a part of each head"));
     }
+    if config.layers.iter().any(|layer| layer.window.is_some()) {
+        return Err(unsupported("a model whose layers see only a window"));
+    }
+    let scaling = linear_factor(rope, theta, unsupported)?
+        .map(|factor| json!({"rope_type": "linear", "factor": shortest(factor as f32)}));
     let biased = model.weights.optional(Some(0), Role::OBias).is_some();
     let activation = match config.activation {
         Activation::Silu => "silu",
@@ -142,8 +166,9 @@ fn config(
         "num_key_value_heads": config.n_kv_heads,
         "head_dim": config.head_dim,
         "hidden_act": activation,
-        "rms_norm_eps": f64::from(config.norm_eps),
+        "rms_norm_eps": shortest(config.norm_eps),
         "rope_theta": theta,
+        "rope_scaling": scaling,
         "attention_bias": biased,
         "attention_dropout": 0.0,
         "mlp_bias": false,
@@ -160,14 +185,15 @@ fn config(
     }
 }
 
+/// The shortest decimal that is this float: 1e-5 and not 9.999999747378752e-6.
+fn shortest(x: f32) -> f64 {
+    x.to_string().parse().expect("a float's own text is a number")
+}
+
 fn tensors(model: &Model, architecture: &Architecture) -> Result<Vec<Exported>, ExportError> {
     let rotated = match model.config.rope_layout {
         RopeLayout::Interleaved => RowOrder::Separate { head_dim: model.config.head_dim },
         RopeLayout::Halves => RowOrder::Same,
     };
-    let name = |rule: &TensorRule| match rule.role {
-        Role::Output => rule.hf.to_owned(),
-        _ => format!("model.{}", rule.hf),
-    };
-    renamed(model, architecture, rotated, name, unsupported)
+    renamed(model, architecture, rotated, TensorRule::hf_name, unsupported)
 }

@@ -1,5 +1,7 @@
 //! Decides what a byte-level tokenizer is in the other format. SentencePiece models are refused: tokenizer.json has lost the scores
 //! that GGUF wants, and the way back would have to invent merges.
+//!
+//! A conversion is read again and must give the tokens of the original on a text full of the cases that differ.
 
 use std::path::Path;
 
@@ -7,10 +9,10 @@ use serde_json::{Map, Value, json};
 
 use super::gguf::unsupported as no_gguf;
 use super::hf::{pretty, unsupported as no_hf};
-use super::{ExportError, json as read_json, optional_json};
-use crate::gguf::Metadata;
-use crate::gguf::write::Entry;
-use crate::tokenizer::{Tokenizer, pre};
+use super::{ExportError, bytes, json as read_json, optional_json, template};
+use crate::gguf::write::{Entry, layout};
+use crate::gguf::{self, Metadata};
+use crate::tokenizer::{EncodeOptions, Tokenizer, pre};
 
 /// Types of tokens in GGUF.
 const NORMAL: i32 = 1;
@@ -48,19 +50,28 @@ pub(super) fn to_gguf(folder: &Path) -> Result<Vec<Entry>, ExportError> {
     }
     entries.push(Entry::new("tokenizer.ggml.add_bos_token", tokenizer.adds_bos()));
     entries.push(Entry::new("tokenizer.ggml.add_space_prefix", false));
-    let template = match std::fs::read_to_string(folder.join("chat_template.jinja")) {
-        Ok(template) => Some(template),
-        // Older folders have it among the configuration, newer ones need not have one.
-        Err(_) => config.get("chat_template").and_then(Value::as_str).map(str::to_owned),
-    };
-    if let Some(template) = template {
-        entries.push(Entry::new("tokenizer.chat_template", template.as_str()));
+    entries.extend(template::to_gguf(folder, &config)?);
+    let header = layout(&entries, &[]).header;
+    let written = gguf::parse(&header)
+        .map_err(|source| ExportError::Gguf { path: "the new tokenizer".into(), source })?;
+    let again = Tokenizer::from_gguf(&written.metadata)
+        .map_err(|error| no_gguf(format!("the tokenizer (written, {error})")))?;
+    if !agree(&tokenizer, &again) {
+        return Err(no_gguf("a tokenizer that would split text differently there"));
     }
     Ok(entries)
 }
 
-fn bytes(object: &Map<String, Value>) -> Vec<u8> {
-    serde_json::to_vec(object).expect("JSON values can be written")
+/// Contractions, runs of spaces and digits, line ends, marks, other scripts, emoji, and control tokens.
+const SAMPLE: &str = "It's 1234567 o'clock -- DON'T\tpanic!\r\n\n   indented  text \u{a0}\u{e9}\u{301} na\u{ef}ve \
+    \u{4f60}\u{597d} \u{1f600} 3.14 foo_bar(x) {'a': [1, 2]}\n \n<|im_start|>user\nHi<|im_end|><|endoftext|></s>";
+
+/// Whether both give the same tokens, with control tokens recognised and without.
+fn agree(one: &Tokenizer, other: &Tokenizer) -> bool {
+    [true, false].into_iter().all(|special| {
+        let options = EncodeOptions { add_special: special, parse_special: special };
+        one.encode(SAMPLE, options) == other.encode(SAMPLE, options)
+    })
 }
 
 /// Texts and types by id; ids that no token has are unused.
@@ -167,12 +178,15 @@ pub(super) fn to_hf(metadata: &Metadata) -> Result<Vec<(String, Vec<u8>)>, Expor
         "eos_token": text(tokenizer.eos()),
         "unk_token": text(tokenizer.unknown()),
         "pad_token": text(tokenizer.padding()),
-        "chat_template": metadata.str("tokenizer.chat_template"),
+        "chat_template": template::to_hf(metadata)?,
     });
-    Ok(vec![
-        ("tokenizer.json".into(), pretty(&tokenizer_json)),
-        ("tokenizer_config.json".into(), pretty(&config)),
-    ])
+    let (tokenizer_json, config) = (pretty(&tokenizer_json), pretty(&config));
+    let again = Tokenizer::from_hf(&tokenizer_json, Some(&config))
+        .map_err(|error| no_hf(format!("the tokenizer (written, {error})")))?;
+    if !agree(&tokenizer, &again) {
+        return Err(no_hf("a tokenizer that would split text differently there"));
+    }
+    Ok(vec![("tokenizer.json".into(), tokenizer_json), ("tokenizer_config.json".into(), config)])
 }
 
 #[derive(PartialEq, Eq)]

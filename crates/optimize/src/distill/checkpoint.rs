@@ -57,6 +57,9 @@ pub(super) fn load_latest(
         DistillError::Input(format!("{} is not a checkpoint of this run: {why}", path.display()))
     };
     let file = SafeTensors::deserialize(&bytes).map_err(|error| bad(error.to_string()))?;
+    if file.len() != 3 * parameters.list.len() {
+        return Err(bad(format!("it has {} tensors instead of {}", file.len(), 3 * parameters.list.len())));
+    }
     let fill = |name: String, out: &mut Vec<f32>| {
         let tensor = file.tensor(&name).map_err(|error| bad(error.to_string()))?;
         if tensor.dtype() != Dtype::F32 || tensor.shape() != [out.len()] {
@@ -89,7 +92,7 @@ fn list(folder: &Path) -> Result<Vec<(usize, PathBuf)>, DistillError> {
     Ok(found)
 }
 
-pub(super) fn into_io(error: safetensors::SafeTensorError) -> std::io::Error {
+fn into_io(error: safetensors::SafeTensorError) -> std::io::Error {
     match error {
         safetensors::SafeTensorError::IoError(error) => error,
         other => std::io::Error::other(other),

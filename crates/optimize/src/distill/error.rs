@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 use wharf_engine::BackendError;
 use wharf_engine::cpu::LoadError;
+use wharf_model::export::ExportError;
 use wharf_model::{OpenError, Role};
 
 /// Why a distillation stopped.
@@ -114,6 +115,12 @@ pub enum DistillError {
         /// What was looked for and not found.
         why: String,
     },
+    /// The student cannot be written in the format asked for, or the teacher's files could not be read for it.
+    #[error("failed to describe the student in its files")]
+    Export {
+        /// Why.
+        source: ExportError,
+    },
     /// A result could not be drawn.
     #[error("failed to draw {}: {why}", path.display())]
     Draw {
@@ -133,6 +140,7 @@ impl DistillError {
             | DistillError::NotFinite { .. }
             | DistillError::Data { .. }
             | DistillError::Device { .. } => true,
+            DistillError::Export { source } => matches!(source, ExportError::Unsupported { .. }),
             DistillError::Read { source, .. } => {
                 matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::IsADirectory)
             }

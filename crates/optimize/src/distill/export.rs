@@ -1,55 +1,101 @@
-//! Writes a student as a model that others load: a folder as Hugging Face lays it out.
+//! Writes a student as a model that others load: a folder as Hugging Face lays it out, or a GGUF file in a folder.
 //!
 //! Whatever is written is opened again and compared with what it should be before it gets its name, so a shape that the format
 //! cannot say is an error here and not a wrong answer later.
 
 mod config_json;
-mod tokenizer_json;
+mod gguf_file;
+#[cfg(test)]
+mod tests;
 
-use std::borrow::Cow;
-use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 
-use safetensors::tensor::{Dtype, View};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use wharf_model::arch::Architecture;
-use wharf_model::{Model, ModelConfig, Role, Source};
+use wharf_model::export::{self, ExportError};
+use wharf_model::gguf::write::Entry;
+use wharf_model::safetensors::write::{NewTensor, layout};
+use wharf_model::{Model, ModelConfig};
 
-use super::checkpoint::into_io;
 use super::error::DistillError;
 use super::parameters::Parameters;
+use super::student::Student;
 
-/// Files of a teacher's folder that say how text becomes tokens; copied as they are.
-const TEXT_FILES: [&str; 9] = [
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "generation_config.json",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.model",
-];
+/// What a student is written as.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// config.json, model.safetensors and the tokenizer's files.
+    #[default]
+    Safetensors,
+    /// model.gguf, which has everything in it.
+    Gguf,
+}
 
-/// Where a student's shape and text side are described already.
-#[derive(Clone, Copy)]
-pub(super) struct Described<'a> {
-    /// The teacher.
-    pub(super) teacher: &'a Source,
-    /// A config.json that has the student's shape already.
-    pub(super) config_json: Option<&'a Path>,
+impl Format {
+    /// The file with the weights.
+    pub(super) fn weights(self) -> &'static str {
+        match self {
+            Format::Safetensors => "model.safetensors",
+            Format::Gguf => "model.gguf",
+        }
+    }
+}
+
+/// Everything that a student's files say besides its numbers.
+pub(super) struct Described {
+    /// config.json, of the student's own shape or the teacher's.
+    config: Map<String, Value>,
+    has_own_shape: bool,
+    text: Text,
+    /// What a GGUF file calls the student.
+    name: String,
+}
+
+/// The teacher's text side in the format of the student.
+enum Text {
+    /// Without an error the files by name.
+    Files(Result<Vec<(String, Vec<u8>)>, ExportError>),
+    Entries(Vec<Entry>),
+}
+
+impl Described {
+    /// Reads it off the teacher, before hours of training: what cannot be said in `format` is an error now.
+    pub(super) fn read(
+        teacher: &Model,
+        student: &Student,
+        format: Format,
+        out: &Path,
+    ) -> Result<Described, DistillError> {
+        let fail = |source| DistillError::Export { source };
+        let (mut config, has_own_shape) = match student {
+            Student::Fresh(path) => (config_json::read(path)?, true),
+            Student::Pruned { .. } | Student::Model(_) => {
+                (export::config_json(teacher).map_err(fail)?, false)
+            }
+        };
+        config_json::forget_origin(&mut config);
+        let text = match format {
+            Format::Safetensors => Text::Files(export::text_files(teacher)),
+            Format::Gguf => Text::Entries(export::gguf_text(teacher).map_err(fail)?),
+        };
+        let name = out.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Ok(Described { config, has_own_shape, text, name })
+    }
 }
 
 /// Writes config.json into `folder` and reads it back: an error when it cannot say what the student is.
-pub(super) fn config(
-    folder: &Path,
-    student: &ModelConfig,
-    described: Described<'_>,
-) -> Result<ModelConfig, DistillError> {
+fn config(folder: &Path, student: &ModelConfig, described: &Described) -> Result<ModelConfig, DistillError> {
     std::fs::create_dir_all(folder).map_err(DistillError::write(folder))?;
     let path = folder.join("config.json");
-    let text = serde_json::to_string_pretty(&config_json::describe(student, described)?);
-    let text = text.expect("a JSON value has a text") + "\n";
+    let mut root = described.config.clone();
+    if !described.has_own_shape {
+        config_json::resize(&mut root, student);
+    }
+    let text = serde_json::to_string_pretty(&root).expect("a JSON value has a text") + "\n";
     std::fs::write(&path, text).map_err(DistillError::write(&path))?;
     let found = Model::read_config(&path).map_err(|source| DistillError::Open {
         what: "student",
@@ -70,97 +116,82 @@ pub(super) fn config(
     Ok(found)
 }
 
-/// Writes config.json and model.safetensors into `folder`.
-pub(super) fn model(
+/// Finds out whether the student can be written, and leaves nothing.
+pub(super) fn rehearse(
     folder: &Path,
     student: &Parameters,
-    described: Described<'_>,
+    described: &Described,
 ) -> Result<(), DistillError> {
-    let written = config(folder, &student.config, described)?;
-    weights(&folder.join("model.safetensors"), student, written.norm_offset)
+    match described.text {
+        Text::Files(_) => config(folder, &student.config, described).map(drop)?,
+        // Only with tensors is it known what the format makes of them.
+        Text::Entries(_) => self::folder(folder, student, described).map(drop)?,
+    }
+    std::fs::remove_dir_all(folder).map_err(DistillError::write(folder))
 }
 
-/// Writes config.json and model.safetensors into `folder`, and the tokenizer's files when the teacher has them as files.
-///
-/// Gives the notes that a person should read.
+/// Writes config.json and model.safetensors into `folder`.
+pub(super) fn model(folder: &Path, student: &Parameters, described: &Described) -> Result<(), DistillError> {
+    let written = config(folder, &student.config, described)?;
+    weights(&folder.join(Format::Safetensors.weights()), student, written.norm_offset)
+}
+
+/// Writes the student and its text side into `folder`. Gives the notes that a person should read.
 pub(super) fn folder(
     folder: &Path,
     student: &Parameters,
-    described: Described<'_>,
+    described: &Described,
 ) -> Result<Vec<String>, DistillError> {
-    model(folder, student, described)?;
-    match described.teacher {
-        Source::Folder(source) => {
-            for name in TEXT_FILES {
-                let (from, to) = (source.join(name), folder.join(name));
-                if from.is_file() {
-                    std::fs::copy(&from, &to).map_err(DistillError::write(&to))?;
+    match &described.text {
+        Text::Files(files) => {
+            model(folder, student, described)?;
+            match files {
+                Ok(files) => {
+                    for (name, bytes) in files {
+                        let path = folder.join(name);
+                        std::fs::write(&path, bytes).map_err(DistillError::write(&path))?;
+                    }
+                    Ok(Vec::new())
                 }
+                Err(why) => Ok(vec![format!(
+                    "the tokenizer is left out ({why}); put the tokenizer files of the original model beside the weights, \
+                     or take --format gguf"
+                )]),
             }
+        }
+        Text::Entries(text) => {
+            let plain = folder.join("safetensors");
+            model(&plain, student, described)?;
+            gguf_file::write(&plain, &folder.join(Format::Gguf.weights()), &described.name, text.clone())?;
+            std::fs::remove_dir_all(&plain).map_err(DistillError::write(&plain))?;
             Ok(Vec::new())
         }
-        Source::Gguf(metadata) => match tokenizer_json::convert(metadata) {
-            Ok(files) => {
-                for (name, value) in
-                    [("tokenizer.json", files.tokenizer), ("tokenizer_config.json", files.config)]
-                {
-                    let path = folder.join(name);
-                    std::fs::write(&path, value.to_string()).map_err(DistillError::write(&path))?;
-                }
-                Ok(Vec::new())
-            }
-            Err(why) => Ok(vec![format!(
-                "the tokenizer of the GGUF teacher is left out, because {why}; put the tokenizer files of the original model \
-                 beside the weights"
-            )]),
-        },
     }
 }
 
 /// A tensor that is written from the rows of one or more weights.
 struct Rows<'a> {
-    shape: Vec<usize>,
     parts: Vec<&'a [f32]>,
     /// Taken off every number (norms that are stored less one).
     offset: f32,
 }
 
-impl View for Rows<'_> {
-    fn dtype(&self) -> Dtype {
-        Dtype::F32
-    }
-
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        let numbers = self.parts.iter().copied().flatten();
-        Cow::Owned(numbers.flat_map(|x| (x - self.offset).to_le_bytes()).collect())
-    }
-
-    fn data_len(&self) -> usize {
-        self.parts.iter().map(|part| part.len() * 4).sum()
-    }
-}
-
 /// `norm_offset` is taken off norms, as the architecture stores them.
 fn weights(path: &Path, student: &Parameters, norm_offset: f32) -> Result<(), DistillError> {
     let architecture = Architecture::of(&student.config).expect("opening the model found its architecture");
-    let mut tensors: Vec<(String, Rows<'_>)> = Vec::new();
+    let mut new: Vec<NewTensor> = Vec::new();
+    let mut rows: Vec<Rows<'_>> = Vec::new();
     for parameter in &student.list {
-        let (name, _) =
-            architecture.tensor_names(parameter.key.role).expect("the role was read by this name");
-        let name = match parameter.key.layer {
-            Some(layer) => format!("model.{}", name.replace("{}", &layer.to_string())),
-            None if parameter.key.role == Role::Output => name.to_owned(),
-            None => format!("model.{name}"),
-        };
-        match tensors.iter_mut().find(|(other, _)| *other == name) {
+        let name = architecture
+            .hf_tensor(parameter.key.layer, parameter.key.role)
+            .expect("the role was read by this name");
+        let bytes = parameter.data.len() as u64 * 4;
+        match new.iter().position(|other| other.name == name) {
             // Fused projections; keys ascend in the order of roles, which is that of the rows.
-            Some((_, rows)) => {
-                rows.shape[0] += parameter.rows;
-                rows.parts.push(&parameter.data);
+            Some(index) => {
+                new[index].shape[0] += parameter.rows;
+                new[index].bytes += bytes;
+                rows[index].parts.push(&parameter.data);
             }
             None => {
                 let shape = if parameter.rows == 1 {
@@ -169,20 +200,29 @@ fn weights(path: &Path, student: &Parameters, norm_offset: f32) -> Result<(), Di
                     vec![parameter.rows, parameter.cols]
                 };
                 let offset = if parameter.key.role.is_norm() { norm_offset } else { 0.0 };
-                tensors.push((name, Rows { shape, parts: vec![&parameter.data], offset }));
+                new.push(NewTensor { name, dtype: "F32", shape, bytes });
+                rows.push(Rows { parts: vec![&parameter.data], offset });
             }
         }
     }
-    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    safetensors::serialize_to_file(tensors, Some(metadata), path)
-        .map_err(|error| DistillError::Write { path: path.to_owned(), source: into_io(error) })
+    let write = || -> io::Result<()> {
+        let mut file = BufWriter::new(File::create(path)?);
+        file.write_all(&layout(&new).header)?;
+        for Rows { parts, offset } in &rows {
+            for x in parts.iter().copied().flatten() {
+                file.write_all(&(x - offset).to_le_bytes())?;
+            }
+        }
+        file.flush()
+    };
+    write().map_err(DistillError::write(path))
 }
 
 /// Makes a folder of results the final one: it appears whole or not at all.
 pub(super) fn publish(partial: &Path, out: &Path) -> Result<(), DistillError> {
     for entry in std::fs::read_dir(partial).map_err(DistillError::read(partial))? {
         let path: PathBuf = entry.map_err(DistillError::read(partial))?.path();
-        let file = std::fs::File::open(&path).map_err(DistillError::read(&path))?;
+        let file = File::open(&path).map_err(DistillError::read(&path))?;
         file.sync_all().map_err(DistillError::write(&path))?;
     }
     std::fs::rename(partial, out).map_err(DistillError::write(out))

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 use burn_tensor::backend::Backend;
-use burn_tensor::{Bool, Int, Shape, Tensor, TensorData, activation};
+use burn_tensor::{Int, Shape, Tensor, TensorData, activation};
 use wharf_model::config::Activation;
 use wharf_model::{ModelConfig, Role};
 
@@ -35,7 +35,7 @@ pub(super) struct Batch<'t> {
     pub(super) length: usize,
 }
 
-/// A large negative score: exp of it is 0, and unlike minus infinity it has no NaN in its gradient.
+/// Added to a score: exp of the sum is 0, and unlike minus infinity it has no NaN in its gradient.
 const MASKED: f32 = -1e30;
 
 impl<'c, B: Backend> Network<'c, B> {
@@ -77,9 +77,16 @@ impl<'c, B: Backend> Network<'c, B> {
         }
         let rotations: Vec<_> =
             (0..config.ropes.len()).map(|rope| self.rotation(rope, batch.length)).collect();
+        let mut masks: Vec<(Option<usize>, Tensor<B, 3>)> = Vec::new();
+        for window in config.layers.iter().map(|layer| layer.window) {
+            if masks.iter().all(|(known, _)| *known != window) {
+                masks.push((window, self.mask(batch.length, window)));
+            }
+        }
+        let tables = Tables { rotations, masks };
         let mut after = Vec::new();
         for layer in 0..config.layers.len() {
-            x = self.layer(layer, x, batch, &rotations);
+            x = self.layer(layer, x, batch, &tables);
             if wanted.contains(&layer) {
                 after.push(x.clone());
             }
@@ -87,16 +94,10 @@ impl<'c, B: Backend> Network<'c, B> {
         Hidden { last: self.norm(x, self.weight(None, Role::OutputNorm)), after }
     }
 
-    fn layer(
-        &self,
-        layer: usize,
-        x: Tensor<B, 2>,
-        batch: Batch<'_>,
-        rotations: &[Rotation<B>],
-    ) -> Tensor<B, 2> {
+    fn layer(&self, layer: usize, x: Tensor<B, 2>, batch: Batch<'_>, tables: &Tables<B>) -> Tensor<B, 2> {
         let config = self.config;
         let get = |role| self.weight(Some(layer), role);
-        let y = self.attention(layer, self.norm(x.clone(), get(Role::AttnNorm)), batch, rotations);
+        let y = self.attention(layer, self.norm(x.clone(), get(Role::AttnNorm)), batch, tables);
         let y = if config.post_norms { self.norm(y, get(Role::PostAttnNorm)) } else { y };
         let x = x + y;
         let y = self.norm(x.clone(), get(Role::FfnNorm));
@@ -107,13 +108,7 @@ impl<'c, B: Backend> Network<'c, B> {
         x + y
     }
 
-    fn attention(
-        &self,
-        layer: usize,
-        x: Tensor<B, 2>,
-        batch: Batch<'_>,
-        rotations: &[Rotation<B>],
-    ) -> Tensor<B, 2> {
+    fn attention(&self, layer: usize, x: Tensor<B, 2>, batch: Batch<'_>, tables: &Tables<B>) -> Tensor<B, 2> {
         let config = self.config;
         let (t, d) = (batch.length, config.head_dim);
         let b = batch.tokens.len() / t;
@@ -135,7 +130,7 @@ impl<'c, B: Backend> Network<'c, B> {
             };
             y.swap_dims(1, 2)
         };
-        let rotation = &rotations[config.layers[layer].rope];
+        let rotation = &tables.rotations[config.layers[layer].rope];
         let q = rotation.apply(heads(project(Role::Q, Role::QBias), config.n_heads, Some(Role::QNorm)));
         let k = rotation.apply(heads(project(Role::K, Role::KBias), kv, Some(Role::KNorm)));
         let v = heads(project(Role::V, Role::VBias), kv, None);
@@ -146,9 +141,7 @@ impl<'c, B: Backend> Network<'c, B> {
         if let Some(cap) = config.attn_softcap {
             scores = scores.div_scalar(cap).tanh().mul_scalar(cap);
         }
-        let mask = self.hidden(t, config.layers[layer].window);
-        let mask = mask.reshape([1, 1, t, t]).expand([b * kv, groups, t, t]).reshape([b * kv, groups * t, t]);
-        let weights = activation::softmax(scores.mask_fill(mask, MASKED), 2);
+        let weights = activation::softmax(scores + tables.mask(config.layers[layer].window), 2);
         let y = weights.matmul(v).reshape([b, config.n_heads, t, d]).swap_dims(1, 2);
         let y = y.reshape([b * t, config.n_heads * d]).matmul(self.weight(Some(layer), Role::O).transpose());
         match self.optional(Some(layer), Role::OBias) {
@@ -157,11 +150,16 @@ impl<'c, B: Backend> Network<'c, B> {
         }
     }
 
-    /// Which keys (columns) a query (row) does not see.
-    fn hidden(&self, length: usize, window: Option<usize>) -> Tensor<B, 2, Bool> {
+    /// What is added to the scores of the queries (rows) of one key head: `(1, groups * length, length)`. One for all sequences, so
+    /// that none of the size of the scores is made.
+    fn mask(&self, length: usize, window: Option<usize>) -> Tensor<B, 3> {
+        let groups = self.config.n_heads / self.config.n_kv_heads;
         let sees = |q: usize, k: usize| k <= q && window.is_none_or(|window| q - k < window);
-        let mask: Vec<bool> = (0..length * length).map(|i| !sees(i / length, i % length)).collect();
-        Tensor::from_data(TensorData::new(mask, [length, length]), &self.device)
+        let values: Vec<f32> = (0..groups * length * length)
+            .map(|i| if sees(i / length % length, i % length) { 0.0 } else { MASKED })
+            .collect();
+        let data = TensorData::new(values, Shape::new([1, groups * length, length]));
+        Tensor::from_data(data.convert::<B::FloatElem>(), &self.device)
     }
 
     fn norm(&self, x: Tensor<B, 2>, weight: Tensor<B, 2>) -> Tensor<B, 2> {
@@ -179,6 +177,20 @@ impl<'c, B: Backend> Network<'c, B> {
             Tensor::from_data(data.convert::<B::FloatElem>(), &self.device)
         };
         Rotation { cos: table(f64::cos), sin: table(f64::sin), dim: rope.dim }
+    }
+}
+
+/// What is the same for every layer of its kind.
+struct Tables<B: Backend> {
+    rotations: Vec<Rotation<B>>,
+    /// By the window of a layer.
+    masks: Vec<(Option<usize>, Tensor<B, 3>)>,
+}
+
+impl<B: Backend> Tables<B> {
+    fn mask(&self, window: Option<usize>) -> Tensor<B, 3> {
+        let (_, mask) = self.masks.iter().find(|(known, _)| *known == window).expect("made for every window");
+        mask.clone()
     }
 }
 

@@ -19,7 +19,7 @@ use super::student;
 pub(super) struct OwnText<'a> {
     /// Where the student's files are put for the engine.
     pub(super) folder: PathBuf,
-    pub(super) described: Described<'a>,
+    pub(super) described: &'a Described,
     pub(super) seed: u64,
     pub(super) threads: usize,
 }

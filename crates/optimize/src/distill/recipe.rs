@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::compute::Device;
 use super::error::DistillError;
+use super::export::Format;
 use super::loss::Objective;
 use super::optimizer::Optimizer;
 use super::student::Student;
@@ -52,6 +53,9 @@ pub struct Recipe {
     pub device: Device,
     /// Processes.
     pub processes: usize,
+    /// What the student is written as.
+    #[serde(default)]
+    pub format: Format,
     /// Where the student goes. Not a part of the recipe: the run's folder is named after it.
     #[serde(skip)]
     pub out: PathBuf,
@@ -124,6 +128,11 @@ impl WorkFolder {
 
     pub(super) fn tokens(&self) -> PathBuf {
         self.root.join("tokens.u32")
+    }
+
+    /// The layers that the student keeps, once they are chosen.
+    pub(super) fn layers(&self) -> PathBuf {
+        self.root.join("layers.json")
     }
 
     pub(super) fn metrics(&self) -> PathBuf {

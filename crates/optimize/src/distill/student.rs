@@ -7,6 +7,7 @@ use wharf_model::config::RopeLayout;
 use wharf_model::{Model, ModelConfig, Role};
 
 use super::error::DistillError;
+use super::layers::Kept;
 use super::parameters::{Key, Parameter, Parameters};
 use super::prune;
 use super::random::Random;
@@ -17,8 +18,8 @@ use super::random::Random;
 pub enum Student {
     /// These layers of the teacher, made narrower.
     Pruned {
-        /// Ascending.
-        layers: Vec<usize>,
+        /// Which are kept.
+        layers: Kept,
         /// Sizes to shrink to.
         width: Width,
     },
@@ -75,17 +76,22 @@ pub(super) struct Start {
     pub(super) pairs: Vec<(usize, usize)>,
 }
 
-/// Makes the student that `student` describes.
-pub(super) fn start(student: &Student, teacher: &Parameters, seed: u64) -> Result<Start, DistillError> {
+/// Makes the student that `student` describes; a pruned one has `kept` of the teacher's layers.
+pub(super) fn start(
+    student: &Student,
+    teacher: &Parameters,
+    kept: &[usize],
+    seed: u64,
+) -> Result<Start, DistillError> {
     let parameters = match student {
-        Student::Pruned { layers, width } => {
-            let parameters = teacher.keep_layers(layers);
+        Student::Pruned { layers: _, width } => {
+            let parameters = teacher.keep_layers(kept);
             let parameters = if width.is_whole() {
                 parameters
             } else {
                 prune::narrow(parameters, *width).map_err(DistillError::Input)?
             };
-            let pairs = layers.iter().copied().enumerate().collect();
+            let pairs = kept.iter().copied().enumerate().collect();
             return Ok(Start { parameters, pairs });
         }
         Student::Model(path) => {

@@ -52,7 +52,7 @@ impl Place {
     fn recipe(&self, name: &str) -> Recipe {
         Recipe {
             teacher: self.teacher.clone(),
-            student: Student::Pruned { layers: vec![0], width: Width::default() },
+            student: Student::Pruned { layers: Kept::These(vec![0]), width: Width::default() },
             data: vec![self.data.clone()],
             objective: Objective { divergence: Divergence::ForwardKl, alpha: 0.5, temperature: 2.0 },
             features: 0.0,
@@ -70,6 +70,7 @@ impl Place {
             seed: 1,
             device: Device::Cpu,
             processes: 1,
+            format: Format::Safetensors,
             out: self.folder.path().join(name),
         }
     }
@@ -162,6 +163,23 @@ fn a_run_that_was_stopped_goes_on_to_the_same_bits() {
 }
 
 #[test]
+fn the_busiest_layers_are_chosen_once_and_kept_when_the_run_goes_on() {
+    let place = place(3);
+    let student = Student::Pruned { layers: Kept::Busiest(2), width: Width::default() };
+    let recipe = Recipe { student, steps: 6, ..place.recipe("out") };
+    place.run_until(&recipe, false, 2).unwrap();
+    let chosen = recipe::WorkFolder::beside(&recipe.out).layers();
+    let layers: Vec<usize> = serde_json::from_slice(&std::fs::read(&chosen).unwrap()).unwrap();
+    assert_eq!(layers.len(), 2);
+    // Were they chosen anew, the checkpoint would meet other weights.
+    std::fs::write(&chosen, "[0]").unwrap();
+    assert!(place.run_until(&recipe, true, usize::MAX).is_err());
+    std::fs::write(&chosen, serde_json::to_vec(&layers).unwrap()).unwrap();
+    place.run_until(&recipe, true, usize::MAX).unwrap();
+    assert_eq!(Model::open(&recipe.out).unwrap().config.layers.len(), 2);
+}
+
+#[test]
 fn lists_of_everything_train_like_logits_and_come_from_the_file_in_later_epochs() {
     let place = place(2);
     let whole = Recipe { steps: 6, ..place.recipe("logits") };
@@ -188,7 +206,7 @@ fn every_option_of_the_loss_trains() {
         ("own", |r| r.on_policy = 0.5),
         ("narrow", |r| {
             let width = Width { hidden: Some(32), ffn: Some(64), heads: Some(2) };
-            r.student = Student::Pruned { layers: vec![0, 1], width };
+            r.student = Student::Pruned { layers: Kept::These(vec![0, 1]), width };
         }),
     ] {
         let mut recipe = Recipe { steps: 30, ..place.recipe(name) };
@@ -219,7 +237,7 @@ fn what_cannot_work_is_said_before_anything_is_written() {
     let narrow = Width { hidden: Some(32), ..Width::default() };
     let features = Recipe {
         features: 1.0,
-        student: Student::Pruned { layers: vec![0], width: narrow },
+        student: Student::Pruned { layers: Kept::These(vec![0]), width: narrow },
         ..place.recipe("features")
     };
     for (recipe, complaint) in [

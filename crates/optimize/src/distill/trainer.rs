@@ -2,6 +2,7 @@
 
 mod events;
 mod finish;
+mod kept;
 
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -67,19 +68,15 @@ pub fn run(
     let compute = compute::open(recipe.device)?;
     let teacher_model = student::open(&recipe.teacher, "teacher")?;
     let teacher_weights = Parameters::from_model(&teacher_model, "teacher")?;
-    let start = student::start(&recipe.student, &teacher_weights, recipe.seed)?;
-    check_lengths(recipe, &teacher_weights, &start.parameters)?;
+    // Which layers are kept may depend on the data, the shape does not.
+    let any = kept::any(&recipe.student);
+    let shape = student::start(&recipe.student, &teacher_weights, &any, recipe.seed)?.parameters;
+    check_lengths(recipe, &teacher_weights, &shape)?;
     let source = teacher_model.source.clone();
-    let described = Described {
-        teacher: &source,
-        config_json: match &recipe.student {
-            Student::Fresh(path) => Some(path),
-            Student::Pruned { .. } | Student::Model(_) => None,
-        },
-    };
+    let described = Described::read(&teacher_model, &recipe.student, recipe.format, &recipe.out)?;
     if !following {
         work.prepare(&recipe.out, recipe, run.resume)?;
-        if let Err(error) = export::config(&work.result(), &start.parameters.config, described) {
+        if let Err(error) = export::rehearse(&work.result(), &shape, &described) {
             // Nothing was computed yet: leave nothing behind.
             return Err(if run.resume { error } else { give_up(&work, error) });
         }
@@ -93,6 +90,12 @@ pub fn run(
         Split { length: recipe.window, validation: recipe.validation, most: recipe.validation_windows };
     let corpus = Corpus::open(&work.tokens(), split)
         .map_err(|error| if following || run.resume { error } else { give_up(&work, error) })?;
+    drop(shape);
+    let kept = kept::choose(recipe, &work, &teacher_weights, &corpus, following)?;
+    if let Student::Pruned { .. } = &recipe.student {
+        hear(Event::Layers { kept: kept.clone() });
+    }
+    let start = student::start(&recipe.student, &teacher_weights, &kept, recipe.seed)?;
     let ranks = match run.processes {
         Processes::Alone => Ranks::Alone,
         Processes::Lead(commands) => Ranks::lead(commands)?,
@@ -113,8 +116,12 @@ pub fn run(
     let mut parameters = start.parameters;
     let mut moments = Moments::zero(&parameters);
     let step = checkpoint::load_latest(&work.root, &mut parameters, &mut moments)?;
-    let own_text =
-        OwnText { folder: work.own_text(ranks.rank()), described, seed: recipe.seed, threads: run.threads };
+    let own_text = OwnText {
+        folder: work.own_text(ranks.rank()),
+        described: &described,
+        seed: recipe.seed,
+        threads: run.threads,
+    };
     let mut trainer = Trainer {
         recipe,
         threads: run.threads,
@@ -145,7 +152,7 @@ pub fn run(
         None => Ok(Outcome::Interrupted { step: trainer.step }),
         Some(before) => {
             hear(Event::Export);
-            let report = trainer.finish(&work, &source, described, teacher_elements, before, hear)?;
+            let report = trainer.finish(&work, &source, &described, teacher_elements, before, hear)?;
             Ok(Outcome::Finished(Box::new(report)))
         }
     }

@@ -10,6 +10,11 @@ pub enum Event {
         /// Tokens.
         tokens: usize,
     },
+    /// It is known which of the teacher's layers the student starts from.
+    Layers {
+        /// Ascending.
+        kept: Vec<usize>,
+    },
     /// Training begins or goes on.
     Start {
         /// Steps done before.

@@ -13,7 +13,7 @@ impl Trainer<'_> {
         &mut self,
         work: &WorkFolder,
         source: &Source,
-        described: Described<'_>,
+        described: &Described,
         teacher: (usize, usize),
         before: Validation,
         hear: &mut dyn FnMut(Event),
@@ -33,7 +33,7 @@ impl Trainer<'_> {
         let lines = crate::distill::report::read(&work.metrics())?;
         let tokens = (recipe.steps * recipe.batch * recipe.window) as u64;
         let trained = self.seconds_of(&lines);
-        let names = ["config.json", "model.safetensors", "metrics.jsonl", "training.svg", "report.json"];
+        let names = [recipe.format.weights(), "metrics.jsonl", "training.svg", "report.json"];
         let files = names.iter().map(|name| recipe.out.join(name)).collect();
         let metrics_copy = result.join("metrics.jsonl");
         std::fs::copy(work.metrics(), &metrics_copy).map_err(DistillError::write(&metrics_copy))?;
