@@ -20,16 +20,13 @@ pub(super) struct Compression {
     inputs: Inputs,
 }
 
-/// How activations are to be rounded.
+/// How activations are to be rounded, by any group of matrices. Neither: nothing is said, or what we round more finely.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Inputs {
-    /// Nothing is said, or what we round more finely.
-    #[default]
-    Free,
+struct Inputs {
     /// To signed bytes with a scale for each token.
-    Token,
+    token: bool,
     /// To signed bytes with the scale that is stored beside the matrix.
-    Stored,
+    stored: bool,
 }
 
 /// Reads `quantization_config`; `None` for plain weights.
@@ -48,7 +45,7 @@ pub(super) fn compression(root: &Map<String, Value>) -> Result<Option<Compressio
     if method != "compressed-tensors" {
         return Err(refuse(format!("method {method:?}")));
     }
-    let (mut bits, mut inputs) = (4, Inputs::Free);
+    let (mut bits, mut inputs) = (4, Inputs::default());
     let groups = config.get("config_groups").and_then(Value::as_object);
     for (name, group) in groups.into_iter().flatten() {
         let weights = group.get("weights").filter(|weights| !weights.is_null());
@@ -56,7 +53,7 @@ pub(super) fn compression(root: &Map<String, Value>) -> Result<Option<Compressio
         let number = |key: &str| weights.get(key).and_then(Value::as_u64);
         let text = |key: &str| weights.get(key).and_then(Value::as_str);
         if let Some(activations) = group.get("input_activations").filter(|found| !found.is_null()) {
-            inputs = self::inputs(activations);
+            inputs = inputs.and(activations);
         }
         if weights.get("symmetric").and_then(Value::as_bool) == Some(false) {
             return Err(refuse(format!("asymmetric weights in {name}")));
@@ -73,17 +70,19 @@ pub(super) fn compression(root: &Map<String, Value>) -> Result<Option<Compressio
     Ok(Some(Compression { bits, inputs }))
 }
 
-/// What is said of activations. A rule that we do not have is replaced by ours, which rounds less: 32 activations share a scale.
-fn inputs(activations: &Value) -> Inputs {
-    let text = |key: &str| activations.get(key).and_then(Value::as_str);
-    let is = |key: &str| activations.get(key).and_then(Value::as_bool);
-    let bytes = text("type").unwrap_or("int") == "int"
-        && activations.get("num_bits").and_then(Value::as_u64).unwrap_or(8) == 8
-        && is("symmetric") != Some(false);
-    match (text("strategy"), is("dynamic").unwrap_or(false)) {
-        (Some("token"), true) if bytes => Inputs::Token,
-        (Some("tensor") | None, false) if bytes => Inputs::Stored,
-        _ => Inputs::Free,
+impl Inputs {
+    /// With what another group says. A rule that we do not have is replaced by ours, which rounds less: 32 activations share a scale.
+    fn and(self, activations: &Value) -> Inputs {
+        let text = |key: &str| activations.get(key).and_then(Value::as_str);
+        let is = |key: &str| activations.get(key).and_then(Value::as_bool);
+        let bytes = text("type").unwrap_or("int") == "int"
+            && activations.get("num_bits").and_then(Value::as_u64).unwrap_or(8) == 8
+            && is("symmetric") != Some(false);
+        match (text("strategy"), is("dynamic").unwrap_or(false)) {
+            (Some("token"), true) if bytes => Inputs { token: true, ..self },
+            (Some("tensor") | None, false) if bytes => Inputs { stored: true, ..self },
+            _ => self,
+        }
     }
 }
 
@@ -169,10 +168,12 @@ pub(super) fn assemble(
         let matrix = matrix(code, module, file, &entry, &by_name)?;
         let name = format!("{module}.weight");
         let shape = vec![matrix.rows, matrix.cols];
+        // A scale that is there tells to which group a matrix belongs.
+        let scaled = by_name.contains_key(&format!("{module}.input_scale"));
         let activations = match inputs {
-            Inputs::Free => Activations::Known(Rounding::Blocks),
-            Inputs::Token => Activations::Known(Rounding::Rows),
-            Inputs::Stored => stored_scale(module, &by_name)?,
+            Inputs { stored: true, token } if scaled || !token => stored_scale(module, &by_name)?,
+            Inputs { token: true, .. } => Activations::Known(Rounding::Rows),
+            Inputs { .. } => Activations::Known(Rounding::Blocks),
         };
         let entry = Entry { name, shape, ..entry };
         assembled.push(Assembled::Compressed { file, entry, matrix, activations });
@@ -278,13 +279,13 @@ mod tests {
         let inputs = |text: &str| compression(&config(bytes, text)).unwrap().unwrap().inputs;
         let token =
             r#"{"num_bits": 8, "type": "int", "symmetric": true, "strategy": "token", "dynamic": true}"#;
-        assert_eq!(inputs(token), Inputs::Token);
+        assert_eq!(inputs(token), Inputs { token: true, stored: false });
         let tensor =
             r#"{"num_bits": 8, "type": "int", "symmetric": true, "strategy": "tensor", "dynamic": false}"#;
-        assert_eq!(inputs(tensor), Inputs::Stored);
-        assert_eq!(inputs("null"), Inputs::Free);
-        assert_eq!(inputs(&token.replace("int", "float")), Inputs::Free);
-        assert_eq!(inputs(&tensor.replace("true", "false")), Inputs::Free);
+        assert_eq!(inputs(tensor), Inputs { token: false, stored: true });
+        for free in ["null", &token.replace("int", "float"), &tensor.replace("true", "false")] {
+            assert_eq!(inputs(free), Inputs::default(), "{free}");
+        }
     }
 
     #[test]
@@ -297,7 +298,7 @@ mod tests {
         let all = |scales: Option<&[usize]>| {
             let mut entries = vec![entry("a.weight", Err("I8"), &[4, 64], 1)];
             entries.extend(scales.map(|shape| entry("a.weight_scale", Ok(DType::BF16), shape, 2)));
-            assemble(Some(Compression { bits: 8, inputs: Inputs::Free }), entries)
+            assemble(Some(Compression { bits: 8, inputs: Inputs::default() }), entries)
         };
         let found = all(Some(&[4, 1])).unwrap();
         assert!(matches!(&found[..], [Assembled::Compressed { entry, .. }] if entry.shape == [4, 64]));

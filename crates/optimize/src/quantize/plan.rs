@@ -141,8 +141,7 @@ impl Plan {
                 let mut input_scale = None;
                 let parts = match encoding {
                     Encoding::Codes(codes) => {
-                        input_scale =
-                            (codes.kind == CompressedScheme::Int8Static).then(|| offsets[first + 2]);
+                        input_scale = has_input_scale(&tensor, codes).then(|| offsets[first + 2]);
                         if codes.kind.is_packed() {
                             let shape = [rows, cols as u64].map(u64::to_le_bytes);
                             fixed.push((offsets[first + 2], shape.concat()));
@@ -200,6 +199,13 @@ fn group(tensors: &[Exported], kind: CompressedScheme) -> Option<usize> {
     [128, 64, 32].into_iter().find(divides_all)
 }
 
+/// Whether one scale is stored for all activations that a matrix reads. What goes into the down projection is scaled for each token
+/// even where all else is static: the first tokens of a text are a thousand times as large there as the others, in some layers
+/// ("massive activations", Sun et al. 2024, arXiv:2402.17762), and one scale would leave the others nothing.
+fn has_input_scale(tensor: &Exported, codes: Codes) -> bool {
+    codes.kind == CompressedScheme::Int8Static && !tensor.roles.contains(&Role::Down)
+}
+
 /// The tensors of the file that stand for one of the model.
 fn new_tensors(tensor: &Exported, encoding: Encoding) -> Vec<safetensors::NewTensor> {
     let new = |name: String, dtype, shape: Vec<usize>, bytes: usize| safetensors::NewTensor {
@@ -238,7 +244,7 @@ fn new_tensors(tensor: &Exported, encoding: Encoding) -> Vec<safetensors::NewTen
     if codes.kind.is_packed() {
         all.push(new(format!("{module}.weight_shape"), "I64", vec![2], 16));
     }
-    if codes.kind == CompressedScheme::Int8Static {
+    if has_input_scale(tensor, codes) {
         all.push(new(format!("{module}.input_scale"), "F32", vec![1], 4));
     }
     all
@@ -263,10 +269,28 @@ fn description(kind: CompressedScheme, group: Option<usize>) -> Value {
     };
     let format = if kind.is_packed() { "pack-quantized".into() } else { format!("{number}-quantized") };
     let activations = |strategy: &str, dynamic: bool| json!({"num_bits": 8, "type": number, "symmetric": true, "strategy": strategy, "dynamic": dynamic});
-    let activations = match kind {
-        CompressedScheme::Int8 | CompressedScheme::Fp8 => activations("token", true),
-        CompressedScheme::Int8Static => activations("tensor", false),
-        _ => Value::Null,
+    let weights = json!({
+        "num_bits": bits, "type": number, "symmetric": true, "dynamic": false,
+        "strategy": if group.is_some() { "group" } else { "channel" }, "group_size": group,
+    });
+    let group = |targets: &[&str], activations: Value| {
+        json!({
+            "targets": targets,
+            "weights": weights,
+            "input_activations": activations,
+            "output_activations": null,
+        })
+    };
+    let groups = match kind {
+        CompressedScheme::Int8 | CompressedScheme::Fp8 => {
+            json!({"group_0": group(&["Linear"], activations("token", true))})
+        }
+        // See `has_input_scale`.
+        CompressedScheme::Int8Static => json!({
+            "group_0": group(&["re:.*self_attn.*", "re:.*(gate|up)_proj$"], activations("tensor", false)),
+            "group_1": group(&["re:.*down_proj$"], activations("token", true)),
+        }),
+        _ => json!({"group_0": group(&["Linear"], Value::Null)}),
     };
     json!({
         "quant_method": "compressed-tensors",
@@ -274,14 +298,6 @@ fn description(kind: CompressedScheme, group: Option<usize>) -> Value {
         "format": format,
         "ignore": ["lm_head"],
         "kv_cache_scheme": null,
-        "config_groups": {"group_0": {
-            "targets": ["Linear"],
-            "weights": {
-                "num_bits": bits, "type": number, "symmetric": true, "dynamic": false,
-                "strategy": if group.is_some() { "group" } else { "channel" }, "group_size": group,
-            },
-            "input_activations": activations,
-            "output_activations": null,
-        }},
+        "config_groups": groups,
     })
 }

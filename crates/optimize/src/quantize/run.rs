@@ -220,7 +220,7 @@ impl Run<'_> {
                 let of_layer: Vec<usize> =
                     (0..plan.jobs.len()).filter(|job| plan.jobs[*job].tensor.layer == Some(layer)).collect();
                 let jobs: Vec<&Job> = of_layer.iter().map(|job| &plan.jobs[*job]).collect();
-                let treatment = Treatment::decide(self.model, &jobs, method, inputs)?;
+                let treatment = Treatment::decide(self.model, &jobs, method, *inputs)?;
                 self.write_input_scales(&jobs, &treatment)?;
                 self.jobs(&of_layer, &treatment)
             })

@@ -79,7 +79,7 @@ pub(in crate::quantize) enum Step {
     /// `done` of all windows are through a layer.
     Window { layer: usize, done: usize },
     /// All windows are through a layer that was wanted, whose matrices have read this.
-    Layer { layer: usize, inputs: LayerInputs },
+    Layer { layer: usize, inputs: Box<LayerInputs> },
 }
 
 /// Sends all windows through the layers up to the last one in `wanted`, and tells `step` what each of those has read.
@@ -136,7 +136,7 @@ pub(in crate::quantize) fn each_layer<E: From<CalibrationError>>(
             if !inputs.iter().all(Inputs::is_finite) {
                 return Err(CalibrationError::NotFinite { layer }.into());
             }
-            step(Step::Layer { layer, inputs: LayerInputs(inputs) })?;
+            step(Step::Layer { layer, inputs: Box::new(LayerInputs(inputs)) })?;
         }
     }
     Ok(())
@@ -159,7 +159,8 @@ mod tests {
         let gather = Gather { windows: &windows, threads: 1, products: false, stop: &stop };
         let mut seen = Vec::new();
         each_layer::<CalibrationError>(&model, gather, &[0, 2], &mut |step| {
-            let Step::Layer { layer, inputs: LayerInputs(inputs) } = step else { return Ok(()) };
+            let Step::Layer { layer, inputs } = step else { return Ok(()) };
+            let LayerInputs(inputs) = *inputs;
             assert_eq!(inputs.each_ref().map(Inputs::width), [64, 64, 64, 128]);
             assert!(inputs.iter().all(|inputs| inputs.mean_squares().iter().all(|x| *x > 0.0)));
             // What a norm of ones makes has a mean square of one.

@@ -229,9 +229,14 @@ fn decide(
     inputs: &mut Inputs,
     giver: Giver,
 ) -> Result<Decided, RunError> {
+    // Where no scale is stored for all, each row has its own.
+    let activations = match method.activations {
+        Activations::Fixed if matrices[0].input_scale.is_none() => Activations::Rows,
+        other => other,
+    };
     let mut decided = Decided { importance: inputs.mean_squares(), ..Decided::default() };
     if let Encoding::Codes(codes) = matrices[0].encoding
-        && (method.scaling.is_some() || method.activations == Activations::Fixed)
+        && (method.scaling.is_some() || activations == Activations::Fixed)
     {
         let seen = look(model, matrices)?;
         let scaled = method.scaling.filter(|_| !matches!(giver, Giver::Nobody));
@@ -239,12 +244,12 @@ fn decide(
             Some(family) => {
                 let round = |row: &mut [f32]| codes.round(row, &codes.scales(row, None));
                 let ties = giver.ties(inputs.width());
-                let best = smoothing::search(family, &ties, inputs, &seen, method.activations, &round);
+                let best = smoothing::search(family, &ties, inputs, &seen, activations, &round);
                 giver.exactly(best, model.config.norm_offset)
             }
             None => vec![1.0; inputs.width()],
         };
-        if method.activations == Activations::Fixed {
+        if activations == Activations::Fixed {
             decided.fixed = Some(smoothing::fixed_scale(inputs, &seen, &scaling));
         }
         decided.importance.iter_mut().zip(&scaling).for_each(|(x, scale)| *x /= scale * scale);
