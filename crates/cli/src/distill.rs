@@ -145,8 +145,8 @@ Examples:
   wharf distill --teacher smollm2.gguf --layers 15 --data books.txt -o student --resume
   wharf distill --teacher smollm2.gguf --layers 15 --data books.txt -o student --data-parallel 2
 
-The loss is alpha * T^2 * KL(teacher, student) + (1 - alpha) * cross-entropy. The folder has the model,
-metrics.jsonl, training.svg and report.json. Ctrl-C keeps a checkpoint to resume from.";
+The loss is alpha * T^2 * KL(teacher, student) + (1 - alpha) * cross-entropy. The folder has the
+model, metrics.jsonl, training.svg and report.json. Ctrl-C keeps a checkpoint to resume from.";
 
 /// Distance between teacher and student.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

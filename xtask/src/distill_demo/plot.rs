@@ -43,11 +43,9 @@ pub(super) fn draw(without: &[Point], with: &[Point], tokens: usize) -> String {
         let y = 20.0 + 16.0 * index as f64;
         put(format!("<text x=\"{}\" y=\"{y}\" fill=\"{colour}\">{name}</text>", PANELS[1].1 - 130.0));
     }
-    let panels: [(&str, fn(&Point) -> f64); 2] = [
-        ("Validation perplexity", |point| point.perplexity),
-        ("Validation KL to the teacher", |point| point.kl_to_teacher),
-    ];
-    for ((title, value), (left, right)) in panels.into_iter().zip(PANELS) {
+    let titles = ["Validation perplexity", "Validation KL to the teacher"];
+    let values: [fn(&Point) -> f64; 2] = [|point| point.perplexity, |point| point.kl_to_teacher];
+    for ((title, value), (left, right)) in titles.into_iter().zip(values).zip(PANELS) {
         put(format!("<text x=\"{left}\" y=\"24\" font-size=\"16\" fill=\"#333\">{title}</text>"));
         let all = || runs.iter().flat_map(|(_, _, points)| points.iter());
         let usable = all().map(value).filter(|y| y.is_finite() && *y > 0.0).map(f64::log2);
