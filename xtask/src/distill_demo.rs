@@ -43,7 +43,7 @@ pub(crate) struct Args {
     /// Share of the divergence in the run with the teacher
     #[arg(long, value_name = "A", default_value_t = 0.5)]
     alpha: f64,
-    /// Divides the logits before they are compared
+    /// Divides the logits before they are compared; 1 helps most in a run as short as this
     #[arg(long, value_name = "T", default_value_t = 1.0)]
     temperature: f64,
     /// Write the figures as JSON

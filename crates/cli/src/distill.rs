@@ -63,7 +63,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "A", default_value_t = 0.5, help_heading = "Loss")]
     alpha: f32,
     /// Divides the logits of teacher and student before they are compared; above 1 unlikely tokens count more
-    #[arg(long, value_name = "T", default_value_t = 1.0, help_heading = "Loss")]
+    #[arg(long, value_name = "T", default_value_t = 4.0, help_heading = "Loss")]
     temperature: f32,
     /// Weight of the teacher in the mixture of --loss jsd
     #[arg(long, value_name = "B", default_value_t = 0.5, help_heading = "Loss")]

@@ -146,7 +146,7 @@ mod tests {
         let mut sums = vec![0.0f32; n * n];
         for _ in 0..4 * n {
             let common = random();
-            let x: Vec<f32> = (0..n).map(|i| random() + common * (1.0 + i as f32 / n as f32)).collect();
+            let x: Vec<f32> = (0..n).map(|i| random() + common * (4.0 + i as f32 / n as f32)).collect();
             for i in 0..n {
                 for j in 0..n {
                     sums[i * n + j] += x[i] * x[j];
