@@ -66,6 +66,9 @@ impl Python {
         let folder = Path::new("python").join(format!("{}-{}", name.replace("==", "-"), tag.trim()));
         cache.filled(&folder, |folder| {
             let mut pip = self.pip("install");
+            // Without it a build of several hundred files starts a compiler for each at once.
+            let jobs = std::thread::available_parallelism().map_or(1, usize::from);
+            pip.env("CMAKE_BUILD_PARALLEL_LEVEL", jobs.to_string());
             shell::run(pip.args(["--upgrade", "--target"]).arg(folder).args(arguments))
         })
     }
