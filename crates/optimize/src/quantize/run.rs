@@ -158,11 +158,11 @@ pub fn run(
     }
     let calibration = match (plan.scheme.calibrates(), options.calibration) {
         (Calibrates::Always, None) => return Err(RunError::Uncalibrated { scheme: plan.scheme }),
-        (Calibrates::Never, _) => None,
-        (_, windows) => windows,
+        (_, windows) => windows.zip(Method::of(plan.scheme)),
     };
     let partial = Partial::of(out, plan.beside.is_some());
-    let journal = Journal::resume_or_new(&partial, recipe(model, plan, calibration));
+    let journal =
+        Journal::resume_or_new(&partial, recipe(model, plan, calibration.map(|(windows, _)| windows)));
     let file = open(&partial, plan, &journal)?;
     let elements = |index: &usize| plan.jobs[*index].tensor.source.elements() as u64;
     let total = (0..plan.jobs.len()).map(|index| elements(&index)).sum();
@@ -196,9 +196,9 @@ struct Run<'a> {
 
 impl Run<'_> {
     /// Layer by layer where a text is to be followed through them, and all that is left at once.
-    fn all(&mut self, calibration: Option<&Windows>) -> Result<(), RunError> {
+    fn all(&mut self, calibration: Option<(&Windows, Method)>) -> Result<(), RunError> {
         let plan = self.plan;
-        if let (Some(windows), Some(method)) = (calibration, Method::of(plan.scheme)) {
+        if let Some((windows, method)) = calibration {
             let undone = |job: &usize| !self.journal.is_done(*job);
             let mut layers: Vec<usize> =
                 (0..plan.jobs.len()).filter(undone).filter_map(|job| plan.jobs[job].tensor.layer).collect();

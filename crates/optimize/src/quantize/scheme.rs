@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use wharf_kernels::DType;
 
+use super::calibrated::Method;
+
 /// What the weights become.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scheme {
@@ -107,16 +109,11 @@ impl Scheme {
     /// Whether it looks at text.
     pub fn calibrates(self) -> Calibrates {
         match self {
-            Scheme::Gguf(GgufScheme::Q8_0 | GgufScheme::Q6K) | Scheme::Compressed(CompressedScheme::Fp8) => {
-                Calibrates::Never
-            }
-            Scheme::Gguf(_)
-            | Scheme::Compressed(
-                CompressedScheme::Int8 | CompressedScheme::Int8Weight | CompressedScheme::Int4,
-            ) => Calibrates::IfGiven,
+            _ if Method::of(self).is_none() => Calibrates::Never,
             Scheme::Compressed(
                 CompressedScheme::Int8Static | CompressedScheme::Int4Gptq | CompressedScheme::Int4Awq,
             ) => Calibrates::Always,
+            _ => Calibrates::IfGiven,
         }
     }
 }
@@ -175,6 +172,14 @@ impl FromStr for Scheme {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn text_is_asked_for_where_it_changes_something() {
+        let calibrates = |name: &str| name.parse::<Scheme>().unwrap().calibrates();
+        assert_eq!(["q8_0", "q6_k", "fp8"].map(calibrates), [Calibrates::Never; 3]);
+        assert_eq!(["q4_k_m", "int8", "int8-weight", "int4"].map(calibrates), [Calibrates::IfGiven; 4]);
+        assert_eq!(["int8-static", "int4-gptq", "int4-awq"].map(calibrates), [Calibrates::Always; 3]);
+    }
 
     #[test]
     fn names_lead_to_schemes_and_back() {
