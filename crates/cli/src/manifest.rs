@@ -2,4 +2,5 @@
 
 pub(crate) mod crd;
 mod input;
+pub(crate) mod render;
 pub(crate) mod validate;
