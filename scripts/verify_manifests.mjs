@@ -3,10 +3,10 @@
 // Run through `cargo xtask verify-manifests`. Reads a JSON list of objects and prints a JSON object with the complaints.
 
 import { readFileSync } from "node:fs";
-import { createRequire } from "node:module";
+import { pathToFileURL } from "node:url";
 
-// Resolved from the folder of installed packages, where this script does not lie.
-const require = createRequire(`${process.argv[3]}/`);
+// The packages lie in another folder than this script, where Node would not look for them.
+const load = (path) => import(pathToFileURL(`${process.argv[3]}/node_modules/${path}.js`).href);
 
 const KINDS = {
   "keda.sh/v1alpha1 ScaledObject": ["@kubernetes-models/keda/keda.sh/v1alpha1/ScaledObject", "ScaledObject"],
@@ -33,7 +33,7 @@ for (const object of objects) {
   checked += 1;
   const [path, name] = known;
   try {
-    const Model = require(path)[name];
+    const Model = (await load(path))[name];
     new Model(object).validate();
   } catch (error) {
     complaints.push(`${object.kind} ${object.metadata.name}: ${error.message}`);

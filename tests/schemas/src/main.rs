@@ -4,7 +4,7 @@
 //! or of the wrong type does not come back.
 
 use anyhow::Context;
-use kcr_gateway_networking_k8s_io::v1::httproutes::HTTPRoute;
+use kcr_gateway_networking_k8s_io::v1::httproutes::HttpRoute;
 use kcr_keda_sh::v1alpha1::scaledobjects::ScaledObject;
 use kcr_leaderworkerset_x_k8s_io::v1::leaderworkersets::LeaderWorkerSet;
 use kcr_monitoring_coreos_com::v1::prometheusrules::PrometheusRule;
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 type RoundTrip = fn(&Value) -> Result<Value, serde_json::Error>;
 
 const KINDS: &[(&str, &str, RoundTrip)] = &[
-    ("gateway.networking.k8s.io/v1", "HTTPRoute", through::<HTTPRoute>),
+    ("gateway.networking.k8s.io/v1", "HTTPRoute", through::<HttpRoute>),
     ("keda.sh/v1alpha1", "ScaledObject", through::<ScaledObject>),
     ("leaderworkerset.x-k8s.io/v1", "LeaderWorkerSet", through::<LeaderWorkerSet>),
     ("monitoring.coreos.com/v1", "PrometheusRule", through::<PrometheusRule>),
