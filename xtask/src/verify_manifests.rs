@@ -17,8 +17,11 @@ use crate::python::Python;
 use crate::{server, shell};
 
 const PYTHON_PACKAGE: &str = "kubernetes-validate==1.37.0";
-const NODE_PACKAGES: [&str; 3] =
-    ["@kubernetes-models/keda@2.0.0", "@kubernetes-models/prometheus-operator@6.0.0", "@kubernetes-models/gateway-api@2.0.0"];
+const NODE_PACKAGES: [&str; 3] = [
+    "@kubernetes-models/keda@2.0.0",
+    "@kubernetes-models/prometheus-operator@6.0.0",
+    "@kubernetes-models/gateway-api@2.0.0",
+];
 
 /// Kinds that no package carries a schema of.
 const UNCHECKED: &[&str] = &["InferencePool"];
@@ -80,7 +83,8 @@ pub(crate) fn run(_: &Args) -> anyhow::Result<ExitCode> {
 /// Everything that is to be accepted.
 fn render(wharf: &Path) -> anyhow::Result<Vec<Value>> {
     let list = |command: &mut Command| -> anyhow::Result<Vec<Value>> {
-        serde_json::from_str(&shell::read(command.args(["--output", "json"]))?).context("failed to parse the objects")
+        serde_json::from_str(&shell::read(command.args(["--output", "json"]))?)
+            .context("failed to parse the objects")
     };
     let mut objects = list(Command::new(wharf).arg("crd"))?;
     for file in examples()? {
@@ -90,7 +94,8 @@ fn render(wharf: &Path) -> anyhow::Result<Vec<Value>> {
         standalone.args(["render", "--standalone", "--output", "json", "-f"]).arg(&file);
         let output = standalone.output().context("failed to run wharf render")?;
         if output.status.success() {
-            let more: Vec<Value> = serde_json::from_slice(&output.stdout).context("failed to parse the objects")?;
+            let more: Vec<Value> =
+                serde_json::from_slice(&output.stdout).context("failed to parse the objects")?;
             objects.extend(more);
         }
     }
@@ -126,7 +131,8 @@ fn models(cache: &Cache, file: &Path) -> anyhow::Result<Verdict> {
 }
 
 fn types(file: &Path) -> anyhow::Result<Verdict> {
-    let mut cargo = shell::cargo(&["run", "--quiet", "--manifest-path", "tests/schemas/Cargo.toml", "--target-dir"]);
+    let mut cargo =
+        shell::cargo(&["run", "--quiet", "--manifest-path", "tests/schemas/Cargo.toml", "--target-dir"]);
     verdict(cargo.arg(shell::target()?.join("schemas")).arg("--").arg(file))
 }
 

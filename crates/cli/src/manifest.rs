@@ -1,5 +1,7 @@
 //! The commands that read `LLMService` and `Model` objects from files and print what follows from them.
 
+#[cfg(test)]
+mod agree;
 pub(crate) mod crd;
 mod input;
 pub(crate) mod render;
