@@ -3,6 +3,7 @@
 mod consistency;
 mod examples;
 mod guide;
+mod network;
 mod properties;
 mod stability;
 mod typed;

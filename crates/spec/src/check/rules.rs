@@ -10,6 +10,8 @@ mod resources;
 mod rollout;
 mod scaling;
 
+#[cfg(test)]
+pub(super) use names::RESERVED;
 pub use scaling::memory_target;
 
 use super::{Document, Problem, Severity};

@@ -266,27 +266,82 @@ fn weights_above_a_memory_target_are_refused() {
     );
 }
 
-/// What the API server refuses by the rules in the CRDs, we refuse locally too, so that a good local answer holds in the cluster.
+/// What the API server says of an object by the rules in the CRD.
+fn server_says(value: &Value) -> Vec<String> {
+    let schema = crate::crd::crds()[0]["spec"]["versions"][0]["schema"]["openAPIV3Schema"].clone();
+    match kube::core::cel::Validator::new().validate(&schema, value, None) {
+        Ok(()) => Vec::new(),
+        Err(errors) => errors.iter().map(ToString::to_string).collect(),
+    }
+}
+
+/// What the API server refuses by the rules in the CRD, we refuse too, so that a good local answer holds in the cluster.
 #[test]
 fn what_the_rules_in_the_crd_refuse_is_refused_locally() {
-    let specs = [
-        "{model: {}}",
-        "{model: {source: hf://a/b, ref: c}}",
-        "{model: {ref: c, optimize: {quantize: int8}}}",
-        "{model: {source: hf://a/b, optimize: {distill: {steps: 3}}}}",
-        "{model: {source: hf://a/b, optimize: {distill: {data: hf://a/b, layers: 3, student: hf://a/c}}}}",
-        "{model: {source: hf://a/b}, parallelism: {tensor: 3, nodes: 2}}",
-        "{model: {source: hf://a/b}, scaling: {min: 3, max: 2}}",
-        "{model: {source: hf://a/b}, scaling: {max: 0}}",
-        "{model: {source: hf://a/b}, rollout: {steps: [{weight: 5%, duration: 1m}]}}",
-        "{model: {source: hf://a/b}, expose: {type: HTTPRoute}}",
-        "{model: {source: hf://a/b}, expose: {type: Ingress}}",
-        "{model: {source: hf://a/b}, access: {allowFrom: [{}]}}",
-        "{model: {source: hf://a/b}, access: {allowFrom: [{namespace: a, cidr: 10.0.0.0/8}]}}",
-        "{model: {source: hf://a/b}, access: {allowTo: [{port: 443}]}}",
+    let refused = [
+        ("{model: {}}", "give either source or ref"),
+        ("{model: {source: hf://a/b, ref: c}}", "give either source or ref"),
+        ("{model: {ref: c, optimize: {quantize: int8}}}", "a Model has its own"),
+        (
+            "{model: {source: hf://a/b, optimize: {distill: {steps: 3, data: hf://a/b}}}}",
+            "say what the student is",
+        ),
+        ("{model: {source: hf://a/b, optimize: {distill: {layers: 3}}}}", "name the text to train on"),
+        ("{model: {source: hf://a/b}, parallelism: {tensor: 3, nodes: 2}}", "nodes must divide"),
+        ("{model: {source: hf://a/b}, scaling: {min: 3, max: 2}}", "min must not exceed max"),
+        ("{model: {source: hf://a/b}, rollout: {steps: [{weight: 5%, duration: 1m}]}}", "steps belong to"),
+        ("{model: {source: hf://a/b}, expose: {type: HTTPRoute}}", "an HTTPRoute needs the gateway"),
+        ("{model: {source: hf://a/b}, expose: {type: Ingress}}", "an Ingress needs the host"),
+        ("{model: {source: hf://a/b}, access: {allowFrom: [{}]}}", "give a namespace"),
+        (
+            "{model: {source: hf://a/b}, access: {allowFrom: [{namespace: a, cidr: 10.0.0.0/8}]}}",
+            "give a namespace",
+        ),
+        (
+            "{model: {source: hf://a/b}, access: {allowFrom: [{namespace: a, namespaceLabels: {a: b}}]}}",
+            "not both",
+        ),
+        ("{model: {source: hf://a/b}, access: {allowTo: [{port: 443}]}}", "give either namespace or cidr"),
     ];
-    for spec in specs {
-        let found = problems(&format!("{HEAD}spec: {spec}"));
+    for (spec, message) in refused {
+        let documents = Document::read("-", &format!("{HEAD}spec: {spec}")).unwrap();
+        let said = server_says(documents[0].value());
+        assert!(said.len() == 1 && said[0].contains(message), "{spec}: {said:?}");
+        let found = check(&documents[0]).1;
         assert!(found.iter().any(|problem| problem.severity == Severity::Error), "{spec}: {found:?}");
     }
+    for name in ["my-pods", "Upper", "9lives"] {
+        let text = format!(
+            "apiVersion: wharf.dev/v1alpha1\nkind: LLMService\nmetadata: {{name: {name}}}\nspec: {{model: {{source: hf://a/b}}}}\n"
+        );
+        let documents = Document::read("-", &text).unwrap();
+        assert_eq!(server_says(documents[0].value()).len(), 1, "{name}");
+        assert!(!check(&documents[0]).1.is_empty(), "{name}");
+    }
+}
+
+#[test]
+fn the_rules_in_the_crd_let_every_example_through() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples");
+    let mut seen = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|e| e != "yaml") {
+            continue;
+        }
+        for document in Document::read("-", &std::fs::read_to_string(&path).unwrap()).unwrap() {
+            if document.value()["kind"] == "LLMService" {
+                assert_eq!(server_says(document.value()), [] as [String; 0], "{}", path.display());
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen > 5);
+}
+
+/// Names that parts of a service have are the same words in the CRD's rule and here.
+#[test]
+fn reserved_names_are_the_same_everywhere() {
+    let crd = crate::crd::crds()[0].to_string();
+    assert!(crd.contains(&format!("-({})$", rules::RESERVED.join("|"))));
 }

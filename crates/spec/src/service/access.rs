@@ -67,8 +67,8 @@ pub struct Limits {
 #[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 #[schemars(extend("x-kubernetes-validations" = [
-    {"rule": "(has(self.namespace) || has(self.namespaceLabels) || has(self.pods)) != has(self.cidr)", "message": "give a namespace (by name or labels), pods, or a cidr"},
-    {"rule": "!(has(self.namespace) && has(self.namespaceLabels))", "message": "give namespace or namespaceLabels, not both"}
+    {"rule": "(has(self.__namespace__) || has(self.namespaceLabels) || has(self.pods)) != has(self.cidr)", "message": "give a namespace (by name or labels), pods, or a cidr"},
+    {"rule": "!(has(self.__namespace__) && has(self.namespaceLabels))", "message": "give namespace or namespaceLabels, not both"}
 ]))]
 pub struct PeerFrom {
     /// Name of the namespace; the service's own if only `pods` is given.
@@ -89,7 +89,7 @@ pub struct PeerFrom {
 #[derive(JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [
-    {"rule": "has(self.namespace) != has(self.cidr)", "message": "give either namespace or cidr"}
+    {"rule": "has(self.__namespace__) != has(self.cidr)", "message": "give either namespace or cidr"}
 ]))]
 pub struct PeerTo {
     /// Name of a namespace.
