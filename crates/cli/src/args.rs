@@ -3,7 +3,7 @@
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::{bench, chat, distill, model, optimize, serve};
+use crate::{bench, chat, distill, fetch, model, optimize, serve};
 
 /// From raw weights to a served model, in one binary
 #[derive(Parser)]
@@ -19,6 +19,7 @@ const EXIT_CODES: &str = "Exit codes: 0 success, 1 failure, 2 bad input or usage
 pub(crate) enum Command {
     Serve(serve::Args),
     Chat(chat::Args),
+    Fetch(Box<fetch::Args>),
     Inspect(model::inspect::Args),
     Quantize(optimize::quantize::Args),
     Eval(optimize::eval::Args),

@@ -8,6 +8,7 @@ mod bench;
 mod chat;
 mod distill;
 mod exit;
+mod fetch;
 mod meter;
 mod model;
 mod openai;
@@ -43,6 +44,7 @@ fn run(cli: Cli, env: &Env) -> Result<(), Failure> {
     match cli.command {
         Command::Serve(args) => serve::run(&args, env),
         Command::Chat(args) => chat::run(&args, env),
+        Command::Fetch(args) => fetch::run(&args, env),
         Command::Inspect(args) => model::inspect::run(&args),
         Command::Quantize(args) => optimize::quantize::run(&args),
         Command::Eval(args) => optimize::eval::run(&args),
