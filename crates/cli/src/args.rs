@@ -3,7 +3,7 @@
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::{bench, chat, distill, manifest, model, optimize, serve};
+use crate::{bench, chat, distill, fetch, manifest, model, optimize, serve};
 
 /// From raw weights to a served model, in one binary
 #[derive(Parser)]
@@ -22,6 +22,7 @@ pub(crate) enum Command {
     Validate(manifest::validate::Args),
     Render(manifest::render::Args),
     Crd(manifest::crd::Args),
+    Fetch(Box<fetch::Args>),
     Inspect(model::inspect::Args),
     Quantize(optimize::quantize::Args),
     Eval(optimize::eval::Args),

@@ -9,6 +9,7 @@ mod chat;
 mod distill;
 mod exit;
 mod manifest;
+mod fetch;
 mod meter;
 mod model;
 mod openai;
@@ -47,6 +48,7 @@ fn run(cli: Cli, env: &Env) -> Result<(), Failure> {
         Command::Validate(args) => manifest::validate::run(&args),
         Command::Render(args) => manifest::render::run(&args),
         Command::Crd(args) => manifest::crd::run(&args),
+        Command::Fetch(args) => fetch::run(&args, env),
         Command::Inspect(args) => model::inspect::run(&args),
         Command::Quantize(args) => optimize::quantize::run(&args),
         Command::Eval(args) => optimize::eval::run(&args),

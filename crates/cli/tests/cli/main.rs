@@ -5,6 +5,7 @@ mod bench;
 mod chat;
 mod distill;
 mod fake;
+mod fetch;
 mod large;
 mod manifest;
 mod optimize;
