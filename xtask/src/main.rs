@@ -16,6 +16,7 @@ mod shell;
 mod tidy;
 mod verify_formats;
 mod verify_peers;
+mod verify_plan;
 
 use std::process::ExitCode;
 
@@ -39,6 +40,7 @@ enum Command {
     Tidy(tidy::Args),
     VerifyFormats(verify_formats::Args),
     VerifyPeers(verify_peers::Args),
+    VerifyPlan(verify_plan::Args),
 }
 
 fn main() -> ExitCode {
@@ -51,6 +53,7 @@ fn main() -> ExitCode {
         Command::Tidy(args) => tidy::run(&args),
         Command::VerifyFormats(args) => verify_formats::run(&args),
         Command::VerifyPeers(args) => verify_peers::run(&args),
+        Command::VerifyPlan(args) => verify_plan::run(&args),
     };
     match outcome {
         Ok(code) => code,

@@ -3,7 +3,7 @@
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::{bench, chat, distill, model, optimize, serve};
+use crate::{bench, chat, distill, model, optimize, plan, serve};
 
 /// From raw weights to a served model, in one binary
 #[derive(Parser)]
@@ -20,6 +20,7 @@ pub(crate) enum Command {
     Serve(serve::Args),
     Chat(chat::Args),
     Inspect(model::inspect::Args),
+    Plan(Box<plan::Args>),
     Quantize(optimize::quantize::Args),
     Eval(optimize::eval::Args),
     Shard(model::shard::Args),

@@ -12,6 +12,7 @@ mod meter;
 mod model;
 mod openai;
 mod optimize;
+mod plan;
 #[cfg(test)]
 mod reference;
 mod serve;
@@ -44,6 +45,7 @@ fn run(cli: Cli, env: &Env) -> Result<(), Failure> {
         Command::Serve(args) => serve::run(&args, env),
         Command::Chat(args) => chat::run(&args, env),
         Command::Inspect(args) => model::inspect::run(&args),
+        Command::Plan(args) => plan::run(&args),
         Command::Quantize(args) => optimize::quantize::run(&args),
         Command::Eval(args) => optimize::eval::run(&args),
         Command::Shard(args) => model::shard::run(&args),

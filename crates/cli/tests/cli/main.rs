@@ -8,6 +8,7 @@ mod fake;
 mod large;
 mod optimize;
 mod pack_cache;
+mod plan;
 mod ranks;
 mod serve;
 mod wharf;
