@@ -8,6 +8,7 @@ mod bench;
 mod chat;
 mod distill;
 mod exit;
+mod manifest;
 mod meter;
 mod model;
 mod openai;
@@ -44,6 +45,8 @@ fn run(cli: Cli, env: &Env) -> Result<(), Failure> {
     match cli.command {
         Command::Serve(args) => serve::run(&args, env),
         Command::Chat(args) => chat::run(&args, env),
+        Command::Validate(args) => manifest::validate::run(&args),
+        Command::Crd(args) => manifest::crd::run(&args),
         Command::Inspect(args) => model::inspect::run(&args),
         Command::Plan(args) => plan::run(&args),
         Command::Quantize(args) => optimize::quantize::run(&args),

@@ -3,10 +3,11 @@
 
 mod files;
 mod machine;
+mod service;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use clap::ValueEnum;
 use wharf_api::config::ByteSize;
 use wharf_plan::footprint::{KvType, Load};
@@ -16,26 +17,30 @@ use wharf_plan::{Header, Inventory, Product, Scheme, Wanted};
 use crate::args::Output;
 use crate::exit::{self, BadInput, Failure};
 use files::LocalFiles;
+use service::Asked;
 
 /// Forecast memory, GPUs and speed of a model from its headers, before anything is loaded
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
     /// A GGUF file, a folder as Hugging Face lays it out, or a config.json alone: only headers are read
-    #[arg(value_name = "FILE|DIR")]
-    model: PathBuf,
+    #[arg(value_name = "FILE|DIR", required_unless_present = "service")]
+    model: Option<PathBuf>,
+    /// Plan for what an LLMService asks: its scheme, lengths, streams and resources; flags win over it
+    #[arg(short = 'f', long = "filename", value_name = "YAML")]
+    service: Option<PathBuf>,
     /// Plan for weights of another scheme than they are stored in: those of `wharf quantize`, bf16, f16 or f32
     #[arg(long, value_name = "SCHEME")]
     quantize: Option<String>,
     /// Tokens of prompt and answer of a stream; the model's own limit but at most 8192 if absent
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1 << 26))]
     context: Option<u64>,
-    /// Streams at the same time, all of full length
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1 << 16))]
-    streams: u64,
-    /// What keys and values are stored as
-    #[arg(long, value_enum, value_name = "TYPE", default_value = "f16")]
-    kv_cache: KvCache,
+    /// Streams at the same time, all of full length; one if absent
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1 << 16))]
+    streams: Option<u64>,
+    /// What keys and values are stored as; f16 if absent
+    #[arg(long, value_enum, value_name = "TYPE")]
+    kv_cache: Option<KvCache>,
     /// Most tokens that are computed in one step; 512 on CPUs and 2048 on GPUs if absent
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
     batch_tokens: Option<u64>,
@@ -79,6 +84,8 @@ Examples:
   wharf plan ./Llama-3.1-8B --quantize int4-awq --gpu L4 --context 16384 --streams 8
   wharf plan ./Llama-3.1-70B/config.json --quantize fp8 --gpu H100:8 --output json
   kubectl get nodes -o json > nodes.json && wharf plan ./Llama-3.1-70B --nodes nodes.json
+  wharf plan -f llm.yaml                                  what a service with a file:// source asks for
+  wharf plan ./Llama-3.1-8B -f llm.yaml                   the same for a source that is elsewhere
   wharf plan model.gguf --memory 16GiB --threads 8 --bandwidth 80 --gflops 1500
 
 Exits with 1 when the model does not fit, and says what to change.";
@@ -101,9 +108,18 @@ const BATCH_TOKENS: (u64, u64) = (512, 2048);
 
 /// Runs the command to its end.
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
-    let header = read(args).bad_input()?;
-    let wanted = wanted(args, &header).bad_input()?;
-    let target = target(args, &header, &wanted)?;
+    let asked = asked(args).bad_input()?;
+    let path = match (&args.model, &asked.source) {
+        (Some(path), _) => path.clone(),
+        (None, Some(source)) => service::local(source).bad_input()?,
+        (None, None) => {
+            let why = "the Model that it refers to is not in the file; give the model's path before -f";
+            return Err(Failure::BadInput(anyhow!(why)));
+        }
+    };
+    let header = read(&path).bad_input()?;
+    let wanted = wanted(args, &asked, &header).bad_input()?;
+    let target = target(args, &asked, &header, &wanted).bad_input()?;
     let report = Report::new(&header, &wanted, &target);
     let text = match args.output {
         Output::Text => report.to_string(),
@@ -112,59 +128,80 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     exit::print(&format!("{}\n", text.trim_end()))?;
     match report.fits {
         true => Ok(()),
-        false => Err(Failure::Failed(anyhow!("{} does not fit as it was asked for", args.model.display()))),
+        false => Err(Failure::Failed(anyhow!("{} does not fit as it was asked for", path.display()))),
     }
 }
 
-fn read(args: &Args) -> anyhow::Result<Header> {
-    let what = || format!("failed to read the headers of {}", args.model.display());
-    let files = LocalFiles::at(&args.model).with_context(what)?;
+fn asked(args: &Args) -> anyhow::Result<Asked> {
+    let Some(path) = &args.service else { return Ok(Asked::default()) };
+    let name = path.display().to_string();
+    let text = std::fs::read_to_string(path).with_context(|| format!("failed to read {name}"))?;
+    Asked::read(&name, &text).with_context(|| format!("failed to plan for {name}"))
+}
+
+fn read(path: &Path) -> anyhow::Result<Header> {
+    let what = || format!("failed to read the headers of {}", path.display());
+    let files = LocalFiles::at(path).with_context(what)?;
     wharf_plan::read(&files, &files.name).with_context(what)
 }
 
-fn wanted(args: &Args, header: &Header) -> anyhow::Result<Wanted> {
-    let on_gpus = args.gpu.is_some() || args.nodes.is_some();
-    let batch_tokens = args.batch_tokens.unwrap_or(if on_gpus { BATCH_TOKENS.1 } else { BATCH_TOKENS.0 });
-    let kv_cache = match args.kv_cache {
+fn wanted(args: &Args, asked: &Asked, header: &Header) -> anyhow::Result<Wanted> {
+    let on_gpus = args.gpu.is_some() || args.nodes.is_some() || asked.gpus.is_some();
+    let default_batch = if on_gpus { BATCH_TOKENS.1 } else { BATCH_TOKENS.0 };
+    let flag = args.kv_cache.map(|kv_cache| match kv_cache {
         KvCache::F16 => KvType::F16,
         KvCache::Int8 => KvType::Int8,
-        KvCache::Fp8 if !on_gpus => anyhow::bail!("there are no fp8 keys and values on CPUs; use int8"),
         KvCache::Fp8 => KvType::Fp8,
-    };
+    });
+    let kv_cache = flag.or(asked.kv_cache).unwrap_or_default();
+    if kv_cache == KvType::Fp8 && !on_gpus {
+        bail!("there are no fp8 keys and values on CPUs; use int8");
+    }
     Ok(Wanted {
-        scheme: args.quantize.as_deref().map(str::parse::<Scheme>).transpose()?,
+        scheme: args.quantize.as_deref().map(str::parse::<Scheme>).transpose()?.or(asked.scheme),
         load: Load {
-            context: args.context.unwrap_or(header.shape.context_length.min(CONTEXT)),
-            streams: args.streams,
-            batch_tokens,
+            context: args.context.or(asked.context).unwrap_or(header.shape.context_length.min(CONTEXT)),
+            streams: args.streams.or(asked.streams).unwrap_or(1),
+            batch_tokens: args.batch_tokens.or(asked.batch_tokens).unwrap_or(default_batch),
             kv_cache,
         },
     })
 }
 
-fn target(args: &Args, header: &Header, wanted: &Wanted) -> Result<Target, Failure> {
+/// Where the plan is for: what flags say, else what the service asks for, else this machine.
+fn target(args: &Args, asked: &Asked, header: &Header, wanted: &Wanted) -> anyhow::Result<Target> {
     if let Some(gpu) = &args.gpu {
-        return Ok(Target::Gpus(product(gpu, args.gpus_per_node).bad_input()?));
+        return Ok(Target::Gpus(product(gpu, args.gpus_per_node)?));
     }
     if let Some(path) = &args.nodes {
-        let what = || format!("failed to read the nodes in {}", path.display());
-        let json = std::fs::read(path).with_context(what).bad_input()?;
-        let inventory = Inventory::of_nodes(&json).with_context(what).bad_input()?;
-        if inventory.stocks.is_empty() {
-            let notes: String = inventory.notes.iter().map(|note| format!("\n  {note}")).collect();
-            let path = path.display();
-            return Err(Failure::BadInput(anyhow!("no node in {path} has GPUs to give out{notes}")));
-        }
-        return Ok(Target::Gpus(inventory));
+        return cluster(path).map(Target::Gpus);
+    }
+    if let Some(gpus) = &asked.gpus {
+        let name = gpus.product.as_deref().context(
+            "the service asks for GPUs of any product; name one with --gpu, or the cluster's with --nodes",
+        )?;
+        let (stock, split) = gpus.of(Product::find(name)?);
+        return Ok(Target::Fixed(stock, split));
     }
     let MachineArgs { threads, memory, bandwidth, gflops } = &args.machine;
     let memory = memory.as_deref().map(ByteSize::parse).transpose();
-    let memory = memory.map_err(|why| anyhow!("--memory: {why}")).bad_input()?;
-    let known = machine::Known { threads: *threads, bandwidth: *bandwidth, gflops: *gflops };
+    let memory = memory.map_err(|why| anyhow!("--memory: {why}"))?.map(|size| size.0).or(asked.memory);
+    let threads = threads.or(asked.threads);
+    let known = machine::Known { threads, bandwidth: *bandwidth, gflops: *gflops };
     let weights = wanted.weights(&header.shape);
-    Ok(Target::Machine(
-        machine::describe(&header.shape, &weights, memory.map(|size| size.0), known).bad_input()?,
-    ))
+    Ok(Target::Machine(machine::describe(&header.shape, &weights, memory, known)?))
+}
+
+/// GPUs of the nodes that a file lists.
+fn cluster(path: &Path) -> anyhow::Result<Inventory> {
+    let what = || format!("failed to read the nodes in {}", path.display());
+    let json = std::fs::read(path).with_context(what)?;
+    let inventory = Inventory::of_nodes(&json).with_context(what)?;
+    if inventory.stocks.is_empty() {
+        let notes: String = inventory.notes.iter().map(|note| format!("\n  {note}")).collect();
+        bail!("no node in {} has GPUs to give out{notes}", path.display());
+    }
+    Ok(inventory)
 }
 
 /// `PRODUCT[:COUNT]`.

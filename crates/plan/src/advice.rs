@@ -10,6 +10,7 @@ use crate::inventory::Stock;
 use crate::report::units::{bytes, count};
 use crate::scheme::Scheme;
 use crate::shape::Shape;
+use crate::split::Split;
 
 /// One change that makes a model fit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -27,6 +28,8 @@ pub enum Place<'a> {
     Machine(&'a Machine),
     /// GPUs of a product.
     Stock(&'a Stock),
+    /// GPUs of a product, and how the model is to be spread over them.
+    Fixed(&'a Stock, Split),
 }
 
 impl Place<'_> {
@@ -35,6 +38,7 @@ impl Place<'_> {
         match self {
             Place::Machine(machine) => fit::on_machine(shape, wanted, machine),
             Place::Stock(stock) => fit::on_stock(shape, wanted, stock),
+            Place::Fixed(stock, split) => fit::on_split(shape, wanted, stock, *split),
         }
     }
 }
@@ -93,20 +97,32 @@ pub fn advise(shape: &Shape, wanted: &Wanted, place: Place<'_>) -> Vec<Advice> {
             break;
         }
     }
-    if let Place::Stock(stock) = place {
-        more_gpus(shape, wanted, stock, &mut say);
+    if let Place::Stock(stock) | Place::Fixed(stock, _) = place {
+        more_gpus(shape, wanted, stock, place, &mut say);
     }
     other_product(shape, wanted, place, &mut say);
     advice
 }
 
-fn more_gpus(shape: &Shape, wanted: &Wanted, stock: &Stock, say: &mut dyn FnMut(String, String)) {
+fn more_gpus(
+    shape: &Shape,
+    wanted: &Wanted,
+    stock: &Stock,
+    place: Place<'_>,
+    say: &mut dyn FnMut(String, String),
+) {
     let more = Stock { per_node: stock.per_node.max(8), nodes: MOST / 8, ..stock.clone() };
     let placed = fit::on_stock(shape, wanted, &more);
-    if let (true, fit::Hardware::Gpu { product, count, .. }) = (placed.fits, &placed.hardware)
-        && *count > stock.per_node * stock.nodes
+    let there_are = match place {
+        Place::Fixed(_, split) => split.gpus(),
+        Place::Machine(_) | Place::Stock(_) => stock.per_node * stock.nodes,
+    };
+    if let (true, fit::Hardware::Gpu { product, count, split, .. }) = (placed.fits, &placed.hardware)
+        && *count > there_are
     {
-        say(format!("more GPUs: {count} of {}", product.name), format!("--gpu {}:{count}", product.name));
+        let Split { tensor, pipeline } = split;
+        let change = format!("more GPUs: {count} of {}, tensor {tensor}, pipeline {pipeline}", product.name);
+        say(change, format!("--gpu {}:{count}", product.name));
     }
 }
 
@@ -116,7 +132,7 @@ fn other_product(shape: &Shape, wanted: &Wanted, place: Place<'_>, say: &mut dyn
     let fitting = products.iter().find(|product| fit::on_stock(shape, wanted, &one(product)).fits);
     let others = match place {
         Place::Machine(_) => "a GPU",
-        Place::Stock(_) => "another GPU",
+        Place::Stock(_) | Place::Fixed(..) => "another GPU",
     };
     if let Some(product) = fitting {
         let memory = bytes(product.memory as f64);

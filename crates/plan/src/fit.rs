@@ -115,6 +115,13 @@ pub fn on_stock(shape: &Shape, wanted: &Wanted, stock: &Stock) -> Placement {
     place(shape, wanted, &weights, stock, least.unwrap_or_else(one))
 }
 
+/// The model spread as `split` says, whether that is the best or not.
+pub fn on_split(shape: &Shape, wanted: &Wanted, stock: &Stock, split: Split) -> Placement {
+    let weights = wanted.weights(shape);
+    let footprint = footprint::on_gpu(shape, &weights, &wanted.load, split);
+    place(shape, wanted, &weights, stock, (split, footprint))
+}
+
 fn place(
     shape: &Shape,
     wanted: &Wanted,

@@ -14,6 +14,7 @@ use crate::hardware::Product;
 use crate::header::Header;
 use crate::inventory::{Inventory, Stock};
 use crate::shape::{Group, Shape};
+use crate::split::Split;
 use crate::types::TypeShare;
 
 /// A plan.
@@ -77,6 +78,8 @@ pub enum Target {
     Machine(crate::cpu::Machine),
     /// GPUs.
     Gpus(Inventory),
+    /// GPUs, and how the model is to be spread over them.
+    Fixed(Stock, Split),
 }
 
 /// GPUs of a host and hosts that the table of products is made with.
@@ -92,6 +95,7 @@ impl Report {
         let per_token = wanted.load.kv_cache.bytes_per_token(shape);
         let mut notes = notes(shape, wanted);
         let mut placements = match target {
+            Target::Fixed(stock, split) => vec![Place::Fixed(stock, *split).place(shape, wanted)],
             Target::Machine(machine) => vec![Place::Machine(machine).place(shape, wanted)],
             Target::Gpus(inventory) => {
                 notes.extend(inventory.notes.iter().cloned());
@@ -143,6 +147,7 @@ impl Report {
 fn advice(shape: &Shape, wanted: &Wanted, target: &Target) -> Vec<Advice> {
     match target {
         Target::Machine(machine) => advise(shape, wanted, Place::Machine(machine)),
+        Target::Fixed(stock, split) => advise(shape, wanted, Place::Fixed(stock, *split)),
         Target::Gpus(Inventory { stocks, notes: _ }) => {
             // What has most memory needs the least change.
             let most = stocks.iter().max_by_key(|stock| stock.product.memory * stock.per_node * stock.nodes);

@@ -11,9 +11,15 @@ use crate::forecast::{Bound, Forecast, Point};
 impl Display for Report {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         self.model(f)?;
-        for placement in &self.placements {
-            writeln!(f)?;
-            write_placement(f, placement)?;
+        // The first is the one to take; of the others it is enough that they would do.
+        for (index, placement) in self.placements.iter().enumerate() {
+            if index <= 1 {
+                writeln!(f)?;
+            }
+            heading(f, placement)?;
+            if index == 0 {
+                details(f, placement)?;
+            }
         }
         if self.placements.is_empty() {
             writeln!(f, "\nthere are no GPUs to plan for")?;
@@ -111,13 +117,12 @@ fn row(f: &mut Formatter<'_>, what: &str, value: &str) -> fmt::Result {
     writeln!(f, "  {what:<22}{value}")
 }
 
-fn write_placement(f: &mut Formatter<'_>, placement: &Placement) -> fmt::Result {
-    let Placement { hardware, fits, footprint, usable, streams_that_fit, forecast } = placement;
-    let verdict = if *fits { "fits" } else { "does not fit" };
-    let each = match hardware {
+/// What a model is placed on, and whether it fits.
+fn heading(f: &mut Formatter<'_>, placement: &Placement) -> fmt::Result {
+    let verdict = if placement.fits { "fits" } else { "does not fit" };
+    match &placement.hardware {
         Hardware::Cpu { machine } => {
-            writeln!(f, "this CPU, {}: {verdict}", plural(machine.threads, "thread"))?;
-            "in memory"
+            writeln!(f, "this CPU, {}: {verdict}", plural(machine.threads, "thread"))
         }
         Hardware::Gpu { product, count: gpus, nodes, split } => {
             let spread = match gpus {
@@ -129,9 +134,17 @@ fn write_placement(f: &mut Formatter<'_>, placement: &Placement) -> fmt::Result 
                     plural(*nodes, "node")
                 ),
             };
-            writeln!(f, "{gpus} × {}{spread}: {verdict}", product.name)?;
-            if *gpus > 1 { "on the fullest GPU" } else { "on the GPU" }
+            writeln!(f, "{gpus} × {}{spread}: {verdict}", product.name)
         }
+    }
+}
+
+fn details(f: &mut Formatter<'_>, placement: &Placement) -> fmt::Result {
+    let Placement { hardware, fits, footprint, usable, streams_that_fit, forecast } = placement;
+    let each = match hardware {
+        Hardware::Cpu { .. } => "in memory",
+        Hardware::Gpu { count: 1, .. } => "on the GPU",
+        Hardware::Gpu { .. } => "on the fullest GPU",
     };
     let Footprint { weights, kv_cache, activations, logits, runtime, total } = footprint;
     row(f, "weights", &bytes(*weights as f64))?;

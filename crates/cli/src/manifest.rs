@@ -1,0 +1,5 @@
+//! The commands that read `LLMService` and `Model` objects from files and print what follows from them.
+
+pub(crate) mod crd;
+pub(crate) mod input;
+pub(crate) mod validate;

@@ -1,0 +1,26 @@
+//! Digests that pin what a source must be.
+
+use super::{Form, text_scalar, wrong};
+
+pub(super) const FORM: Form =
+    Form { pattern: "^sha256:[0-9a-f]{64}$", expected: "sha256: and 64 lower-case hexadecimal digits" };
+
+/// A SHA-256 with its prefix.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Digest {
+    text: String,
+}
+
+impl Digest {
+    /// # Errors
+    /// A sentence for the person who wrote the text.
+    pub fn parse(text: &str) -> Result<Digest, String> {
+        let hex = text.strip_prefix("sha256:").unwrap_or_default();
+        if hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
+            return Ok(Digest { text: text.to_owned() });
+        }
+        wrong(text, FORM)
+    }
+}
+
+text_scalar!(Digest, FORM);
