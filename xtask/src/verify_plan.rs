@@ -188,7 +188,7 @@ impl Plan {
         }
         #[derive(Deserialize)]
         struct Footprint {
-            total: f64,
+            peak: f64,
         }
         #[derive(Deserialize)]
         struct Forecast {
@@ -208,7 +208,7 @@ impl Plan {
             anyhow::Ok(point.tokens_per_second)
         };
         Ok(Plan {
-            memory: placement.footprint.total,
+            memory: placement.footprint.peak,
             prefill: at(&placement.forecast.prefill, PROMPT)?,
             short: at(&placement.forecast.decode, 128)?,
             long: at(&placement.forecast.decode, CONTEXT)?,
@@ -225,7 +225,7 @@ mod tests {
         let point =
             |context, rate| format!(r#"{{"context": {context}, "tokens_per_second": {rate}, "streams": 1}}"#);
         let json = format!(
-            r#"{{"placements": [{{"footprint": {{"total": 5}}, "forecast": {{"prefill": [{}], "decode": [{}, {}]}}}}]}}"#,
+            r#"{{"placements": [{{"footprint": {{"peak": 5}}, "forecast": {{"prefill": [{}], "decode": [{}, {}]}}}}]}}"#,
             point(512, 1),
             point(128, 2),
             point(4096, 3)

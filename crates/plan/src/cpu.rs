@@ -7,13 +7,15 @@
 //!              the same as bytes for the products
 //! logits       rows × vocabulary × 4 bytes; one stream's guesses have rows of their own
 //! runtime      the program's own pages, the tokenizer, buffers of threads and connections
+//!
+//! loading      weights, the embedding once more as the file has it, and the program: more than all that only with little KV
 //! ```
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::footprint::{Footprint, Load, Term};
+use crate::footprint::{Footprint, Load, Term, bytes};
 use crate::shape::{Group, Shape};
 use crate::types::TypeShare;
 
@@ -74,8 +76,8 @@ const BLOCK_TOKENS: u64 = 16;
 const FFN_ROWS: u64 = 384;
 /// Rows of logits that guesses of one stream ask for at most, its own included.
 const GUESSED: u64 = 17;
-/// Pages of the program that a server touches, its heap without a model, stacks and sockets.
-const PROGRAM: u64 = 16_000_000;
+/// Pages of the program that a server touches (17 MB of `RssFile`), its heap without a model, stacks and sockets.
+const PROGRAM: u64 = 18_000_000;
 /// What the tokenizer keeps for each token of the vocabulary: its text, its merge, entries of two tables.
 const TOKENIZER_PER_TOKEN: u64 = 55;
 /// Tables of character classes and patterns.
@@ -98,7 +100,7 @@ pub fn on_cpu(
     // An embedding of its own is kept as it is stored; a tied one is the packed output projection.
     let embedding = match shape.tied_embeddings {
         true => packed(weights, Group::Embedding),
-        false => weights.get(&Group::Embedding).into_iter().flatten().map(|share| share.bytes).sum(),
+        false => bytes(weights, Group::Embedding),
     };
     let packed = embedding
         + [Group::Output, Group::Layers, Group::Experts]
@@ -121,7 +123,11 @@ pub fn on_cpu(
         Term { what: "tokenizer", bytes: TOKENIZER + TOKENIZER_PER_TOKEN * shape.vocab_size },
         Term { what: "threads", bytes: PER_THREAD * threads },
     ];
-    Footprint::sum(packed, kv_cache, activations, logit_rows * shape.vocab_size * 4, runtime)
+    let fixed: u64 = runtime.iter().map(|term| term.bytes).sum();
+    let stored = [Group::Embedding, Group::Output].map(|group| bytes(weights, group)).into_iter().max();
+    let loading = packed + fixed + stored.unwrap_or(0);
+    let steady = Footprint::sum(packed, kv_cache, activations, logit_rows * shape.vocab_size * 4, runtime);
+    Footprint { peak: loading.max(steady.total), ..steady }
 }
 
 #[cfg(test)]

@@ -84,7 +84,7 @@ pub fn usable(product: &Product) -> u64 {
 pub fn on_machine(shape: &Shape, wanted: &Wanted, machine: &Machine) -> Placement {
     let weights = wanted.weights(shape);
     let footprint = cpu::on_cpu(shape, &weights, &wanted.load, machine.threads);
-    let fits = footprint.total <= machine.memory;
+    let fits = footprint.peak <= machine.memory;
     let per_stream = wanted.load.context * wanted.load.kv_cache.bytes_per_token(shape);
     Placement {
         fits,
@@ -104,7 +104,7 @@ pub fn on_stock(shape: &Shape, wanted: &Wanted, stock: &Stock) -> Placement {
     let mut least: Option<(Split, Footprint)> = None;
     for split in splits(shape, *per_node, *nodes) {
         let footprint = footprint::on_gpu(shape, &weights, &wanted.load, split);
-        if footprint.total <= usable {
+        if footprint.peak <= usable {
             return place(shape, wanted, &weights, stock, (split, footprint));
         }
         if least.as_ref().is_none_or(|(_, least)| footprint.total < least.total) {
@@ -130,7 +130,7 @@ fn place(
     (split, footprint): (Split, Footprint),
 ) -> Placement {
     let usable = usable(&stock.product);
-    let fits = footprint.total <= usable;
+    let fits = footprint.peak <= usable;
     let speed = stock.product.speed.as_ref().filter(|_| fits);
     let shares = split.shares(shape);
     let per_token = wanted.load.kv_cache.bytes_per_token(shape) as f64 * shares.kv * shares.layers;

@@ -82,6 +82,8 @@ pub struct Footprint {
     pub runtime: Vec<Term>,
     /// All together.
     pub total: u64,
+    /// The most that there is at any time: that, or more while the model is loaded.
+    pub peak: u64,
 }
 
 /// A named number of bytes.
@@ -103,7 +105,7 @@ impl Footprint {
     ) -> Footprint {
         let terms: u64 = runtime.iter().map(|term| term.bytes).sum();
         let total = weights + kv_cache + activations + logits + terms;
-        Footprint { weights, kv_cache, activations, logits, runtime, total }
+        Footprint { weights, kv_cache, activations, logits, runtime, total, peak: total }
     }
 
     /// All but keys and values.

@@ -146,7 +146,7 @@ fn details(f: &mut Formatter<'_>, placement: &Placement) -> fmt::Result {
         Hardware::Gpu { count: 1, .. } => "on the GPU",
         Hardware::Gpu { .. } => "on the fullest GPU",
     };
-    let Footprint { weights, kv_cache, activations, logits, runtime, total } = footprint;
+    let Footprint { weights, kv_cache, activations, logits, runtime, total, peak } = footprint;
     row(f, "weights", &bytes(*weights as f64))?;
     row(f, "KV cache", &bytes(*kv_cache as f64))?;
     row(f, "activations", &bytes(*activations as f64))?;
@@ -156,10 +156,13 @@ fn details(f: &mut Formatter<'_>, placement: &Placement) -> fmt::Result {
     }
     let total_of = format!("{} {each}, of {} usable", bytes(*total as f64), bytes(*usable as f64));
     row(f, "total", &total_of)?;
+    if peak > total {
+        row(f, "while it is loaded", &bytes(*peak as f64))?;
+    }
     match streams_that_fit {
         Some(streams) if *fits => row(f, "room for", &plural(*streams, "stream"))?,
         Some(_) | None => {
-            let missing = total.saturating_sub(*usable);
+            let missing = peak.saturating_sub(*usable);
             if missing > 0 {
                 row(f, "missing", &bytes(missing as f64))?;
             }
