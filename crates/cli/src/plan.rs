@@ -33,16 +33,16 @@ pub(crate) struct Args {
     #[arg(long, value_name = "SCHEME")]
     quantize: Option<String>,
     /// Tokens of prompt and answer of a stream; the model's own limit but at most 8192 if absent
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1 << 26))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=MOST_CONTEXT))]
     context: Option<u64>,
     /// Streams at the same time, all of full length; one if absent
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1 << 16))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=MOST_STREAMS))]
     streams: Option<u64>,
     /// What keys and values are stored as; f16 if absent
     #[arg(long, value_enum, value_name = "TYPE")]
     kv_cache: Option<KvCache>,
     /// Most tokens that are computed in one step; 512 on CPUs and 2048 on GPUs if absent
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=MOST_BATCH))]
     batch_tokens: Option<u64>,
     /// Plan for this GPU, at most so many of it; without this and --nodes the plan is for this machine's CPU
     #[arg(long, value_name = "PRODUCT[:COUNT]", conflicts_with = "nodes")]
@@ -101,6 +101,11 @@ enum KvCache {
     Fp8,
 }
 
+/// More is nobody's; formulas multiply these.
+const MOST_CONTEXT: u64 = 1 << 26;
+const MOST_STREAMS: u64 = 1 << 16;
+const MOST_BATCH: u64 = 1 << 20;
+
 /// Longest context that is planned for unless somebody asks.
 const CONTEXT: u64 = 8192;
 /// Tokens of a step, as servers have them by default: Wharf on CPUs, engines on GPUs.
@@ -157,12 +162,13 @@ fn wanted(args: &Args, asked: &Asked, header: &Header) -> anyhow::Result<Wanted>
     if kv_cache == KvType::Fp8 && !on_gpus {
         bail!("there are no fp8 keys and values on CPUs; use int8");
     }
+    let context = args.context.or(asked.context).unwrap_or(header.shape.context_length.min(CONTEXT));
     Ok(Wanted {
         scheme: args.quantize.as_deref().map(str::parse::<Scheme>).transpose()?.or(asked.scheme),
         load: Load {
-            context: args.context.or(asked.context).unwrap_or(header.shape.context_length.min(CONTEXT)),
-            streams: args.streams.or(asked.streams).unwrap_or(1),
-            batch_tokens: args.batch_tokens.or(asked.batch_tokens).unwrap_or(default_batch),
+            context: context.min(MOST_CONTEXT),
+            streams: args.streams.or(asked.streams).unwrap_or(1).min(MOST_STREAMS),
+            batch_tokens: args.batch_tokens.or(asked.batch_tokens).unwrap_or(default_batch).min(MOST_BATCH),
             kv_cache,
         },
     })

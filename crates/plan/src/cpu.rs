@@ -109,7 +109,7 @@ pub fn on_cpu(
             .sum::<u64>()
         + 4 * shape.elements(Group::Rest);
     let tokens = load.context.next_multiple_of(BLOCK_TOKENS) * load.streams;
-    let kv_cache = tokens * load.kv_cache.bytes_per_token(shape);
+    let kv_cache = tokens.saturating_mul(load.kv_cache.bytes_per_token(shape));
     let rows = load.batch_tokens.min(load.context * load.streams);
     let (hidden, q, kv) = (shape.hidden_size, shape.query_width(), shape.kv_width());
     let inner = shape.experts.map_or(shape.ffn_size, |experts| experts.ffn_size.max(shape.ffn_size));

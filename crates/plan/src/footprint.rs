@@ -104,7 +104,8 @@ impl Footprint {
         runtime: Vec<Term>,
     ) -> Footprint {
         let terms: u64 = runtime.iter().map(|term| term.bytes).sum();
-        let total = weights + kv_cache + activations + logits + terms;
+        // Keys and values of absurd loads saturate, and fit nowhere.
+        let total = kv_cache.saturating_add(weights + activations + logits + terms);
         Footprint { weights, kv_cache, activations, logits, runtime, total, peak: total }
     }
 

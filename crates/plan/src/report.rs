@@ -132,7 +132,7 @@ impl Report {
             kv_cache: KvReport {
                 bytes_per_token: per_token,
                 bytes_per_stream: per_token * wanted.load.context,
-                bytes: per_token * wanted.load.context * wanted.load.streams,
+                bytes: (per_token * wanted.load.context).saturating_mul(wanted.load.streams),
             },
             placements,
             fits,

@@ -132,6 +132,8 @@ impl Shape {
         sizes.iter().all(|n| (1..=1 << 16).contains(n))
             && widths.iter().all(|n| (1..=1 << 32).contains(n))
             && self.n_heads.is_multiple_of(self.n_kv_heads)
+            && self.n_layers * self.n_kv_heads * self.head_dim < 1 << 28
+            && widest <= f64::from(u32::MAX)
             && per_layer * self.n_layers as f64 + 2.0 * self.vocab_size as f64 * (self.hidden_size as f64)
                 < 1e16
     }
