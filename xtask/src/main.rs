@@ -15,6 +15,7 @@ mod server;
 mod shell;
 mod tidy;
 mod verify_formats;
+mod verify_manifests;
 mod verify_peers;
 mod verify_plan;
 
@@ -39,6 +40,7 @@ enum Command {
     Fuzz(fuzz::Args),
     Tidy(tidy::Args),
     VerifyFormats(verify_formats::Args),
+    VerifyManifests(verify_manifests::Args),
     VerifyPeers(verify_peers::Args),
     VerifyPlan(verify_plan::Args),
 }
@@ -52,6 +54,7 @@ fn main() -> ExitCode {
         Command::Fuzz(args) => fuzz::run(&args),
         Command::Tidy(args) => tidy::run(&args),
         Command::VerifyFormats(args) => verify_formats::run(&args),
+        Command::VerifyManifests(args) => verify_manifests::run(&args),
         Command::VerifyPeers(args) => verify_peers::run(&args),
         Command::VerifyPlan(args) => verify_plan::run(&args),
     };

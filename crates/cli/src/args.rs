@@ -20,6 +20,7 @@ pub(crate) enum Command {
     Serve(serve::Args),
     Chat(chat::Args),
     Validate(manifest::validate::Args),
+    Render(manifest::render::Args),
     Crd(manifest::crd::Args),
     Inspect(model::inspect::Args),
     Plan(Box<plan::Args>),

@@ -52,6 +52,9 @@ pub(crate) struct Args {
     /// Go on with an interrupted run, to the same result
     #[arg(long)]
     resume: bool,
+    /// For a job that may be started again: succeed when OUT is there, go on where a run stopped, start where there was none
+    #[arg(long, conflicts_with = "resume")]
+    retry: bool,
     /// Train with so many processes, each with its part of every batch and of the threads
     #[arg(long, value_name = "N", default_value_t = 1)]
     data_parallel: usize,
@@ -190,6 +193,10 @@ enum Precision {
 
 /// Runs the command to its end.
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+    if args.retry && args.out.exists() {
+        eprintln!("{} is there already", args.out.display());
+        return Ok(());
+    }
     let teacher = Model::open(&args.teacher)
         .with_context(|| format!("failed to open the teacher {}", args.teacher.display()))
         .bad_input()?;
@@ -214,7 +221,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let run = Run {
         threads: (threads / args.data_parallel.max(1)).max(1),
         processes,
-        resume: args.resume,
+        resume: args.resume || (args.retry && distill::is_begun(&args.out)),
         stop: &stop,
     };
     let outcome = distill::run(&recipe, &text, run, &mut |event| progress.show(&event));

@@ -46,6 +46,7 @@ fn run(cli: Cli, env: &Env) -> Result<(), Failure> {
         Command::Serve(args) => serve::run(&args, env),
         Command::Chat(args) => chat::run(&args, env),
         Command::Validate(args) => manifest::validate::run(&args),
+        Command::Render(args) => manifest::render::run(&args),
         Command::Crd(args) => manifest::crd::run(&args),
         Command::Inspect(args) => model::inspect::run(&args),
         Command::Plan(args) => plan::run(&args),

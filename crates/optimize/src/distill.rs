@@ -33,7 +33,7 @@ pub use export::Format;
 pub use layers::{Kept, parse_list};
 pub use loss::{Divergence, Objective};
 pub use optimizer::Optimizer;
-pub use recipe::Recipe;
+pub use recipe::{Recipe, is_begun};
 pub use report::{Line, Report, StepLine, Validation};
 pub use student::{Student, Width};
 pub use trainer::{Event, Outcome, Processes, Run, run};

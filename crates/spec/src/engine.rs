@@ -29,6 +29,8 @@ pub struct Abilities {
     pub tls: bool,
     /// Takes defaults for requests.
     pub request_defaults: bool,
+    /// Takes penalties among them.
+    pub penalties: bool,
     /// How it can store keys and values.
     pub kv_cache: &'static [KvCacheType],
     /// Arguments that Wharf gives, and a user must not.
@@ -49,6 +51,7 @@ pub const ABILITIES: &[Abilities] = &[
         adapters: false,
         tls: true,
         request_defaults: true,
+        penalties: true,
         kv_cache: &[KvCacheType::F16, KvCacheType::Int8],
         reserved_args: &["--model", "--config", "--port", "--host", "--metrics-port", "--tensor-parallel"],
     },
@@ -64,6 +67,7 @@ pub const ABILITIES: &[Abilities] = &[
         adapters: true,
         tls: false,
         request_defaults: true,
+        penalties: false,
         kv_cache: &[KvCacheType::F16, KvCacheType::Fp8],
         reserved_args: &["--model", "--port", "--host", "--served-model-name", "--tensor-parallel-size"],
     },
@@ -79,6 +83,7 @@ pub const ABILITIES: &[Abilities] = &[
         adapters: true,
         tls: false,
         request_defaults: false,
+        penalties: false,
         kv_cache: &[KvCacheType::F16, KvCacheType::Fp8],
         reserved_args: &["--model-path", "--port", "--host", "--served-model-name", "--tp-size"],
     },
@@ -94,6 +99,7 @@ pub const ABILITIES: &[Abilities] = &[
         adapters: false,
         tls: false,
         request_defaults: true,
+        penalties: true,
         kv_cache: &[KvCacheType::F16, KvCacheType::Int8],
         reserved_args: &["--model", "-m", "--port", "--host", "--alias"],
     },
@@ -109,6 +115,7 @@ pub const ABILITIES: &[Abilities] = &[
         adapters: false,
         tls: false,
         request_defaults: false,
+        penalties: false,
         kv_cache: &[],
         reserved_args: &[],
     },

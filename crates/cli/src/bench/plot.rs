@@ -82,7 +82,7 @@ fn distribution(area: &Area<'_>, title: &str, values: &[f64]) -> DrawResult {
         .x_label_formatter(&|x| format!("{x}"))
         .y_desc("share of samples")
         .y_labels(6)
-        .y_label_formatter(&|y| format!("{:.0} %", y * 100.0))
+        .y_label_formatter(&|y: &f64| format!("{:.0} %", y * 100.0))
         .draw()?;
     chart.draw_series(LineSeries::new(steps(values, unit), BLUE.stroke_width(2)))?;
     for (name, q) in [("p50", 0.5), ("p95", 0.95), ("p99", 0.99)] {

@@ -36,6 +36,9 @@ pub(crate) struct Args {
     /// Look first at what this text sends into each matrix, and round by that [text default: a text that is built in]
     #[arg(long, value_name = "FILE", num_args = 0..=1)]
     calibrate: Option<Option<PathBuf>>,
+    /// For a job that may be started again: succeed when OUT is there
+    #[arg(long)]
+    retry: bool,
     /// Compare the new model with the old one on this text
     #[arg(long, value_name = "FILE")]
     text: Option<PathBuf>,
@@ -94,6 +97,10 @@ struct Outcome {
 
 /// Runs the command to its end.
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+    if args.retry && args.out.exists() {
+        eprintln!("{} is there already", args.out.display());
+        return Ok(());
+    }
     let model = judge::open(&args.source)?;
     let gate = Gate { perplexity: args.gate_ppl, divergence: args.gate_kl };
     let threads = args.threads.unwrap_or(CpuOptions::default().threads);

@@ -104,6 +104,22 @@ fn a_run_that_was_killed_goes_on_to_the_same_weights() {
 }
 
 #[test]
+fn a_job_that_is_started_again_goes_on_and_then_finds_its_work_done() {
+    let place = Place::new();
+    let mut child =
+        place.command("out", 14, &["--retry"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    place.wait_for_steps("out", 7);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let report = place.train("out", 14, &["--retry"]);
+    assert_eq!(report["steps"], 14);
+    let before = place.weights("out");
+    let again = Finished::from(place.command("out", 14, &["--retry"]).output().unwrap());
+    assert_eq!((again.code, again.err.contains("is there already")), (Some(0), true), "{again:?}");
+    assert_eq!(place.weights("out"), before);
+}
+
+#[test]
 fn two_processes_train_what_one_does() {
     let place = Place::new();
     let one = place.train("one", 8, &[]);

@@ -6,6 +6,7 @@ mod chat;
 mod distill;
 mod fake;
 mod large;
+mod manifest;
 mod optimize;
 mod pack_cache;
 mod plan;

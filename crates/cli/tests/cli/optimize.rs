@@ -151,3 +151,15 @@ fn models_of_different_vocabularies_cannot_be_compared() {
     assert_eq!(finished.code, Some(2));
     assert!(finished.err.contains("288") && finished.err.contains("300"), "{}", finished.err);
 }
+
+#[test]
+fn a_job_that_is_started_again_finds_its_work_done() {
+    let case = Case::new();
+    let out = case.path("q8.gguf");
+    assert_eq!(case.quantize(&out, &["--scheme", "q8_0", "--retry"]).code, Some(0));
+    let before = fs::read(&out).unwrap();
+    let again = case.quantize(&out, &["--scheme", "q8_0", "--retry"]);
+    assert_eq!((again.code, again.err.contains("is there already")), (Some(0), true), "{again:?}");
+    assert_eq!(fs::read(&out).unwrap(), before);
+    assert_eq!(case.quantize(&out, &["--scheme", "q8_0"]).code, Some(2));
+}

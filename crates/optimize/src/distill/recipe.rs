@@ -115,6 +115,11 @@ pub(super) struct WorkFolder {
     pub(super) root: PathBuf,
 }
 
+/// Whether a run to `out` was begun, and can be resumed.
+pub fn is_begun(out: &Path) -> bool {
+    WorkFolder::beside(out).recipe().is_file()
+}
+
 impl WorkFolder {
     pub(super) fn beside(out: &Path) -> WorkFolder {
         let mut name = out.file_name().unwrap_or_default().to_owned();
@@ -164,7 +169,7 @@ impl WorkFolder {
         }
         let path = self.recipe();
         if !resume {
-            if self.root.exists() {
+            if path.is_file() {
                 return Err(DistillError::Input(format!(
                     "{} holds an interrupted run; go on with --resume, or remove it",
                     self.root.display()

@@ -160,6 +160,11 @@ impl Quantize {
         }
     }
 
+    /// Whether rounding can look at a text first.
+    pub fn can_calibrate(self) -> bool {
+        !matches!(self, Quantize::Q8_0 | Quantize::Q6K | Quantize::Fp8)
+    }
+
     /// Whether the result is one GGUF file; otherwise it is a folder of safetensors.
     pub fn makes_gguf(self) -> bool {
         match self {

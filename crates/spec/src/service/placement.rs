@@ -21,7 +21,8 @@ pub struct Placement {
     pub priority_class: Option<String>,
     /// Label of nodes over whose values replicas are spread as evenly as can be.
     pub spread_over: String,
-    /// Folder of the node for compiled CUDA kernels, shared by pods of this engine; kept in the pod if absent.
+    /// Folder of the node for compiled CUDA kernels, shared by pods; kept in the pod if absent. The namespace must allow host paths,
+    /// which the Pod Security Standard `restricted` does not.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = "^/.+$"))]
     pub cuda_cache: Option<String>,

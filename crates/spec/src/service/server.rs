@@ -35,6 +35,8 @@ pub struct Server {
     pub defaults: RequestDefaults,
     /// Longest that an answer may take. A pod that is to go gets so long, and half a minute more, to finish what it began.
     pub longest_answer: Duration,
+    /// Longest that loading may take. A pod that takes longer is started anew.
+    pub longest_start: Duration,
 }
 
 impl Default for Server {
@@ -48,6 +50,7 @@ impl Default for Server {
             kv_cache: KvCache::default(),
             defaults: RequestDefaults::default(),
             longest_answer: Duration::parse("10m").expect("a duration"),
+            longest_start: Duration::parse("30m").expect("a duration"),
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::Findings;
 use crate::LLMService;
 use crate::engine::{abilities, engines_that};
-use crate::service::Engine;
+use crate::service::{Engine, RequestDefaults};
 
 pub(super) fn service(object: &LLMService, findings: &mut Findings<'_>) {
     let spec = &object.spec;
@@ -56,10 +56,23 @@ pub(super) fn service(object: &LLMService, findings: &mut Findings<'_>) {
             cannot("store keys and values so", engines_that(|row| row.kv_cache.contains(&kind))),
         );
     }
+    let defaults = &spec.server.defaults;
+    let only_length = RequestDefaults { max_tokens: defaults.max_tokens, ..RequestDefaults::default() };
+    // A custom engine is told the most tokens in its environment, and nothing else.
     findings.require(
-        can.request_defaults || spec.server.defaults == Default::default(),
+        can.request_defaults
+            || *defaults == only_length && (engine == Engine::Custom || defaults.max_tokens.is_none()),
         "spec.server.defaults",
         cannot("take defaults for requests", engines_that(|row| row.request_defaults)),
+    );
+    let penalties = [defaults.frequency_penalty, defaults.presence_penalty]
+        .into_iter()
+        .flatten()
+        .any(|value| value != 0.0);
+    findings.require(
+        can.penalties || !penalties,
+        "spec.server.defaults",
+        cannot("take penalties as defaults", engines_that(|row| row.penalties)),
     );
     findings.require(
         can.tls || spec.expose.tls.is_none() || !spec.expose.direct,

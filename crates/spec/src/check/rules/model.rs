@@ -61,6 +61,10 @@ pub(super) fn service(object: &LLMService, findings: &mut Findings<'_>) {
             engine(spec.runtime.engine, scheme, findings);
         }
     }
+    let made = model.optimize.as_ref().is_some_and(|optimise| optimise.quantize.is_some());
+    if let (Some(source), false) = (&model.source, made) {
+        format(spec.runtime.engine, source, findings);
+    }
     let mut seen = std::collections::BTreeSet::new();
     for (index, adapter) in model.adapters.iter().enumerate() {
         let path = format!("spec.model.adapters[{index}].name");
@@ -134,6 +138,26 @@ fn optimize(optimise: &Optimize, findings: &mut Findings<'_>) {
             "is required: the text to train on",
         );
     }
+}
+
+/// Whether the engine reads a source as it is, as far as its name tells.
+fn format(engine: Engine, source: &crate::scalar::Source, findings: &mut Findings<'_>) {
+    let row = crate::engine::abilities(engine);
+    let gguf = source.last_segment().ends_with(".gguf");
+    let name = engine.name();
+    findings.require(
+        !gguf || row.gguf,
+        "spec.model.source",
+        format!(
+            "is a GGUF file, which {name} does not read; engines that do: {}",
+            crate::engine::engines_that(|row| row.gguf)
+        ),
+    );
+    findings.require(
+        gguf || row.safetensors || source.scheme() == "oci",
+        "spec.model.source",
+        format!("must name a .gguf file for {name}, unless optimize.quantize makes one"),
+    );
 }
 
 /// Whether the engine reads what the scheme makes.

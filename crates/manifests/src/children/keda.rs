@@ -1,0 +1,89 @@
+//! KEDA's ScaledObject: the same targets through Wharf's scaler, or through Prometheus where there is no scaler of ours.
+
+use serde_json::{Value, json};
+use wharf_spec::service::{ScalingMode, Targets};
+
+use super::autoscaler;
+use crate::Mode;
+use crate::facts::Facts;
+use crate::names::{self, SERVICE};
+
+pub(super) fn objects(facts: &Facts<'_>) -> Vec<Value> {
+    let scaling = &facts.spec.scaling;
+    if scaling.mode != ScalingMode::Keda {
+        return Vec::new();
+    }
+    let labels = names::labels(SERVICE, facts.name);
+    let mut object = names::object("keda.sh/v1alpha1", "ScaledObject", facts.name, facts.namespace, labels);
+    object["spec"] = json!({
+        "scaleTargetRef": autoscaler::target(facts),
+        "minReplicaCount": scaling.min,
+        "maxReplicaCount": scaling.most(),
+        "cooldownPeriod": scaling.idle_after.whole_seconds(),
+        "advanced": {
+            "horizontalPodAutoscalerConfig": {"name": facts.name, "behavior": autoscaler::behavior(facts)},
+        },
+        "triggers": triggers(facts),
+    });
+    vec![object]
+}
+
+fn triggers(facts: &Facts<'_>) -> Vec<Value> {
+    let scaling = &facts.spec.scaling;
+    let Targets { concurrency, requests_per_second, queue, kv_cache, gpu, cpu, memory, ttft_p95: _ } =
+        &scaling.target;
+    let mut triggers = Vec::new();
+    for (kind, percent) in [("cpu", cpu), ("memory", memory)] {
+        if let Some(percent) = percent {
+            triggers.push(json!({
+                "type": kind, "metricType": "Utilization", "metadata": {"value": percent.to_string()},
+            }));
+        }
+    }
+    let targets = [
+        ("requests_per_second", requests_per_second.as_ref().map(|rate| rate.milli() as f64 / 1000.0)),
+        ("requests_running", concurrency.map(f64::from)),
+        ("requests_waiting", queue.map(f64::from)),
+        ("kv_cache_usage", kv_cache.as_ref().map(|share| share.ratio())),
+        ("gpu_utilization", gpu.map(f64::from)),
+    ];
+    for (metric, target) in targets {
+        if let Some(target) = target {
+            triggers.push(trigger(facts, metric, target));
+        }
+    }
+    for schedule in &scaling.schedules {
+        triggers.push(json!({"type": "cron", "metadata": {
+            "timezone": schedule.time_zone, "start": schedule.start, "end": schedule.end,
+            "desiredReplicas": schedule.min.to_string(),
+        }}));
+    }
+    triggers
+}
+
+fn trigger(facts: &Facts<'_>, metric: &str, target: f64) -> Value {
+    match facts.mode {
+        Mode::Managed => json!({"type": "external-push", "metadata": {
+            "scalerAddress": facts.settings.scaler_address, "service": facts.name, "metric": metric, "target": target.to_string(),
+        }}),
+        Mode::Standalone => json!({"type": "prometheus", "metadata": {
+            "serverAddress": facts.settings.prometheus_url, "query": query(facts, metric), "threshold": target.to_string(),
+        }}),
+    }
+}
+
+/// The sum over all pods: KEDA divides it by the target.
+fn query(facts: &Facts<'_>, metric: &str) -> String {
+    let service = super::services::pods_name(facts);
+    let of = format!("{{service=\"{service}\"}}");
+    match metric {
+        "requests_per_second" => format!("sum(rate(vllm:request_success_total{of}[1m]))"),
+        "requests_running" => format!("sum(vllm:num_requests_running{of})"),
+        "requests_waiting" => format!("sum(vllm:num_requests_waiting{of})"),
+        "kv_cache_usage" => format!("sum(vllm:kv_cache_usage_perc{of})"),
+        _ => {
+            let pods = format!("{{pod=~\"{}-.*\"}}", facts.name);
+            format!("sum(DCGM_FI_DEV_GPU_UTIL{pods})")
+        }
+    }
+}

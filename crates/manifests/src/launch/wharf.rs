@@ -1,0 +1,98 @@
+//! Wharf's own server: everything is in its configuration files.
+
+use serde_json::{Map, Value, json};
+use wharf_spec::service::{KvCacheType, LogStyle};
+
+use super::Launch;
+use crate::facts::Facts;
+use crate::names;
+
+/// Folder of the configuration files in the pod.
+pub(crate) const CONFIG: &str = "/etc/wharf";
+/// Folder of the certificate in the pod.
+pub(crate) const TLS: &str = "/etc/wharf-tls";
+
+pub(super) fn launch(facts: &Facts<'_>) -> Launch {
+    let args: Vec<String> = ["serve", "--config", CONFIG].map(str::to_owned).to_vec();
+    Launch {
+        command: vec!["wharf".to_owned()],
+        worker_args: args.clone(),
+        args,
+        env: Vec::new(),
+        http: names::HTTP,
+        metrics: (names::METRICS, "/metrics".to_owned()),
+        liveness: "/health".to_owned(),
+        readiness: "/ready".to_owned(),
+        api_key: Some("API_KEY"),
+        config: Some(config(facts)),
+    }
+}
+
+/// `model_config.json` and `server_config.yaml`, as the server reads them (`docs/reference/config.md`).
+fn config(facts: &Facts<'_>) -> Value {
+    let spec = facts.spec;
+    let (server, defaults) = (&spec.server, &spec.server.defaults);
+    let mut model = Fields::default();
+    model.set("model_path", Some(&facts.artifact.path));
+    model.set("model_name", Some(facts.served_name()));
+    model.set("max_tokens", defaults.max_tokens);
+    model.set("temperature", defaults.temperature);
+    model.set("top_p", defaults.top_p);
+    model.set("frequency_penalty", defaults.frequency_penalty);
+    model.set("presence_penalty", defaults.presence_penalty);
+
+    let mut settings = Fields::default();
+    settings.set("host", Some("0.0.0.0"));
+    settings.set("port", Some(names::HTTP));
+    settings.set("metrics_port", Some(names::METRICS));
+    if facts.serves_tls() {
+        settings.set("https_port", Some(names::HTTPS));
+        settings.set("tls_cert", Some(format!("{TLS}/tls.crt")));
+        settings.set("tls_key", Some(format!("{TLS}/tls.key")));
+    }
+    settings.set("max_workers", server.max_workers);
+    settings.set("max_model_len", server.max_model_len);
+    settings.set("max_num_seqs", server.max_num_seqs);
+    settings.set("max_num_batched_tokens", server.max_num_batched_tokens);
+    settings.set("max_waiting", server.max_waiting);
+    settings.set("kv_cache_bytes", server.kv_cache.size.as_ref().map(|size| size.units()));
+    settings.set(
+        "kv_cache_dtype",
+        server.kv_cache.kind.map(|kind| match kind {
+            KvCacheType::F16 => "f16",
+            KvCacheType::Int8 => "int8",
+            KvCacheType::Fp8 => "fp8",
+        }),
+    );
+    let parallelism = &spec.parallelism;
+    settings.set("tensor_parallel", Some(parallelism.tensor).filter(|ranks| *ranks > 1));
+    settings.set("pipeline_parallel", Some(parallelism.pipeline).filter(|ranks| *ranks > 1));
+    settings.set("rank_port", facts.is_group().then_some(names::RANKS));
+    settings.set("pack_cache", Some("/cache/packed"));
+    settings.set("drain_grace_seconds", Some(server.longest_answer.whole_seconds()));
+    settings.set(
+        "log_format",
+        Some(match spec.observability.logs.format {
+            LogStyle::Json => "json",
+            LogStyle::Text => "text",
+        }),
+    );
+    settings.set("log_level", Some(spec.observability.logs.level.name()));
+
+    let model = serde_json::to_string_pretty(&model.0).expect("JSON has a form in text");
+    let server = serde_saphyr::to_string(&json!({"server": settings.0})).expect("JSON has a form in YAML");
+    json!({"model_config.json": model + "\n", "server_config.yaml": server})
+}
+
+/// Fields of a configuration; those without a value are left out.
+#[derive(Default)]
+struct Fields(Map<String, Value>);
+
+impl Fields {
+    fn set(&mut self, name: &str, value: Option<impl serde::Serialize>) {
+        if let Some(value) = value {
+            let value = serde_json::to_value(value).expect("plain values have a form in JSON");
+            self.0.insert(name.to_owned(), value);
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! Versions of a service: the colours that run side by side during a release.
+
+use serde::Serialize;
+use wharf_spec::LLMService;
+use wharf_spec::service::{ScalingMode, Strategy};
+
+/// Which of two versions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Colour {
+    /// The first, and every odd release.
+    Blue,
+    /// The other.
+    Green,
+}
+
+impl Colour {
+    /// The label's value.
+    pub fn name(self) -> &'static str {
+        match self {
+            Colour::Blue => "blue",
+            Colour::Green => "green",
+        }
+    }
+
+    /// The colour that is free for a next release.
+    pub fn other(self) -> Colour {
+        match self {
+            Colour::Blue => Colour::Green,
+            Colour::Green => Colour::Blue,
+        }
+    }
+}
+
+/// A version of a service that runs, or is to run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Version {
+    /// Which.
+    pub colour: Colour,
+    /// How many replicas it should have.
+    pub replicas: u32,
+    /// The service as it was when this version was released; the present one if absent.
+    pub released: Option<Box<LLMService>>,
+}
+
+/// The versions of a service, and which of them serves.
+#[derive(Clone, Debug, PartialEq)]
+pub struct State {
+    /// One, or two during a release.
+    pub versions: Vec<Version>,
+    /// The one that Services select where traffic does not go through the gateway.
+    pub serving: Colour,
+}
+
+impl State {
+    /// A service that is new: one version, with as many replicas as it should begin with.
+    pub fn fresh(service: &LLMService) -> State {
+        let replicas = begin_with(service);
+        State {
+            versions: vec![Version { colour: Colour::Blue, replicas, released: None }],
+            serving: Colour::Blue,
+        }
+    }
+
+    /// A release under way: the old version serves, and the new one stands beside it.
+    pub fn releasing(old: &LLMService, new: &LLMService) -> State {
+        let before = Version {
+            colour: Colour::Blue,
+            replicas: begin_with(old),
+            released: Some(Box::new(old.clone())),
+        };
+        let after = Version { colour: Colour::Green, replicas: begin_with(new), released: None };
+        State { versions: vec![before, after], serving: Colour::Blue }
+    }
+}
+
+/// Replicas that a version begins with: what is asked for, within the bounds of scaling.
+fn begin_with(service: &LLMService) -> u32 {
+    let (wanted, scaling) = (service.spec.replicas, &service.spec.scaling);
+    match scaling.mode {
+        ScalingMode::None => wanted,
+        ScalingMode::Native | ScalingMode::Hpa | ScalingMode::Keda => {
+            wanted.clamp(scaling.min, scaling.most())
+        }
+    }
+}
+
+/// Whether a release makes a second set of pods beside the first.
+pub(crate) fn has_colours(strategy: Strategy) -> bool {
+    match strategy {
+        Strategy::BlueGreen | Strategy::Canary => true,
+        Strategy::Rolling | Strategy::Recreate => false,
+    }
+}
