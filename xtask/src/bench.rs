@@ -11,7 +11,7 @@ mod peers;
 mod plot;
 mod report;
 mod rows;
-mod served;
+pub(crate) mod served;
 mod stats;
 
 use std::collections::BTreeMap;

@@ -18,6 +18,7 @@ mod verify_fetch;
 mod verify_formats;
 mod verify_manifests;
 mod verify_peers;
+mod verify_plan;
 
 use std::process::ExitCode;
 
@@ -43,6 +44,7 @@ enum Command {
     VerifyFormats(verify_formats::Args),
     VerifyManifests(verify_manifests::Args),
     VerifyPeers(verify_peers::Args),
+    VerifyPlan(verify_plan::Args),
 }
 
 fn main() -> ExitCode {
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
         Command::VerifyFormats(args) => verify_formats::run(&args),
         Command::VerifyManifests(args) => verify_manifests::run(&args),
         Command::VerifyPeers(args) => verify_peers::run(&args),
+        Command::VerifyPlan(args) => verify_plan::run(&args),
     };
     match outcome {
         Ok(code) => code,

@@ -3,7 +3,7 @@
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::{bench, chat, distill, fetch, manifest, model, optimize, serve};
+use crate::{bench, chat, distill, fetch, manifest, model, optimize, plan, serve};
 
 /// From raw weights to a served model, in one binary
 #[derive(Parser)]
@@ -24,6 +24,7 @@ pub(crate) enum Command {
     Crd(manifest::crd::Args),
     Fetch(Box<fetch::Args>),
     Inspect(model::inspect::Args),
+    Plan(Box<plan::Args>),
     Quantize(optimize::quantize::Args),
     Eval(optimize::eval::Args),
     Shard(model::shard::Args),

@@ -14,6 +14,7 @@ mod meter;
 mod model;
 mod openai;
 mod optimize;
+mod plan;
 #[cfg(test)]
 mod reference;
 mod serve;
@@ -50,6 +51,7 @@ fn run(cli: Cli, env: &Env) -> Result<(), Failure> {
         Command::Crd(args) => manifest::crd::run(&args),
         Command::Fetch(args) => fetch::run(&args, env),
         Command::Inspect(args) => model::inspect::run(&args),
+        Command::Plan(args) => plan::run(&args),
         Command::Quantize(args) => optimize::quantize::run(&args),
         Command::Eval(args) => optimize::eval::run(&args),
         Command::Shard(args) => model::shard::run(&args),

@@ -2,6 +2,6 @@
 
 pub(crate) mod inspect;
 pub(crate) mod load;
-mod memory;
+pub(crate) mod memory;
 pub(crate) mod shard;
 pub(crate) mod text;

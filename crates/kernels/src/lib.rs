@@ -22,6 +22,7 @@ mod math;
 pub mod matmul;
 pub mod matrix;
 pub mod ops;
+pub mod probe;
 mod round;
 mod simd;
 pub mod team;

@@ -8,5 +8,5 @@ pub mod write;
 
 pub use error::GgufError;
 pub use metadata::{Array, Metadata, Value};
-pub use parse::{Gguf, TensorInfo, parse};
+pub use parse::{Gguf, TensorInfo, parse, parse_front};
 pub use split::{SplitName, split_name};

@@ -3,6 +3,7 @@
 
 mod compressed;
 mod gguf_files;
+mod header;
 mod hf_files;
 
 use std::fs;
@@ -14,7 +15,7 @@ use thiserror::Error;
 use crate::arch::{Architecture, ConfigError};
 use crate::config::ModelConfig;
 use crate::generation::GenerationDefaults;
-use crate::gguf::{GgufError, Metadata};
+use crate::gguf::{GgufError, Metadata, TensorInfo};
 use crate::safetensors::SafetensorsError;
 use crate::shard::folder::Held;
 use crate::weights::{Weights, WeightsError};
@@ -199,6 +200,21 @@ impl Model {
     /// The shape that a config.json describes, for a model whose weights do not exist yet.
     pub fn read_config(path: &Path) -> Result<ModelConfig, OpenError> {
         hf_files::read_config(path)
+    }
+
+    /// As [`Model::read_config`], of the text of a config.json that came from `path`, wherever that is.
+    pub fn config_of_json(json: &[u8], path: &Path) -> Result<ModelConfig, OpenError> {
+        hf_files::config_of(json, path)
+    }
+
+    /// The shape that metadata and directory of a GGUF file describe, none of whose tensors is read. Rotary factors that a tensor
+    /// holds are taken for ones, so what comes of this says how large a model is and is not to be computed with.
+    pub fn config_of_gguf(
+        metadata: &Metadata,
+        tensors: &[TensorInfo],
+        path: &Path,
+    ) -> Result<ModelConfig, OpenError> {
+        header::config_of_gguf(metadata, tensors, path)
     }
 
     /// [`Model::open`] with choices.

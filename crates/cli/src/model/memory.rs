@@ -41,7 +41,7 @@ pub(super) fn plan(wanted: Wanted, free: u64) -> KvPlan {
 }
 
 /// Bytes that this process may still take: what the kernel has available, within the container's limit.
-pub(super) fn free() -> u64 {
+pub(crate) fn free() -> u64 {
     let read = |path: &str| std::fs::read_to_string(Path::new(path)).ok();
     let machine = read("/proc/meminfo").and_then(|text| available(&text));
     let container = read("/sys/fs/cgroup/memory.max").zip(read("/sys/fs/cgroup/memory.current"));

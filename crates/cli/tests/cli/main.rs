@@ -10,6 +10,7 @@ mod large;
 mod manifest;
 mod optimize;
 mod pack_cache;
+mod plan;
 mod ranks;
 mod serve;
 mod wharf;

@@ -77,6 +77,12 @@ fn read_preamble(bytes: &[u8]) -> Result<(Preamble, Cursor<'_>), GgufError> {
 
 /// Parses the header, metadata and tensor directory of `bytes`, a whole file.
 pub fn parse(bytes: &[u8]) -> Result<Gguf, GgufError> {
+    parse_front(bytes, bytes.len())
+}
+
+/// As [`parse`], of the front of a file of `size` bytes, whose tensors need not be there. A front that ends too early is
+/// [`GgufError::Truncated`]: a longer one may do.
+pub fn parse_front(bytes: &[u8], size: usize) -> Result<Gguf, GgufError> {
     let (Preamble { version, n_tensors, n_keys }, mut cursor) = read_preamble(bytes)?;
     let metadata = read_metadata(&mut cursor, n_keys)?;
     let alignment = alignment(&metadata)?;
@@ -84,7 +90,7 @@ pub fn parse(bytes: &[u8]) -> Result<Gguf, GgufError> {
     let data_start = (cursor.at as u64).next_multiple_of(alignment);
     let tensors = entries
         .into_iter()
-        .map(|entry| entry.locate(data_start, alignment, bytes.len()))
+        .map(|entry| entry.locate(data_start, alignment, size))
         .collect::<Result<Vec<_>, _>>()?;
     refuse_overlap(&tensors)?;
     Ok(Gguf { version, alignment: alignment as usize, metadata, tensors })

@@ -59,6 +59,11 @@ pub(super) fn read_config(path: &Path) -> Result<ModelConfig, OpenError> {
     Ok(configuration(&root, path, OpenOptions::default())?.1)
 }
 
+/// As [`read_config`], of a text that is at hand.
+pub(super) fn config_of(json: &[u8], path: &Path) -> Result<ModelConfig, OpenError> {
+    Ok(configuration(&object(json, path)?, path, OpenOptions::default())?.1)
+}
+
 fn configuration(
     root: &Map<String, Value>,
     path: &Path,
@@ -91,10 +96,13 @@ fn architecture(
 
 /// A JSON object, or `None` when there is no such file.
 fn read_object(path: &Path) -> Result<Option<Map<String, Value>>, OpenError> {
-    let Some(bytes) = read_json_bytes(path)? else { return Ok(None) };
+    read_json_bytes(path)?.map(|bytes| object(&bytes, path)).transpose()
+}
+
+fn object(json: &[u8], path: &Path) -> Result<Map<String, Value>, OpenError> {
     let fail = |why: String| OpenError::Json { path: path.to_owned(), why };
-    match serde_json::from_slice(&bytes).map_err(|error| fail(error.to_string()))? {
-        Value::Object(object) => Ok(Some(object)),
+    match serde_json::from_slice(json).map_err(|error| fail(error.to_string()))? {
+        Value::Object(object) => Ok(object),
         _ => Err(fail("expected an object".to_owned())),
     }
 }
