@@ -1,5 +1,7 @@
 //! `wharf fetch`: a model from wherever it is into a folder, whole or not at all.
 
+mod wait;
+
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -22,11 +24,14 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 pub(crate) struct Args {
     /// hf://owner/repo[@revision][/path], https://…/file, s3://bucket/prefix, gs://bucket/prefix, oci://registry/repo[:tag|@digest],
     /// file:///path or pvc://claim/path
-    #[arg(value_name = "URL")]
-    source: SourceUrl,
+    #[arg(value_name = "URL", required_unless_present = "path")]
+    source: Option<SourceUrl>,
     /// The folder that will hold the model and its manifest.json
-    #[arg(short, long, value_name = "DIR")]
-    out: PathBuf,
+    #[arg(short, long, value_name = "DIR", required_unless_present = "path")]
+    out: Option<PathBuf>,
+    /// Fetch nothing; wait until another process has put the model at this path
+    #[arg(long = "await", id = "path", value_name = "PATH", conflicts_with_all = ["source", "out"])]
+    path: Option<PathBuf>,
     /// Fail unless it is this: sha256:… of the only file, of the OCI manifest, or of what `sha256sum` prints of all files
     #[arg(long, value_name = "SHA256")]
     digest: Option<Digest>,
@@ -67,6 +72,7 @@ Examples:
   wharf fetch oci://ghcr.io/acme/qwen:7b -o ./qwen --max-bytes 40G
   HF_ENDPOINT=https://hub.corp.example wharf fetch hf://acme/model -o ./model --ca corp.pem --allow-private
   wharf fetch pvc://models/qwen -o ./qwen --volume models=/mnt/models
+  wharf fetch --await /models/source-0123456789
 
 Stopped by Ctrl-C, a kill or a full disk, the same command goes on where it was. Tokens come from HF_TOKEN, AWS_…, \
 GOOGLE_APPLICATION_CREDENTIALS, Docker's config.json or --token-file; proxies from HTTPS_PROXY and NO_PROXY.";
@@ -101,6 +107,12 @@ fn volume(text: &str) -> Result<(String, PathBuf), String> {
 
 /// Runs to the end, or to the first signal.
 pub(crate) fn run(args: &Args, env: &Env) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Runtime::new().context("failed to start the network's threads")?;
+    let (source, target) = match (&args.path, &args.source, &args.out) {
+        (Some(path), _, _) => return runtime.block_on(wait::for_path(path)),
+        (None, Some(source), Some(out)) => (source.clone(), out.clone()),
+        (None, _, _) => return Err(Failure::BadInput(anyhow!("give a URL and -o DIR, or --await PATH"))),
+    };
     let mut settings = settings(args, env).map_err(failure)?;
     for text in
         env.get("WHARF_VOLUMES").iter().flat_map(|text| text.split(',')).filter(|text| !text.is_empty())
@@ -109,8 +121,7 @@ pub(crate) fn run(args: &Args, env: &Env) -> Result<(), Failure> {
             volume(text).map_err(|why| anyhow!("failed to read WHARF_VOLUMES: {why}")).bad_input()?;
         settings.volumes.entry(claim).or_insert(path);
     }
-    let request = Request { source: args.source.clone(), target: args.out.clone(), digest: args.digest };
-    let runtime = tokio::runtime::Runtime::new().context("failed to start the network's threads")?;
+    let request = Request { source, target, digest: args.digest };
     let outcome = runtime.block_on(Box::pin(watched(&request, &settings)));
     // A thread that reads for a digest is not waited for.
     runtime.shutdown_background();

@@ -8,8 +8,8 @@ mod bench;
 mod chat;
 mod distill;
 mod exit;
-mod manifest;
 mod fetch;
+mod manifest;
 mod meter;
 mod model;
 mod openai;
@@ -46,12 +46,12 @@ fn run(cli: Cli, env: &Env) -> Result<(), Failure> {
     match cli.command {
         Command::Serve(args) => serve::run(&args, env),
         Command::Chat(args) => chat::run(&args, env),
-        Command::Validate(args) => manifest::validate::run(&args),
+        Command::Validate(args) => manifest::validate::run(&args, env),
         Command::Render(args) => manifest::render::run(&args),
         Command::Crd(args) => manifest::crd::run(&args),
         Command::Fetch(args) => fetch::run(&args, env),
         Command::Inspect(args) => model::inspect::run(&args),
-        Command::Plan(args) => plan::run(&args),
+        Command::Plan(args) => plan::run(&args, env),
         Command::Quantize(args) => optimize::quantize::run(&args),
         Command::Eval(args) => optimize::eval::run(&args),
         Command::Shard(args) => model::shard::run(&args),

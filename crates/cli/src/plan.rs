@@ -3,6 +3,7 @@
 
 mod files;
 mod machine;
+mod remote;
 mod service;
 
 use std::path::{Path, PathBuf};
@@ -10,22 +11,26 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, anyhow, bail};
 use clap::ValueEnum;
 use wharf_api::config::ByteSize;
+use wharf_api::source::SourceUrl;
+use wharf_fetch::Settings;
 use wharf_plan::footprint::{KvType, Load};
 use wharf_plan::report::{Report, Target};
 use wharf_plan::{Header, Inventory, Product, Scheme, Wanted};
 
+use crate::Env;
 use crate::args::Output;
 use crate::exit::{self, BadInput, Failure};
 use files::LocalFiles;
+use remote::RemoteFiles;
 use service::Asked;
 
 /// Forecast memory, GPUs and speed of a model from its headers, before anything is loaded
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// A GGUF file, a folder as Hugging Face lays it out, or a config.json alone: only headers are read
-    #[arg(value_name = "FILE|DIR", required_unless_present = "service")]
-    model: Option<PathBuf>,
+    /// A GGUF file, a folder as Hugging Face lays it out, a config.json alone, or a URL of `wharf fetch`: only headers are read
+    #[arg(value_name = "FILE|DIR|URL", required_unless_present = "service")]
+    model: Option<String>,
     /// Plan for what an LLMService asks: its scheme, lengths, streams and resources; flags win over it
     #[arg(short = 'f', long = "filename", value_name = "YAML")]
     service: Option<PathBuf>,
@@ -55,6 +60,9 @@ pub(crate) struct Args {
     nodes: Option<PathBuf>,
     #[command(flatten)]
     machine: MachineArgs,
+    /// Read a URL's headers from private, loopback and link-local addresses too
+    #[arg(long)]
+    allow_private: bool,
     /// Text for people, or one JSON document
     #[arg(long, value_enum, default_value = "text")]
     output: Output,
@@ -81,11 +89,12 @@ struct MachineArgs {
 const EXAMPLES: &str = "\
 Examples:
   wharf plan model.gguf                                   on this machine's CPU, and how few GPUs of each product
+  wharf plan hf://Qwen/Qwen2.5-0.5B-Instruct              from its headers alone
   wharf plan ./Llama-3.1-8B --quantize int4-awq --gpu L4 --context 16384 --streams 8
   wharf plan ./Llama-3.1-70B/config.json --quantize fp8 --gpu H100:8 --output json
   kubectl get nodes -o json > nodes.json && wharf plan ./Llama-3.1-70B --nodes nodes.json
-  wharf plan -f llm.yaml                                  what a service with a file:// source asks for
-  wharf plan ./Llama-3.1-8B -f llm.yaml                   the same for a source that is elsewhere
+  wharf plan -f llm.yaml                                  what a service asks for
+  wharf plan ./Llama-3.1-8B -f llm.yaml                   the same, from headers that lie here
   wharf plan model.gguf --memory 16GiB --threads 8 --bandwidth 80 --gflops 1500
 
 Exits with 1 when the model does not fit, and says what to change.";
@@ -112,17 +121,17 @@ const CONTEXT: u64 = 8192;
 const BATCH_TOKENS: (u64, u64) = (512, 2048);
 
 /// Runs the command to its end.
-pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+pub(crate) fn run(args: &Args, env: &Env) -> Result<(), Failure> {
     let asked = asked(args).bad_input()?;
-    let path = match (&args.model, &asked.source) {
-        (Some(path), _) => path.clone(),
-        (None, Some(source)) => service::local(source).bad_input()?,
+    let place = match (&args.model, &asked.source) {
+        (Some(place), _) => place,
+        (None, Some(source)) => source,
         (None, None) => {
             let why = "the Model that it refers to is not in the file; give the model's path before -f";
             return Err(Failure::BadInput(anyhow!(why)));
         }
     };
-    let header = read(&path).bad_input()?;
+    let header = header(place, &settings(args, env)?).bad_input()?;
     let wanted = wanted(args, &asked, &header).bad_input()?;
     let target = target(args, &asked, &header, &wanted).bad_input()?;
     let report = Report::new(&header, &wanted, &target);
@@ -133,7 +142,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     exit::print(&format!("{}\n", text.trim_end()))?;
     match report.fits {
         true => Ok(()),
-        false => Err(Failure::Failed(anyhow!("{} does not fit as it was asked for", path.display()))),
+        false => Err(Failure::Failed(anyhow!("{place} does not fit as it was asked for"))),
     }
 }
 
@@ -144,10 +153,40 @@ fn asked(args: &Args) -> anyhow::Result<Asked> {
     Asked::read(&name, &text).with_context(|| format!("failed to plan for {name}"))
 }
 
-fn read(path: &Path) -> anyhow::Result<Header> {
-    let what = || format!("failed to read the headers of {}", path.display());
-    let files = LocalFiles::at(path).with_context(what)?;
+/// How sources elsewhere are read.
+fn settings(args: &Args, env: &Env) -> Result<Settings, Failure> {
+    let mut settings = Settings::from_env(env).bad_input()?;
+    settings.policy.allow_private = args.allow_private;
+    Ok(settings)
+}
+
+/// The headers of the model at a path or URL.
+///
+/// # Errors
+/// When the place cannot be read, or has no model.
+pub(crate) fn header(place: &str, settings: &Settings) -> anyhow::Result<Header> {
+    let what = || format!("failed to read the headers of {place}");
+    let path = match place.contains("://").then(|| place.parse::<SourceUrl>()).transpose()? {
+        None => PathBuf::from(place),
+        Some(SourceUrl::File(file)) => file.path,
+        Some(url) => {
+            let files = RemoteFiles::at(&url, settings).with_context(what)?;
+            return wharf_plan::read(&files, &files.name).with_context(what);
+        }
+    };
+    let files = LocalFiles::at(&path).with_context(what)?;
     wharf_plan::read(&files, &files.name).with_context(what)
+}
+
+/// Bytes of the weights, in a scheme of `wharf quantize` if one is named.
+///
+/// # Errors
+/// When there is no such scheme.
+pub(crate) fn weight_bytes(header: &Header, scheme: Option<&str>) -> anyhow::Result<u64> {
+    let scheme = scheme.map(str::parse::<Scheme>).transpose()?;
+    let weights =
+        scheme.as_ref().map_or_else(|| header.shape.stored.clone(), |scheme| scheme.apply(&header.shape));
+    Ok(weights.values().flatten().map(|share| share.bytes).sum())
 }
 
 fn wanted(args: &Args, asked: &Asked, header: &Header) -> anyhow::Result<Wanted> {

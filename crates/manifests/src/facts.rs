@@ -49,7 +49,7 @@ impl<'a> Facts<'a> {
         let Some(name) = service.metadata.name.as_deref() else {
             return error("metadata.name", "is required");
         };
-        if spec.model.source.as_ref().is_some_and(|source| source.scheme() == "file") {
+        if spec.model.source.as_ref().is_some_and(|source| !source.is_remote() && source.claim().is_none()) {
             return error(
                 "spec.model.source",
                 "file:// names a file of one machine, for `wharf up`; pods need pvc:// or a source that can be fetched",

@@ -23,8 +23,10 @@ pub(crate) struct Objects {
     pub(crate) objects: Vec<Object>,
     /// Everything that is wrong with them.
     pub(crate) problems: Vec<Problem>,
-    /// How many documents there are, those of others included.
-    pub(crate) documents: usize,
+    /// The documents, those of others included.
+    pub(crate) documents: Vec<Document>,
+    /// For each object, which of the documents it is from.
+    pub(crate) places: Vec<usize>,
     /// `apiVersion` and kind of objects that are not ours.
     pub(crate) foreign: Vec<String>,
 }
@@ -42,21 +44,29 @@ impl Files {
     /// # Errors
     /// When a file cannot be read or is not YAML, or when there is no file in a folder.
     pub(crate) fn read(&self) -> anyhow::Result<Objects> {
-        let mut found =
-            Objects { objects: Vec::new(), problems: Vec::new(), documents: 0, foreign: Vec::new() };
+        let mut found = Objects {
+            objects: Vec::new(),
+            problems: Vec::new(),
+            documents: Vec::new(),
+            places: Vec::new(),
+            foreign: Vec::new(),
+        };
         for path in &self.files {
             for (name, text) in texts(path, self.recursive)? {
                 for document in Document::read(&name, &text)? {
-                    found.documents += 1;
                     let (object, problems) = check(&document);
                     found.problems.extend(problems);
                     match object {
                         Some(Object::Foreign(api_version, kind)) => {
                             found.foreign.push(format!("{api_version} {kind}"))
                         }
-                        Some(object) => found.objects.push(object),
+                        Some(object) => {
+                            found.objects.push(object);
+                            found.places.push(found.documents.len());
+                        }
                         None => {}
                     }
+                    found.documents.push(document);
                 }
             }
         }

@@ -3,11 +3,16 @@
 use std::fmt::Write as _;
 
 use anyhow::{Context, anyhow};
-use wharf_spec::Severity;
+use wharf_api::source::SourceUrl;
+use wharf_fetch::Settings;
+use wharf_spec::check::memory_target;
+use wharf_spec::{Object, Severity};
 
 use super::input::{Files, Objects};
+use crate::Env;
 use crate::args::Output;
 use crate::exit::{self, BadInput, Failure};
+use crate::plan;
 
 /// Check LLMService and Model objects: every problem at once, each with its file, line, field and what to do
 #[derive(clap::Args)]
@@ -17,11 +22,15 @@ Examples:
   wharf validate -f deploy/ -R
   kustomize build . | wharf validate -f -
   wharf validate -f llm.yaml --output json
+  wharf validate -f llm.yaml --online
 
 Objects of other groups are left alone. Warnings do not fail unless --strict is given.")]
 pub(crate) struct Args {
     #[command(flatten)]
     files: Files,
+    /// Also read the headers of models over the network, for what only their size tells: whether weights exceed a memory target
+    #[arg(long)]
+    online: bool,
     /// Fail on warnings too
     #[arg(long)]
     strict: bool,
@@ -31,14 +40,15 @@ pub(crate) struct Args {
 }
 
 /// Runs the command to its end.
-pub(crate) fn run(args: &Args) -> Result<(), Failure> {
-    let found = args.files.read().bad_input()?;
+pub(crate) fn run(args: &Args, env: &Env) -> Result<(), Failure> {
+    let mut found = args.files.read().bad_input()?;
+    weights(args, env, &mut found)?;
     let (errors, warnings) = (found.count(Severity::Error), found.count(Severity::Warning));
     let text = match args.output {
         Output::Text => text(&found),
         Output::Json => {
             let json = serde_json::json!({
-                "documents": found.documents, "objects": found.objects.len(), "errors": errors,
+                "documents": found.documents.len(), "objects": found.objects.len(), "errors": errors,
                 "warnings": warnings, "problems": found.problems, "others": found.foreign,
             });
             serde_json::to_string_pretty(&json).context("failed to write the problems as JSON")? + "\n"
@@ -55,8 +65,34 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         let advice = "their apiVersion is wharf.dev/v1alpha1";
         return Err(Failure::BadInput(anyhow!(
             "no LLMService or Model among {}; {advice}",
-            counted(found.documents, "document")
+            counted(found.documents.len(), "document")
         )));
+    }
+    Ok(())
+}
+
+/// Adds what the size of models tells, where it can be known: of files of this machine always, of other sources when asked to.
+fn weights(args: &Args, env: &Env, found: &mut Objects) -> Result<(), Failure> {
+    for (index, object) in found.objects.iter().enumerate() {
+        let Object::Service(service) = object else { continue };
+        let spec = &service.spec;
+        let (Some(source), Some(_)) = (&spec.model.source, spec.scaling.target.memory) else { continue };
+        let local = matches!(source.url(), SourceUrl::File(_));
+        if !local && !args.online {
+            continue;
+        }
+        let name = service.metadata.name.as_deref().unwrap_or_default();
+        let settings = Settings::from_env(env).bad_input()?;
+        let header = plan::header(source.as_str(), &settings)
+            .with_context(|| format!("failed to size the model of {name}"))?;
+        let scheme = spec.model.optimize.as_ref().and_then(|optimize| optimize.quantize);
+        let bytes = plan::weight_bytes(&header, scheme.map(|scheme| scheme.name()))?;
+        let pods = u64::from(spec.parallelism.nodes);
+        if let Some(sentence) = memory_target(service, bytes / pods) {
+            found
+                .problems
+                .push(found.documents[found.places[index]].error("spec.scaling.target.memory", sentence));
+        }
     }
     Ok(())
 }

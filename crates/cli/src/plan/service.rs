@@ -1,7 +1,5 @@
 //! What an `LLMService` asks of a plan: the lengths, streams, scheme and hardware that its fields name.
 
-use std::path::PathBuf;
-
 use anyhow::{Context, anyhow, bail};
 use wharf_plan::footprint::KvType;
 use wharf_plan::inventory::Stock;
@@ -118,16 +116,6 @@ fn gpus(gpu: &Gpu, parallelism: &Parallelism) -> Gpus {
     }
 }
 
-/// The path of a source on this machine.
-pub(super) fn local(source: &str) -> anyhow::Result<PathBuf> {
-    match source.strip_prefix("file://") {
-        Some(path) => Ok(path.into()),
-        None => Err(anyhow!(
-            "the headers of {source} are not on this machine; fetch the model, or its config.json, and give its path before -f"
-        )),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -168,7 +156,5 @@ spec:
         let only_model = YAML.split_once("---\n").unwrap().1;
         assert!(error(only_model).contains("no LLMService"));
         assert!(error(&YAML.replace("kind: LLMService", "kind: LLMServices")).contains("LLMService"));
-        assert!(local("hf://a/b").is_err());
-        assert_eq!(local("file:///m/a.gguf").unwrap(), PathBuf::from("/m/a.gguf"));
     }
 }

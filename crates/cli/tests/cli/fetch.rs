@@ -1,5 +1,6 @@
 //! Fetching as a user meets it: whole folders, kills, Ctrl-C, a full disk, exit codes.
 
+use std::io::Read as _;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -206,4 +207,18 @@ fn bad_input_is_told_before_anything_is_written() {
     assert_eq!(refused.code, Some(2), "{}", refused.err);
     assert!(refused.err.contains("--allow-private"), "{}", refused.err);
     assert_eq!(std::fs::read_dir(case.folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_model_that_others_make_is_awaited() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("model");
+    let mut waiting =
+        wharf::command(&["fetch", "--await", path.to_str().unwrap()]).stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = [0; 11];
+    waiting.stderr.as_mut().unwrap().read_exact(&mut said).unwrap();
+    assert_eq!((&said, waiting.try_wait().unwrap()), (b"waiting for", None));
+    std::fs::create_dir(&path).unwrap();
+    assert_eq!(waiting.wait().unwrap().code(), Some(0));
+    assert_eq!(wharf::run(&["fetch"]).code, Some(2));
 }

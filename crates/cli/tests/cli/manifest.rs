@@ -108,3 +108,29 @@ fn the_kinds_are_printed_for_kubectl() {
     let json: Vec<Value> = serde_json::from_str(&run(&["crd", "--output", "json"]).out).unwrap();
     assert_eq!(json[0]["metadata"]["name"], "llmservices.wharf.dev");
 }
+
+#[test]
+fn a_memory_target_below_the_weights_is_refused() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let model = folder.path().join("m.gguf");
+    wharf_testkit::TinyModel { hidden_size: 512, ffn_size: 2048, n_layers: 4, ..Default::default() }
+        .write(&model)
+        .unwrap();
+    let megabytes = std::fs::metadata(&model).unwrap().len() / 1_000_000;
+    let validate = |request: u64| {
+        let text = format!(
+            "apiVersion: wharf.dev/v1alpha1\nkind: LLMService\nmetadata: {{name: a}}\nspec:\n  model: {{source: file://{}}}\n  \
+             resources: {{requests: {{memory: {request}M}}}}\n  scaling:\n    mode: hpa\n    target: {{memory: 80}}\n",
+            model.display()
+        );
+        fed(&["validate", "-f", "-"], &text)
+    };
+    let enough = validate(megabytes * 2);
+    assert_eq!(enough.code, Some(0), "{enough:?}");
+    let scarce = validate(megabytes);
+    assert_eq!(scarce.code, Some(2), "{scarce:?}");
+    assert!(
+        scarce.out.contains("-:9: error: spec.scaling.target.memory: the weights alone take"),
+        "{scarce:?}"
+    );
+}

@@ -2,7 +2,12 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
 
+use axum::Router;
+use axum::body::Body;
+use axum::response::Response;
 use serde_json::Value;
 use wharf_testkit::TinyModel;
 
@@ -116,4 +121,79 @@ fn bad_input_exits_with_2() {
     let finished = plan(&folder.path().join("nothing.gguf"), &["--gpu", "l4"]);
     assert_eq!(finished.code, Some(2));
     assert!(finished.err.contains("nothing.gguf"), "{}", finished.err);
+}
+
+/// A Hub with one repository of two files; counts the bytes that it has handed out.
+fn hub(model: Vec<u8>) -> (String, Arc<AtomicUsize>) {
+    let sent = Arc::new(AtomicUsize::new(0));
+    let counted = sent.clone();
+    let answer = move |request: axum::extract::Request| {
+        let (model, counted) = (model.clone(), counted.clone());
+        async move {
+            let path = request.uri().path().to_owned();
+            if path.contains("/revision/") {
+                return Response::new(Body::from(r#"{"sha": "0123456789012345678901234567890123456789"}"#));
+            }
+            if path.contains("/tree/") {
+                let list = format!(
+                    r#"[{{"type": "file", "path": "tiny.gguf", "size": {}, "oid": "0"}}]"#,
+                    model.len()
+                );
+                return Response::new(Body::from(list));
+            }
+            let range =
+                request.headers().get("range").and_then(|range| range.to_str().ok()).unwrap_or("bytes=0-");
+            let (start, end) = range.strip_prefix("bytes=").unwrap().split_once('-').unwrap();
+            let start: usize = start.parse().unwrap();
+            let end = end.parse::<usize>().unwrap_or(usize::MAX).min(model.len() - 1);
+            counted.fetch_add(end + 1 - start, Ordering::Relaxed);
+            Response::builder()
+                .status(206)
+                .header("content-range", format!("bytes {start}-{end}/{}", model.len()))
+                .body(Body::from(model[start..=end].to_vec()))
+                .unwrap()
+        }
+    };
+    let (address, started) = mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            address.send(listener.local_addr().unwrap()).unwrap();
+            axum::serve(listener, Router::new().fallback(answer)).await.unwrap();
+        });
+    });
+    (format!("http://{}", started.recv().unwrap()), sent)
+}
+
+#[test]
+fn a_model_elsewhere_is_planned_for_from_its_front_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tiny.gguf");
+    // Large enough that its tensors are not read by chance.
+    TinyModel { hidden_size: 512, ffn_size: 2048, n_layers: 8, ..TinyModel::default() }.write(&path).unwrap();
+    let bytes = fs::read(&path).unwrap();
+    let length = bytes.len();
+    let (endpoint, sent) = hub(bytes);
+    let run = |args: &[&str]| {
+        let mut command = wharf::command(&[&["plan", "--gpu", "L4", "--output", "json"], args].concat());
+        Finished::from(command.env("HF_ENDPOINT", &endpoint).output().unwrap())
+    };
+    let there = run(&["hf://acme/tiny/tiny.gguf", "--allow-private"]);
+    assert_eq!(there.code, Some(0), "{there:?}");
+    assert!(sent.load(Ordering::Relaxed) * 3 < length, "{} of {length} bytes", sent.load(Ordering::Relaxed));
+    let here = plan(&path, &["--gpu", "L4", "--output", "json"]);
+    let weights =
+        |finished: &Finished| serde_json::from_str::<Value>(&finished.out).unwrap()["weights"].clone();
+    assert_eq!(weights(&there), weights(&here));
+
+    let service = folder.path().join("llm.yaml");
+    let yaml = "apiVersion: wharf.dev/v1alpha1\nkind: LLMService\nmetadata: {name: a}\n\
+                spec: {model: {source: hf://acme/tiny/tiny.gguf}, resources: {gpu: {count: 1, product: NVIDIA-L4}}}\n";
+    fs::write(&service, yaml).unwrap();
+    let asked = run(&["-f", text(&service), "--allow-private"]);
+    assert_eq!((asked.code, weights(&asked)), (Some(0), weights(&here)), "{asked:?}");
+
+    let refused = run(&["hf://acme/tiny/tiny.gguf"]);
+    assert!(refused.code == Some(2) && refused.err.contains("allow-private"), "{refused:?}");
 }

@@ -62,6 +62,11 @@ impl Document {
         }
     }
 
+    /// An error that somebody found who knows more than the document, with the field at `path`.
+    pub fn error(&self, path: &str, message: String) -> Problem {
+        self.problem(Severity::Error, path, message)
+    }
+
     /// A problem with the field at `path`, which is as `spec.scaling.max` or `spec.access.viewers[0]`.
     pub(super) fn problem(&self, severity: Severity, path: &str, message: String) -> Problem {
         let text = |pointer: &str| self.value.pointer(pointer).and_then(Value::as_str).unwrap_or("?");

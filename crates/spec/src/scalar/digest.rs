@@ -15,11 +15,11 @@ impl Digest {
     /// # Errors
     /// A sentence for the person who wrote the text.
     pub fn parse(text: &str) -> Result<Digest, String> {
-        let hex = text.strip_prefix("sha256:").unwrap_or_default();
-        if hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
-            return Ok(Digest { text: text.to_owned() });
+        match text.parse::<wharf_api::Digest>() {
+            // One way to write it, so that equal texts are equal digests.
+            Ok(digest) if digest.to_string() == text => Ok(Digest { text: text.to_owned() }),
+            _ => wrong(text, FORM),
         }
-        wrong(text, FORM)
     }
 }
 

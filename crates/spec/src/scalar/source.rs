@@ -1,4 +1,6 @@
-//! Where a model or a text comes from.
+//! Where a model or a text comes from: the sources of `wharf fetch`, as they were written.
+
+use wharf_api::source::{Scheme, SourceUrl};
 
 use super::{Form, text_scalar, wrong};
 
@@ -11,41 +13,52 @@ pub(super) const FORM: Form = Form {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
     text: String,
-    scheme: &'static str,
+    url: SourceUrl,
 }
-
-const SCHEMES: &[&str] = &["hf", "https", "s3", "gs", "oci", "pvc", "file"];
 
 impl Source {
     /// # Errors
     /// A sentence for the person who wrote the text.
     pub fn parse(text: &str) -> Result<Source, String> {
-        let Some((scheme, rest)) = text.split_once("://") else { return wrong(text, FORM) };
-        match SCHEMES.iter().find(|known| **known == scheme) {
-            Some(scheme) if !rest.is_empty() => Ok(Source { text: text.to_owned(), scheme }),
-            _ => wrong(text, FORM),
+        match text.parse::<SourceUrl>() {
+            // Nothing on the way would be safe from change.
+            Ok(url) if url.scheme() == Scheme::Http => wrong(text, FORM),
+            Ok(url) => Ok(Source { text: text.to_owned(), url }),
+            Err(error) => Err(error.to_string()),
         }
     }
 
-    /// `hf`, `https`, `s3`, `gs`, `oci`, `pvc` or `file`.
-    pub fn scheme(&self) -> &'static str {
-        self.scheme
+    /// In its parts.
+    pub fn url(&self) -> &SourceUrl {
+        &self.url
+    }
+
+    /// What it begins with.
+    pub fn scheme(&self) -> Scheme {
+        self.url.scheme()
     }
 
     /// The claim and the path in it, of a `pvc://` source.
     pub fn claim(&self) -> Option<(&str, &str)> {
-        let rest = self.text.strip_prefix("pvc://")?;
-        Some(rest.split_once('/').unwrap_or((rest, "")))
+        match &self.url {
+            SourceUrl::Volume(volume) => Some((&volume.claim, &volume.path)),
+            SourceUrl::Hub(_)
+            | SourceUrl::Web(_)
+            | SourceUrl::Bucket(_)
+            | SourceUrl::Oci(_)
+            | SourceUrl::File(_) => None,
+        }
     }
 
     /// Whether something has to be fetched over a network.
     pub fn is_remote(&self) -> bool {
-        !matches!(self.scheme, "pvc" | "file")
+        !matches!(self.scheme(), Scheme::Pvc | Scheme::File)
     }
 
     /// The last part of the path, which names a file or a repository.
     pub fn last_segment(&self) -> &str {
-        let path = self.text.split_once("://").map_or("", |(_, rest)| rest).trim_end_matches('/');
+        let path = self.text.split_once("://").map_or("", |(_, rest)| rest);
+        let path = path.split('?').next().unwrap_or_default().trim_end_matches('/');
         path.rsplit('/').next().unwrap_or_default()
     }
 }

@@ -1,5 +1,7 @@
 //! Sources, caches and optimisation.
 
+use wharf_api::source::Scheme;
+
 use super::Findings;
 use crate::service::{AccessMode, Cache, CacheType, Engine, Optimize, Quantize};
 use crate::{LLMService, Model};
@@ -26,7 +28,6 @@ pub(super) fn service(object: &LLMService, findings: &mut Findings<'_>) {
     cache(&model.cache, "spec.model.cache", findings);
     let kind = model.cache_type();
     if let Some(source) = &model.source {
-        claim(source, "spec.model.source", findings);
         match kind {
             CacheType::EmptyDir => {
                 let kept = source.is_remote() || model.optimize.is_some() || !model.adapters.is_empty();
@@ -37,7 +38,7 @@ pub(super) fn service(object: &LLMService, findings: &mut Findings<'_>) {
                 );
             }
             CacheType::Image => findings.require(
-                source.scheme() == "oci" && model.optimize.is_none(),
+                source.scheme() == Scheme::Oci && model.optimize.is_none(),
                 "spec.model.cache.type",
                 "image mounts an oci:// source as it is; use pvc for other sources and for optimised models",
             ),
@@ -75,9 +76,8 @@ pub(super) fn service(object: &LLMService, findings: &mut Findings<'_>) {
 pub(super) fn model(object: &Model, findings: &mut Findings<'_>) {
     let spec = &object.spec;
     cache(&spec.cache, "spec.cache", findings);
-    claim(&spec.source, "spec.source", findings);
     findings.require(
-        spec.source.scheme() != "file",
+        spec.source.scheme() != Scheme::File,
         "spec.source",
         "file:// names a file of one machine; a Model in a cluster needs another source",
     );
@@ -87,12 +87,6 @@ pub(super) fn model(object: &Model, findings: &mut Findings<'_>) {
     super::access::cidrs(&spec.egress_cidrs, "spec.egressCIDRs", findings);
     if let Some(optimise) = &spec.optimize {
         optimize(optimise, findings);
-    }
-}
-
-fn claim(source: &crate::scalar::Source, path: &str, findings: &mut Findings<'_>) {
-    if let Some((claim, _)) = source.claim() {
-        findings.require(!claim.is_empty(), path, "needs the name of a claim: pvc://claim/path");
     }
 }
 
@@ -154,7 +148,7 @@ fn format(engine: Engine, source: &crate::scalar::Source, findings: &mut Finding
         ),
     );
     findings.require(
-        gguf || row.safetensors || source.scheme() == "oci",
+        gguf || row.safetensors || source.scheme() == Scheme::Oci,
         "spec.model.source",
         format!("must name a .gguf file for {name}, unless optimize.quantize makes one"),
     );
