@@ -39,7 +39,6 @@ impl TensorFacts for Directory<'_> {
 mod tests {
     use wharf_testkit::TinyModel;
 
-    use super::*;
     use crate::Model;
     use crate::gguf::{GgufError, parse_front};
 
