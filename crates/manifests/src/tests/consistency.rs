@@ -133,10 +133,8 @@ pub(super) fn faults(objects: &[Value], mode: Mode) -> Vec<String> {
                     fault(format!("scales {target}, which is not there"));
                 }
             }
-            "RoleBinding" => {
-                if !has("Role", &object["roleRef"]["name"]) {
-                    fault("is for a role that is not there".to_owned());
-                }
+            "RoleBinding" if !has("Role", &object["roleRef"]["name"]) => {
+                fault("is for a role that is not there".to_owned());
             }
             "ServiceMonitor" => {
                 let selector = &object["spec"]["selector"];
