@@ -17,25 +17,37 @@ use crate::{environment, server, shell};
 
 const PACKAGES: [&str; 3] = ["compressed-tensors==0.20.0", "torch==2.15.0", "transformers==5.24.0"];
 
-/// Every scheme of `wharf quantize` that makes such a folder, with what it is given beside its name.
-const SCHEMES: &[&[&str]] = &[
-    &["int8"],
-    &["int8", "--calibrate"],
-    &["int8-static"],
-    &["int8-weight"],
-    &["int8-weight", "--calibrate"],
-    &["int4"],
-    &["int4-gptq"],
-    &["int4-awq"],
-    &["fp8"],
+/// What is quantised to, and how far logits may be from those of Transformers.
+struct Case {
+    /// The scheme, and what it is given beside its name.
+    words: &'static [&'static str],
+    /// The largest mean KL divergence, in nats.
+    most_kl: f64,
+}
+
+/// Where activations stay floats, both compute the same but for the order of sums.
+const FLOATS: f64 = 0.01;
+/// Where they become bytes, both round by rules of their own: the package divides the largest by 127.5, vLLM's kernels and we by 127, so that
+/// nearly every byte may be another. Two such roundings are at most about twice as far from each other as each is from the model
+/// without them: 0.030 by rounding, 0.012 calibrated (docs/performance.md).
+const BYTES: f64 = 0.06;
+const CALIBRATED_BYTES: f64 = 0.025;
+
+/// Every scheme of `wharf quantize` that makes such a folder.
+const CASES: &[Case] = &[
+    Case { words: &["int8"], most_kl: BYTES },
+    Case { words: &["int8", "--calibrate"], most_kl: CALIBRATED_BYTES },
+    Case { words: &["int8-static"], most_kl: CALIBRATED_BYTES },
+    Case { words: &["int8-weight"], most_kl: FLOATS },
+    Case { words: &["int8-weight", "--calibrate"], most_kl: FLOATS },
+    Case { words: &["int4"], most_kl: FLOATS },
+    Case { words: &["int4-gptq"], most_kl: FLOATS },
+    Case { words: &["int4-awq"], most_kl: FLOATS },
+    Case { words: &["fp8"], most_kl: FLOATS },
 ];
 
 /// Windows to calibrate on where a scheme does: weights need not be good ones here.
 const WINDOWS: &str = "2";
-
-/// The largest mean KL divergence, in nats, of our logits from those of Transformers: what rounding activations by another rule, or last
-/// bits that round them to another byte, may cost.
-const MOST_KL: f64 = 0.01;
 
 /// Compare quantised weights with what compressed-tensors and Transformers read
 #[derive(clap::Args)]
@@ -112,24 +124,24 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     empty(&folder)?;
     let chosen = |name: &str| args.schemes.is_empty() || args.schemes.iter().any(|chosen| chosen == name);
     let mut found = Vec::new();
-    for words in SCHEMES.iter().filter(|words| chosen(words[0])) {
-        found.push((words.join(" "), bench.check(&folder, words)?));
+    for case in CASES.iter().filter(|case| chosen(case.words[0])) {
+        found.push((case, bench.check(&folder, case.words)?));
         empty(&folder)?;
     }
     print(&found);
     if let Some(path) = &args.output {
         let figures: serde_json::Map<_, _> =
-            found.iter().map(|(name, found)| (name.clone(), serde_json::json!(found))).collect();
+            found.iter().map(|(case, found)| (case.words.join(" "), serde_json::json!(found))).collect();
         let text = serde_json::to_string_pretty(&figures).context("failed to write the figures as JSON")?;
         std::fs::write(path, text + "\n").with_context(|| format!("failed to write {}", path.display()))?;
     }
-    let differs = found.iter().any(|(_, found)| !wrong(found).is_empty());
+    let differs = found.iter().any(|(case, found)| !wrong(case, found).is_empty());
     Ok(if differs { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 /// What `--schemes` takes.
 fn names() -> Vec<&'static str> {
-    let mut names: Vec<&str> = SCHEMES.iter().map(|words| words[0]).collect();
+    let mut names: Vec<&str> = CASES.iter().map(|case| case.words[0]).collect();
     names.dedup();
     names
 }
@@ -172,7 +184,7 @@ impl Bench {
 }
 
 /// What is wrong with a folder, in words; empty when nothing is.
-fn wrong(found: &Found) -> Vec<String> {
+fn wrong(case: &Case, found: &Found) -> Vec<String> {
     let Found { weights, logits } = found;
     let mut wrong = Vec::new();
     if weights.compressed == 0 {
@@ -188,13 +200,15 @@ fn wrong(found: &Found) -> Vec<String> {
     }
     match logits.kl {
         None => wrong.push("logits are not all numbers".to_owned()),
-        Some(kl) if kl > MOST_KL => wrong.push(format!("logits have a mean KL of {kl:.2e} > {MOST_KL}")),
+        Some(kl) if kl > case.most_kl => {
+            wrong.push(format!("logits have a mean KL of {kl:.2e} > {}", case.most_kl));
+        }
         Some(_) => {}
     }
     wrong
 }
 
-fn print(found: &[(String, Found)]) {
+fn print(found: &[(&Case, Found)]) {
     println!(
         "\n{:<24}{:>10}{:>12}{:>14}{:>14}{:>20}{:>12}{:>12}",
         "scheme",
@@ -206,7 +220,8 @@ fn print(found: &[(String, Found)]) {
         "mean KL",
         "same token"
     );
-    for (name, found) in found {
+    for (case, found) in found {
+        let name = case.words.join(" ");
         let Found { weights, logits } = found;
         println!(
             "{name:<24}{:>10}{:>12}{:>14.1e}{:>14.1e}{:>20.1e}{:>12.1e}{:>11.1}%",
@@ -218,7 +233,7 @@ fn print(found: &[(String, Found)]) {
             logits.kl.unwrap_or(f64::NAN),
             100.0 * logits.same_top
         );
-        for wrong in wrong(found) {
+        for wrong in wrong(case, found) {
             println!("  DIFFERS: {wrong}");
         }
     }
@@ -243,12 +258,13 @@ mod tests {
 
     #[test]
     fn only_weights_that_are_the_same_to_the_bit_and_logits_nearby_are_right() {
-        assert_eq!(wrong(&same()), [""; 0]);
+        let case = Case { words: &["int4"], most_kl: 0.01 };
+        assert_eq!(wrong(&case, &same()), [""; 0]);
         let check = |change: fn(&mut Found), says: &str| {
             let mut found = same();
             found.weights.first = Some("a.weight".to_owned());
             change(&mut found);
-            let wrong = wrong(&found);
+            let wrong = wrong(&Case { words: &["int4"], most_kl: 0.01 }, &found);
             assert!(wrong.len() == 1 && wrong[0].contains(says), "{wrong:?} says {says}");
         };
         check(|found| found.weights.exact = 1e-9, "1e-9, a.weight");
