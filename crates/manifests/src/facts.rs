@@ -1,5 +1,7 @@
 //! A service as builders need it: everything that more than one of them asks for, decided once.
 
+use std::cell::OnceCell;
+
 use wharf_spec::LLMService;
 use wharf_spec::service::{CacheType, Engine, LLMServiceSpec, ScalingMode};
 
@@ -33,6 +35,7 @@ pub struct Facts<'a> {
     pub(crate) namespace: Option<&'a str>,
     pub(crate) files: Files,
     pub(crate) artifact: Artifact,
+    launch: OnceCell<Launch>,
 }
 
 impl<'a> Facts<'a> {
@@ -69,6 +72,7 @@ impl<'a> Facts<'a> {
             namespace: service.metadata.namespace.as_deref(),
             files,
             artifact,
+            launch: OnceCell::new(),
         })
     }
 
@@ -82,9 +86,9 @@ impl<'a> Facts<'a> {
         self.spec.model.name.as_deref().unwrap_or(self.name)
     }
 
-    /// How the engine is started.
-    pub(crate) fn launch(&self) -> Launch {
-        launch::of(self)
+    /// How the engine is started; decided when it is first asked for, because many ask.
+    pub(crate) fn launch(&self) -> &Launch {
+        self.launch.get_or_init(|| launch::of(self))
     }
 
     /// Whether a replica has pods on several nodes.
@@ -117,7 +121,30 @@ impl<'a> Facts<'a> {
         'a: 'b,
     {
         let (files, artifact) = files(released, self.name);
-        Facts { service: self.service, spec: &released.spec, files, artifact, ..*self }
+        let Facts {
+            service,
+            spec: _,
+            state,
+            settings,
+            mode,
+            name,
+            namespace,
+            files: _,
+            artifact: _,
+            launch: _,
+        } = *self;
+        Facts {
+            service,
+            spec: &released.spec,
+            state,
+            settings,
+            mode,
+            name,
+            namespace,
+            files,
+            artifact,
+            launch: OnceCell::new(),
+        }
     }
 }
 

@@ -35,7 +35,16 @@ pub(crate) struct Launch {
     /// The environment variable that the engine takes a key from.
     pub(crate) api_key: Option<&'static str>,
     /// Files that the engine reads its configuration from.
-    pub(crate) config: Option<Value>,
+    pub(crate) config: Option<Config>,
+}
+
+/// Configuration files, by a name that stands for their content.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Config {
+    /// Name of the ConfigMap.
+    pub(crate) name: String,
+    /// Its data: file name to text.
+    pub(crate) data: Value,
 }
 
 /// How the engine of a service is started.

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use wharf_spec::scalar::Quantity;
 use wharf_spec::service::{Amounts, Engine, Gpu};
 
-use super::{config, identity, volume, workload};
+use super::{identity, volume, workload};
 use crate::artifacts::MOUNT;
 use crate::facts::{Facts, Files};
 use crate::launch::{Launch, variable};
@@ -39,11 +39,11 @@ pub(super) fn template(facts: &Facts<'_>, colour: Colour, part: Part) -> Value {
     if !secrets.is_empty() {
         spec["imagePullSecrets"] = secrets.iter().map(|name| json!({"name": name})).collect();
     }
-    let mounts = Mounts::of(facts, &launch);
+    let mounts = Mounts::of(facts, launch);
     if facts.mode == Mode::Standalone && matches!(facts.files, Files::OwnClaim(_)) {
         spec["initContainers"] = json!([wait(facts)]);
     }
-    spec["containers"] = json!([container(facts, &launch, part, &mounts)]);
+    spec["containers"] = json!([container(facts, launch, part, &mounts)]);
     spec["volumes"] = Value::Array(mounts.volumes);
     let mut template = json!({"metadata": {"labels": labels}, "spec": spec});
     if let Some(patch) = &facts.spec.overrides.pod {
@@ -257,8 +257,8 @@ impl Mounts {
             // Ranks exchange sums over shared memory, of which containers have 64 MiB by default.
             all.add("shm", "/dev/shm", json!({"emptyDir": {"medium": "Memory"}}), false);
         }
-        if let Some(name) = config::name(facts) {
-            all.add("config", crate::launch::CONFIG, json!({"configMap": {"name": name}}), true);
+        if let Some(config) = &launch.config {
+            all.add("config", crate::launch::CONFIG, json!({"configMap": {"name": config.name}}), true);
         }
         if let (true, Some(tls), true) = (facts.serves_tls(), &facts.spec.expose.tls, launch.config.is_some())
         {

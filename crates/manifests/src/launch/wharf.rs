@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 use wharf_spec::service::{KvCacheType, LogStyle};
 
-use super::Launch;
+use super::{Config, Launch};
 use crate::facts::Facts;
 use crate::names;
 
@@ -13,6 +13,7 @@ pub(crate) const CONFIG: &str = "/etc/wharf";
 pub(crate) const TLS: &str = "/etc/wharf-tls";
 
 pub(super) fn launch(facts: &Facts<'_>) -> Launch {
+    let data = config(facts);
     let args: Vec<String> = ["serve", "--config", CONFIG].map(str::to_owned).to_vec();
     Launch {
         command: vec!["wharf".to_owned()],
@@ -24,7 +25,10 @@ pub(super) fn launch(facts: &Facts<'_>) -> Launch {
         liveness: "/health".to_owned(),
         readiness: "/ready".to_owned(),
         api_key: Some("API_KEY"),
-        config: Some(config(facts)),
+        config: Some(Config {
+            name: names::child(facts.name, &format!("config-{}", names::digest_of(&data))),
+            data,
+        }),
     }
 }
 
