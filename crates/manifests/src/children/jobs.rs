@@ -94,7 +94,10 @@ impl Owner<'_> {
         artifact: &Artifact,
     ) -> Vec<Value> {
         let mut jobs: Vec<Value> = self.fetch(source, digest).into_iter().collect();
-        let Some(Optimize { distill, quantize, data, gate }) = optimize else { return jobs };
+        let Some(Optimize { distill, quantize, data, gate }) = optimize else {
+            jobs.extend(self.copy(source, digest));
+            return jobs;
+        };
         let others = data
             .iter()
             .chain(distill.iter().flat_map(|d| [&d.teacher, &d.data, &d.student].into_iter().flatten()));
@@ -143,6 +146,18 @@ impl Owner<'_> {
         let mut args = ["fetch", source.as_str(), "-o", &folder].map(str::to_owned).to_vec();
         args.extend(digest.iter().flat_map(|digest| ["--digest".to_owned(), (*digest).to_owned()]));
         Some(self.job(Step { verb: "fetch", part: Part::Fetch, args, needs: Vec::new(), claims: Vec::new() }))
+    }
+
+    /// A source in a volume of others that is served as it is, but beside files of our own: it joins them.
+    fn copy(&self, source: &Source, digest: Option<&str>) -> Option<Value> {
+        let (claim, _) = source.claim()?;
+        let folder = artifacts::fetched(source, digest);
+        let volume = format!("{claim}={VOLUMES}/{claim}");
+        let mut args =
+            ["fetch", source.as_str(), "-o", &folder, "--volume", &volume].map(str::to_owned).to_vec();
+        args.extend(digest.iter().flat_map(|digest| ["--digest".to_owned(), (*digest).to_owned()]));
+        let claims = vec![claim.to_owned()];
+        Some(self.job(Step { verb: "copy", part: Part::Prepare, args, needs: Vec::new(), claims }))
     }
 
     fn job(&self, step: Step) -> Value {
@@ -205,7 +220,9 @@ impl Owner<'_> {
     /// Fetching needs no GPU and little else; the rest gets what the servers get.
     fn needed(&self, verb: &str) -> Value {
         match verb {
-            "fetch" => json!({"requests": {"cpu": "500m", "memory": "256Mi"}, "limits": {"memory": "1Gi"}}),
+            "fetch" | "copy" => {
+                json!({"requests": {"cpu": "500m", "memory": "256Mi"}, "limits": {"memory": "1Gi"}})
+            }
             "distill" => {
                 resources(&self.resources.requests, &self.resources.limits, self.resources.gpu.as_ref())
             }

@@ -165,6 +165,7 @@ pub(super) fn faults(objects: &[Value], mode: Mode) -> Vec<String> {
             _ => {}
         }
     }
+    faults.extend(models_that_nobody_makes(objects));
     for pods in &pods {
         let mut fault = |text: String| faults.push(format!("{}: {text}", pods.maker));
         let spec = pods.spec;
@@ -222,6 +223,18 @@ pub(super) fn faults(objects: &[Value], mode: Mode) -> Vec<String> {
         }
     }
     faults
+}
+
+/// Files that servers are given from the service's own claim, and no Job puts there.
+fn models_that_nobody_makes(objects: &[Value]) -> Vec<String> {
+    let text = serde_json::to_string(objects).unwrap();
+    // Names of sources and artifacts, wherever they are said.
+    let names = text.split("/models/").skip(1).map(|rest| {
+        rest.split(|c: char| !(c.is_ascii_alphanumeric() || c == '-')).next().unwrap_or_default()
+    });
+    let ours = names.filter(|name| name.starts_with("source-") || name.starts_with("artifact-"));
+    let made = |name: &str| text.contains(&format!("\"-o\",\"/models/{name}"));
+    ours.filter(|name| !made(name)).map(|name| format!("nobody makes {name}")).collect()
 }
 
 fn containers(spec: &Value) -> impl Iterator<Item = &Value> {

@@ -129,3 +129,16 @@ fn two_services_with_long_names_do_not_meet() {
     // A name that continues another is no child of it.
     assert!(of("assistant").is_disjoint(&of("assistant-two")));
 }
+
+#[test]
+fn a_model_of_another_volume_joins_the_adapters_that_are_fetched() {
+    let spec = "{model: {source: pvc://models/llama, adapters: [{name: sql, source: hf://a/sql}]}, runtime: {engine: vllm}, \
+                resources: {gpu: {count: 1}}}";
+    let objects = render(&service(spec), Mode::Managed);
+    let jobs: Vec<&Value> = objects.iter().filter(|object| object["kind"] == "Job").collect();
+    let args = |job: &Value| job["spec"]["template"]["spec"]["containers"][0]["args"].clone();
+    let copy = jobs.iter().find(|job| args(job)[1] == "pvc://models/llama").unwrap();
+    assert_eq!(args(copy)[5], "models=/volumes/models");
+    let server = &only(&objects, "Deployment")["spec"]["template"]["spec"]["containers"][0];
+    assert_eq!(server["args"][0], args(copy)[3]);
+}
