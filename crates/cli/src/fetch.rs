@@ -22,9 +22,14 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// hf://owner/repo[@revision][/path], https://…/file, s3://bucket/prefix, gs://bucket/prefix, oci://registry/repo[:tag|@digest],
-    /// file:///path or pvc://claim/path
-    #[arg(value_name = "URL", required_unless_present = "path")]
+    /// The model's source
+    // Not as a comment: brackets are links there.
+    #[arg(
+        value_name = "URL",
+        required_unless_present = "path",
+        help = "hf://owner/repo[@revision][/path], https://…/file, s3://bucket/prefix, gs://bucket/prefix, \
+                oci://registry/repo[:tag|@digest], file:///path or pvc://claim/path"
+    )]
     source: Option<SourceUrl>,
     /// The folder that will hold the model and its manifest.json
     #[arg(short, long, value_name = "DIR", required_unless_present = "path")]

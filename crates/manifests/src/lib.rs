@@ -44,7 +44,7 @@ pub struct RenderError {
 /// The objects of a service, in the order in which they are best applied.
 ///
 /// # Errors
-/// When the service asks for something that `mode` does not have. A service that [`wharf_spec::check`] has found faults in
+/// When the service asks for something that `mode` does not have. A service that [`wharf_spec::check()`] has found faults in
 /// gives objects that Kubernetes may refuse.
 pub fn service(
     object: &LLMService,

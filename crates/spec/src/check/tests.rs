@@ -191,8 +191,9 @@ fn sources_and_caches_must_fit() {
     service(
         "spec: {model: {source: pvc:///a}, scaling: {max: 2}}",
         expect![[r#"
-        llm.yaml:4: error: spec.model.source: needs the name of a claim: pvc://claim/path
-    "#]],
+            llm.yaml:4: warning: spec.model.cache.accessMode: ReadWriteOnce holds all replicas on one node; use ReadWriteMany where the storage class has it
+            llm.yaml:4: error: spec.model.source: `pvc:///a` is no model source: `` cannot be the name of a PersistentVolumeClaim
+        "#]],
     );
     service(
         "spec: {model: {source: hf://a/b, optimize: {gate: {}}}, scaling: {max: 2}}",
