@@ -24,7 +24,7 @@ pub struct Manifest {
     /// What the source's name stood for: a commit, or the digest of an artifact's manifest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<String>,
-    /// What `--digest` pins: see [`Manifest::new`].
+    /// What `--digest` pins: of one file its own SHA-256, of several that of what `sha256sum` prints of them, sorted by name.
     pub digest: Digest,
     /// In the order of their names.
     pub files: Vec<ManifestFile>,
