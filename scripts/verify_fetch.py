@@ -6,6 +6,7 @@ Run by `cargo xtask verify-fetch`, which provides the packages: moto[s3], flask,
 import argparse
 import hashlib
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -82,6 +83,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--wharf", required=True)
     args = parser.parse_args()
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     _, port = server.get_host_and_port()

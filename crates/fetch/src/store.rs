@@ -78,8 +78,14 @@ pub(crate) fn reason(error: &object_store::Error) -> String {
     while let Some(source) = inner.source() {
         inner = source;
     }
-    let line: String =
-        inner.to_string().chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect();
+    let text = inner.to_string();
+    // Stores answer in XML, of which one element is for people.
+    let message = text.split_once("<Message>").and_then(|(_, rest)| Some(rest.split_once("</Message>")?.0));
+    let text = match (message, text.split_once("<?xml")) {
+        (Some(message), Some((before, _))) => format!("{before}{message}"),
+        _ => text,
+    };
+    let line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect();
     line.trim().to_owned()
 }
 
@@ -152,6 +158,7 @@ fn explain(doing: String, store: Store, error: &object_store::Error) -> FetchErr
             Some(format!("check {variables}"))
         }
         object_store::Error::NotFound { .. } => Some("check the bucket and the prefix".to_owned()),
+        _ if why.contains(" 404 ") => Some("check the bucket and the prefix".to_owned()),
         _ if why.contains("configured region") => Some("set AWS_REGION".to_owned()),
         _ if why.contains("169.254.169.254") || why.contains("metadata") => Some(format!("set {variables}")),
         _ => None,

@@ -115,6 +115,13 @@ async fn refusals_name_the_variables_and_no_secret() {
     server.route("/models/private", Route::status(403));
     let error = told(&case.fetch("s3://models/private").await.unwrap_err());
     assert!(error.contains("AWS_ACCESS_KEY_ID") && !error.contains("hunter2"), "{error}");
+    let missing =
+        "<?xml version=\"1.0\"?><Error><Code>NoSuchBucket</Code><Message>no bucket</Message></Error>";
+    let missing = Route { status: 404, ..Route::json(missing) };
+    server.route("/models?list-type=2&prefix=nobody%2F", missing);
+    let error = told(&case.fetch("s3://models/nobody").await.unwrap_err());
+    assert!(error.contains("check the bucket and the prefix: "), "{error}");
+    assert!(error.contains("no bucket") && !error.contains("xml"), "{error}");
 }
 
 #[tokio::test]
