@@ -12,6 +12,7 @@ mod picker;
 mod pod;
 mod routes;
 mod services;
+mod shared;
 mod volume;
 mod workload;
 

@@ -3,13 +3,13 @@
 //! Each is one process of Wharf on the cache volume, named by what it makes. The operator starts each when the one before it is done;
 //! without an operator each waits for what it needs.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use wharf_spec::Model;
 use wharf_spec::scalar::Source;
 use wharf_spec::service::{Credentials, Distill, Optimize, Placement, Resources};
 
 use super::pod::{container_security, pod_security, resources};
-use super::volume;
+use super::{shared, volume};
 use crate::artifacts::{self, Artifact, MOUNT};
 use crate::facts::{Facts, Files};
 use crate::names::{self, MODEL, Part, SERVICE};
@@ -230,31 +230,10 @@ impl Owner<'_> {
         }
     }
 
+    /// Only distilling uses GPUs.
     fn place(&self, verb: &str, spec: &mut Value) {
-        let mut nodes: Map<String, Value> = self
-            .placement
-            .node_selector
-            .iter()
-            .map(|(key, value)| (key.clone(), value.as_str().into()))
-            .collect();
-        let mut tolerations: Vec<Value> = Vec::new();
-        if let (Some(gpu), "distill") = (&self.resources.gpu, verb) {
-            nodes.extend(
-                gpu.product
-                    .iter()
-                    .map(|product| ("nvidia.com/gpu.product".to_owned(), product.as_str().into())),
-            );
-            tolerations.push(json!({"key": gpu.resource, "operator": "Exists", "effect": "NoSchedule"}));
-        }
-        tolerations.extend(
-            self.placement.tolerations.iter().map(|one| serde_json::to_value(one).expect("plain data")),
-        );
-        if !nodes.is_empty() {
-            spec["nodeSelector"] = Value::Object(nodes);
-        }
-        if !tolerations.is_empty() {
-            spec["tolerations"] = Value::Array(tolerations);
-        }
+        let gpu = self.resources.gpu.as_ref().filter(|_| verb == "distill");
+        shared::place(self.placement, gpu, spec);
     }
 
     fn wait(&self, index: usize, path: &str, claims: &[String]) -> Value {
@@ -262,15 +241,7 @@ impl Owner<'_> {
         for (index, claim) in claims.iter().enumerate() {
             mounts.push(json!({"name": format!("source-{index}"), "mountPath": format!("{VOLUMES}/{claim}"), "readOnly": true}));
         }
-        json!({
-            "name": format!("await-{index}"),
-            "image": self.image,
-            "command": ["wharf"],
-            "args": ["fetch", "--await", path],
-            "securityContext": container_security(),
-            "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "64Mi"}},
-            "volumeMounts": mounts,
-        })
+        shared::wait(&format!("await-{index}"), self.image, path, mounts)
     }
 }
 

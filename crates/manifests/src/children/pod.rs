@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use wharf_spec::scalar::Quantity;
 use wharf_spec::service::{Amounts, Engine, Gpu};
 
-use super::{identity, volume, workload};
+use super::{identity, shared, volume, workload};
 use crate::artifacts::MOUNT;
 use crate::facts::{Facts, Files};
 use crate::launch::{Launch, variable};
@@ -76,24 +76,7 @@ pub(super) fn container_security() -> Value {
 /// Where the pod may run.
 fn place(facts: &Facts<'_>, colour: Colour, spec: &mut Value) {
     let placement = &facts.spec.placement;
-    let gpu = facts.spec.resources.gpu.as_ref();
-    let mut nodes: Map<String, Value> =
-        placement.node_selector.iter().map(|(key, value)| (key.clone(), value.as_str().into())).collect();
-    let mut tolerations: Vec<Value> = Vec::new();
-    if let Some(Gpu { count: _, product, resource }) = gpu {
-        if let Some(product) = product {
-            nodes.insert("nvidia.com/gpu.product".to_owned(), product.as_str().into());
-        }
-        tolerations.push(json!({"key": resource, "operator": "Exists", "effect": "NoSchedule"}));
-    }
-    let theirs = placement.tolerations.iter().map(|one| serde_json::to_value(one).expect("plain data"));
-    tolerations.extend(theirs);
-    if !nodes.is_empty() {
-        spec["nodeSelector"] = Value::Object(nodes);
-    }
-    if !tolerations.is_empty() {
-        spec["tolerations"] = Value::Array(tolerations);
-    }
+    shared::place(placement, facts.spec.resources.gpu.as_ref(), spec);
     if let Some(class) = &placement.priority_class {
         spec["priorityClassName"] = class.as_str().into();
     }
@@ -214,15 +197,8 @@ pub(super) fn resources(requests: &Amounts, limits: &Amounts, gpu: Option<&Gpu>)
 
 /// Waits until Jobs have made the model, where no operator does.
 fn wait(facts: &Facts<'_>) -> Value {
-    json!({
-        "name": "await-model",
-        "image": facts.settings.image,
-        "command": ["wharf"],
-        "args": ["fetch", "--await", facts.artifact.path],
-        "securityContext": container_security(),
-        "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "64Mi"}},
-        "volumeMounts": [{"name": "models", "mountPath": MOUNT, "readOnly": true}],
-    })
+    let mounts = vec![json!({"name": "models", "mountPath": MOUNT, "readOnly": true})];
+    shared::wait("await-model", &facts.settings.image, &facts.artifact.path, mounts)
 }
 
 /// Volumes and where they are mounted.
