@@ -1,0 +1,86 @@
+//! The demand stream: what gateways tell the autoscaler, one JSON object a line.
+//!
+//! Each line is everything its gateway knows, so a lost line costs nothing. Counters only grow while `epoch` stays the same; a gateway that
+//! starts again takes a new epoch, and its counters begin at zero. A gateway from which no line came for its lease counts for nothing: its
+//! gauges are forgotten, its counters stay in the sum.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Where the buckets of [`ServiceDemand::first_token`] end, in milliseconds; one more bucket holds what is above.
+pub const FIRST_TOKEN_BUCKETS_MS: [u32; 14] =
+    [10, 25, 50, 100, 200, 350, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 60_000, 300_000];
+
+/// What one gateway knows of the demand on every service.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct DemandReport {
+    /// The gateway's name: its pod, or `local`.
+    pub gateway: String,
+    /// When the gateway started, in milliseconds since 1970: tells counters of different lives apart.
+    pub epoch: u64,
+    /// Grows by one with every line.
+    pub sequence: u64,
+    /// How long the line holds, in milliseconds; the next one comes well before.
+    pub lease_ms: u64,
+    /// By `namespace/name`.
+    pub services: BTreeMap<String, ServiceDemand>,
+}
+
+/// Demand on one service, seen by one gateway.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ServiceDemand {
+    /// Requests that came and were let in: keys and limits had no objection.
+    pub arrived: u64,
+    /// Requests of those that an endpoint answered to the end.
+    pub answered: u64,
+    /// Requests of those that failed: no endpoint, a broken answer, a deadline.
+    pub failed: u64,
+    /// Requests of those that were refused since the queue was full.
+    pub overflowed: u64,
+    /// Requests of those whose client left.
+    pub abandoned: u64,
+    /// Tokens of prompts that were answered.
+    pub prompt_tokens: u64,
+    /// Tokens of answers.
+    pub generated_tokens: u64,
+    /// How many answers began within each of [`FIRST_TOKEN_BUCKETS_MS`] (each bucket by itself, not cumulative), and how many later.
+    pub first_token: Vec<u64>,
+    /// Requests that an endpoint works on.
+    pub in_flight: u64,
+    /// Requests that are held since no endpoint can take them.
+    pub queued: u64,
+    /// Tokens of the prompts that endpoints work on, estimated, and what their answers may still have.
+    pub tokens_in_flight: u64,
+    /// How long the oldest held request has waited, in milliseconds.
+    pub oldest_wait_ms: u64,
+    /// What the endpoints themselves say, as last read from their metrics.
+    pub endpoints: BTreeMap<String, EndpointLoad>,
+}
+
+/// What one endpoint says of itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct EndpointLoad {
+    /// It takes requests.
+    pub ready: bool,
+    /// Requests it works on.
+    pub running: u32,
+    /// Requests that wait in it.
+    pub waiting: u32,
+    /// Share of its KV cache in use, 0 to 1.
+    pub kv_cache: f64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_of_an_older_gateway_is_still_read() {
+        let line = r#"{"gateway":"g","epoch":1,"sequence":2,"lease_ms":3000,"services":{"a/b":{"arrived":7,"new":1}}}"#;
+        let report: DemandReport = serde_json::from_str(line).unwrap();
+        assert_eq!(report.services["a/b"], ServiceDemand { arrived: 7, ..ServiceDemand::default() });
+    }
+}

@@ -1,0 +1,1 @@
+//! Listening sockets: accepting, TLS with reload, time limits, telling connections to end.
