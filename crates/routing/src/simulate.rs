@@ -1,0 +1,1 @@
+//! A simulator that drives the same picking as the gateway.
