@@ -275,7 +275,7 @@ fn failure(error: ServeError) -> Failure {
             Some(LoadError::Model(cause)) => !load::lacked_a_thread(cause) && !lacked_ranks(cause),
             Some(LoadError::Thread(_) | LoadError::Panicked) | None => false,
         },
-        ServeError::Bind { .. } | ServeError::Thread(_) | ServeError::Lost(_) => false,
+        ServeError::Bind(_) | ServeError::Thread(_) | ServeError::Lost(_) => false,
     };
     if bad_input { Failure::BadInput(error.into()) } else { Failure::Failed(error.into()) }
 }

@@ -1,1 +1,14 @@
-//! Listening sockets: accepting, TLS with reload, time limits, telling connections to end.
+//! Listening sockets, for everything in Wharf that answers HTTP.
+//!
+//! This crate decides how connections are accepted and counted, how long a peer may take with TLS and headers, how HTTP/1.1 and HTTP/2 are
+//! told apart, when a certificate is read again, and how connections are told to end. What is answered is a hyper service of the caller's.
+
+mod connection;
+mod listener;
+mod tls;
+mod workers;
+
+pub use connection::{Connections, Limits, Refusal};
+pub use listener::{BindError, Listener, bind};
+pub use tls::{Certificate, Reload, TlsError};
+pub use workers::Workers;

@@ -3,25 +3,30 @@
 use std::error::Error;
 use std::future::Future;
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
-use wharf_api::ServeConfig;
+use wharf_api::{ApiError, ServeConfig};
+use wharf_listen::{BindError, Certificate, Connections, Limits, Listener, Refusal, Reload, TlsError, bind};
+use wharf_telemetry::metrics::server as table;
 
 use crate::auth::{Keys, KeysError};
 use crate::drain::drain;
-use crate::listen::{Listener, Port};
 use crate::router;
-use crate::state::{App, Loaded};
-use crate::tls::{Certificate, TlsError};
+use crate::state::{App, Loaded, RETRY_AFTER_SECONDS};
 
 /// Threads that move bytes between sockets and requests.
 const IO_THREADS: usize = 2;
+/// Streams of one HTTP/2 connection at a time.
+const H2_STREAMS: u32 = 256;
+/// Headers of one request, in bytes.
+const MAX_HEADER_BYTES: usize = 64 << 10;
 
 /// An error of the caller's.
 pub type BoxError = Box<dyn Error + Send + Sync>;
@@ -30,17 +35,8 @@ pub type BoxError = Box<dyn Error + Send + Sync>;
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// A port cannot be opened.
-    #[error("failed to listen on {host}:{port} ({what})")]
-    Bind {
-        /// As configured.
-        host: String,
-        /// As configured.
-        port: u16,
-        /// What the port is for.
-        what: &'static str,
-        /// Why.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Bind(#[from] BindError),
     /// The API keys are unusable.
     #[error(transparent)]
     Keys(#[from] KeysError),
@@ -116,12 +112,12 @@ impl Server {
             (Some(cert), Some(key)) => Some(Certificate::load(cert, key)?),
             _ => None,
         };
-        let (http, http_address) = listen(&config, config.port, "HTTP")?;
-        let (metrics, metrics_address) = listen(&config, config.metrics_port, "metrics")?;
+        let (http, http_address) = bind(&config.host, config.port, "HTTP")?;
+        let (metrics, metrics_address) = bind(&config.host, config.metrics_port, "metrics")?;
         let mut https_address = None;
         let https = match certificate {
             Some(certificate) => {
-                let (socket, address) = listen(&config, config.https_port, "HTTPS")?;
+                let (socket, address) = bind(&config.host, config.https_port, "HTTPS")?;
                 https_address = Some(address);
                 Some((to_tokio(socket, &config, config.https_port, "HTTPS")?, certificate))
             }
@@ -151,14 +147,21 @@ impl Server {
         let stop = watch::Sender::new(false);
         let mut listeners = JoinSet::new();
         let mut listen = |socket, tls| {
-            let listener = Listener { socket, tls, router: router::api(&app), port: Port::Api };
-            listeners.spawn(listener.run(Arc::clone(&app), stop.subscribe()));
+            let listener = Listener {
+                socket,
+                tls,
+                service: TowerToHyperService::new(router::api(&app)),
+                limits: limits(&app.config),
+                connections: Some(Arc::clone(&app.connections)),
+            };
+            listeners.spawn(listener.run(stop.subscribe()));
         };
         listen(http, None);
         let mut background = JoinSet::new();
         if let Some((socket, certificate)) = https {
             listen(socket, Some(TlsAcceptor::from(certificate.server_config()?)));
-            background.spawn(certificate.watch(Arc::clone(&app)));
+            let app = Arc::clone(&app);
+            background.spawn(certificate.watch(move |reload| count_reload(&app, reload)));
         }
         let metrics_ended = start_metrics_thread(&app, metrics, stop.subscribe())?;
         tracing::info!(
@@ -221,20 +224,31 @@ async fn until_shutdown(
     ended
 }
 
-fn listen(
-    config: &ServeConfig,
-    port: u16,
-    what: &'static str,
-) -> Result<(std::net::TcpListener, SocketAddr), ServeError> {
-    let failed = |source| ServeError::Bind { host: config.host.clone(), port, what, source };
-    let address = (config.host.as_str(), port)
-        .to_socket_addrs()
-        .and_then(|mut found| found.next().ok_or_else(|| io::Error::other("the host has no address")))
-        .map_err(failed)?;
-    let socket = std::net::TcpListener::bind(address).map_err(failed)?;
-    socket.set_nonblocking(true).map_err(failed)?;
-    let address = socket.local_addr().map_err(failed)?;
-    Ok((socket, address))
+/// What peers may do before a request is there.
+fn limits(config: &ServeConfig) -> Limits {
+    Limits {
+        header_timeout: Duration::from_secs_f64(config.header_timeout_seconds),
+        max_header_bytes: MAX_HEADER_BYTES,
+        h2_streams: H2_STREAMS,
+    }
+}
+
+/// The connections that a server accepts, and what one too many is told.
+pub(crate) fn connections(config: &ServeConfig) -> Arc<Connections> {
+    let error = ApiError::Unavailable {
+        reason: "the server has too many open connections".to_owned(),
+        retry_after_seconds: RETRY_AFTER_SECONDS,
+    };
+    let body = serde_json::to_string(&error.body()).expect("strings and nothing else");
+    Connections::new(config.max_connections, Refusal { retry_after_seconds: RETRY_AFTER_SECONDS, body })
+}
+
+fn count_reload(app: &App, reload: Reload) {
+    let result = match reload {
+        Reload::Taken => "ok",
+        Reload::Refused => "error",
+    };
+    app.metrics.add(&table::TLS_RELOADS, &[result], 1.0);
 }
 
 fn to_tokio(
@@ -243,12 +257,8 @@ fn to_tokio(
     port: u16,
     what: &'static str,
 ) -> Result<TcpListener, ServeError> {
-    TcpListener::from_std(socket).map_err(|source| ServeError::Bind {
-        host: config.host.clone(),
-        port,
-        what,
-        source,
-    })
+    TcpListener::from_std(socket)
+        .map_err(|source| BindError { host: config.host.clone(), port, what, source }.into())
 }
 
 /// Health and metrics have a thread and a runtime of their own, so that nothing that requests do delays them. The
@@ -268,8 +278,14 @@ fn start_metrics_thread(
     let (running, ended) = oneshot::channel();
     let work = move || {
         let _running: oneshot::Sender<()> = running;
-        let listener = Listener { socket, tls: None, router: router::metrics(&app), port: Port::Metrics };
-        runtime.block_on(listener.run(app, stop));
+        let listener = Listener {
+            socket,
+            tls: None,
+            service: TowerToHyperService::new(router::metrics(&app)),
+            limits: limits(&app.config),
+            connections: None,
+        };
+        runtime.block_on(listener.run(stop));
     };
     std::thread::Builder::new().name("metrics".to_owned()).spawn(work).map_err(ServeError::Thread)?;
     Ok(ended)

@@ -1,12 +1,12 @@
 //! What all requests share: configuration, the loaded model, the phase, the count of requests in flight.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{oneshot, watch};
 use wharf_api::{ApiError, ServeConfig};
 use wharf_engine::EngineHandle;
+use wharf_listen::Connections;
 use wharf_model::{ChatTemplate, GenerationDefaults, Tokenizer};
 use wharf_telemetry::metrics::{Metrics, server as table};
 
@@ -66,7 +66,7 @@ pub(crate) struct App {
     pub(crate) workers: Workers,
     /// Unix seconds at start: the `created` of the model card.
     pub(crate) created: u64,
-    pub(crate) connections: AtomicUsize,
+    pub(crate) connections: Arc<Connections>,
     model: OnceLock<Loaded>,
     phase: watch::Sender<Phase>,
     in_flight: watch::Sender<usize>,
@@ -85,11 +85,11 @@ impl App {
         App {
             model_name: config.served_name(),
             workers: Workers::new(&config),
+            connections: crate::serve::connections(&config),
             config,
             keys,
             metrics,
             created: unix_seconds(),
-            connections: AtomicUsize::new(0),
             model: OnceLock::new(),
             phase: watch::Sender::new(Phase::Loading),
             in_flight: watch::Sender::new(0),
@@ -177,19 +177,10 @@ impl App {
         self.abort.subscribe()
     }
 
-    pub(crate) fn connection_opened(&self) -> usize {
-        self.connections.fetch_add(1, Ordering::Relaxed) + 1
-    }
-
-    pub(crate) fn connection_closed(&self) {
-        self.connections.fetch_sub(1, Ordering::Relaxed);
-    }
-
     /// Everything that `/metrics` shows, the engine's state included.
     pub(crate) fn metrics_text(&self) -> Result<String, ApiError> {
         // Set here and not where the counts change: two changes at once could set them in the wrong order.
-        let connections = self.connections.load(Ordering::Relaxed);
-        self.metrics.set(&table::HTTP_CONNECTIONS, &[], connections as f64);
+        self.metrics.set(&table::HTTP_CONNECTIONS, &[], self.connections.open() as f64);
         self.metrics.set(&table::HTTP_IN_FLIGHT, &[], self.in_flight() as f64);
         if let Some(model) = self.model() {
             crate::record::engine_state(&self.metrics, &self.model_name, &model.engine.snapshot());

@@ -1,5 +1,6 @@
 //! The HTTPS certificate: read once at start, read again when its files change.
 
+use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,9 +13,6 @@ use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use wharf_telemetry::metrics::server as table;
-
-use crate::state::App;
 
 /// How often the files are compared with what is in use. They are small and local.
 const POLL: Duration = Duration::from_secs(1);
@@ -62,7 +60,7 @@ pub enum TlsError {
 }
 
 /// The certificate in use and the files it came from.
-pub(crate) struct Certificate {
+pub struct Certificate {
     cert: PathBuf,
     key: PathBuf,
     current: ArcSwap<CertifiedKey>,
@@ -77,7 +75,11 @@ struct Files {
 }
 
 impl Certificate {
-    pub(crate) fn load(cert: &Path, key: &Path) -> Result<Arc<Certificate>, TlsError> {
+    /// Reads both files.
+    ///
+    /// # Errors
+    /// [`TlsError`], when they are not there, no PEM, or do not belong together.
+    pub fn load(cert: &Path, key: &Path) -> Result<Arc<Certificate>, TlsError> {
         let files = read(cert, key)?;
         let parsed = parse(&files, cert, key)?;
         Ok(Arc::new(Certificate {
@@ -89,7 +91,10 @@ impl Certificate {
     }
 
     /// What connections are accepted with.
-    pub(crate) fn server_config(self: &Arc<Self>) -> Result<Arc<ServerConfig>, TlsError> {
+    ///
+    /// # Errors
+    /// [`TlsError::Setup`].
+    pub fn server_config(self: &Arc<Self>) -> Result<Arc<ServerConfig>, TlsError> {
         let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_safe_default_protocol_versions()
             .map_err(TlsError::Setup)?
@@ -112,8 +117,8 @@ impl Certificate {
         Ok(true)
     }
 
-    /// Follows the files for as long as the server runs.
-    pub(crate) async fn watch(self: Arc<Self>, app: Arc<App>) {
+    /// Follows the files for as long as the server runs and tells of every change, and of every new reason why a change is no good.
+    pub async fn watch(self: Arc<Self>, on_reload: impl Fn(Reload)) {
         let mut reported = String::new();
         loop {
             tokio::time::sleep(POLL).await;
@@ -123,13 +128,13 @@ impl Certificate {
                 Ok(Ok(false)) => {}
                 Ok(Ok(true)) => {
                     reported.clear();
-                    app.metrics.add(&table::TLS_RELOADS, &["ok"], 1.0);
+                    on_reload(Reload::Taken);
                     tracing::info!(path = %self.cert.display(), "the certificate was reloaded");
                 }
                 Ok(Err(error)) => {
-                    let chain = crate::serve::chain(&error);
+                    let chain = chain(&error);
                     if chain != reported {
-                        app.metrics.add(&table::TLS_RELOADS, &["error"], 1.0);
+                        on_reload(Reload::Refused);
                         tracing::error!(
                             error = chain,
                             "the new certificate is broken; the old one stays in use"
@@ -142,6 +147,27 @@ impl Certificate {
             }
         }
     }
+}
+
+/// What became of changed files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reload {
+    /// They are in use.
+    Taken,
+    /// They are broken; those before stay in use.
+    Refused,
+}
+
+/// An error with all its causes, for one log line.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        cause = inner.source();
+    }
+    text
 }
 
 struct Resolver(Arc<Certificate>);

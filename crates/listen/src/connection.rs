@@ -1,0 +1,203 @@
+//! One connection: TLS, HTTP/1.1 or HTTP/2, time limits, and the polite refusal of one too many.
+
+use std::error::Error;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::{Body, Incoming};
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::Watcher;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+
+/// A dead HTTP/2 peer is noticed after the sum of these.
+const H2_PING_EVERY: Duration = Duration::from_secs(20);
+const H2_PING_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// What a peer may do before a request is there.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// How long it may take with TLS and with headers.
+    pub header_timeout: Duration,
+    /// Bytes of one request's headers.
+    pub max_header_bytes: usize,
+    /// Streams of one HTTP/2 connection at a time.
+    pub h2_streams: u32,
+}
+
+/// What connections are answered with: a hyper service that can be shared.
+pub trait Serves:
+    Service<Request<Incoming>, Response = Response<Self::Answer>, Error: Into<BoxError>, Future: Send>
+    + Clone
+    + Send
+    + Sync
+    + 'static
+{
+    /// The body of its responses.
+    type Answer: Body<Data: Send, Error: Into<BoxError>> + Send + 'static;
+}
+
+type BoxError = Box<dyn Error + Send + Sync>;
+
+impl<S, B> Serves for S
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error: Into<BoxError>, Future: Send>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+    B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
+{
+    type Answer = B;
+}
+
+/// The connections of a server: how many there are and how many there may be.
+pub struct Connections {
+    open: AtomicUsize,
+    most: usize,
+    refusal: Refusal,
+}
+
+/// What one connection too many is told.
+#[derive(Clone, Debug)]
+pub struct Refusal {
+    /// Value of the header `Retry-After`.
+    pub retry_after_seconds: u32,
+    /// The response's body, JSON.
+    pub body: String,
+}
+
+impl Connections {
+    /// None yet.
+    pub fn new(most: usize, refusal: Refusal) -> Arc<Connections> {
+        Arc::new(Connections { open: AtomicUsize::new(0), most, refusal })
+    }
+
+    /// How many there are.
+    pub fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+}
+
+/// Counts a connection while it lives.
+pub(crate) struct Counted {
+    connections: Option<Arc<Connections>>,
+    over_limit: bool,
+}
+
+impl Counted {
+    pub(crate) fn new(connections: Option<&Arc<Connections>>) -> Counted {
+        match connections {
+            Some(connections) => {
+                let before = connections.open.fetch_add(1, Ordering::Relaxed);
+                let over_limit = before >= connections.most;
+                Counted { connections: Some(Arc::clone(connections)), over_limit }
+            }
+            None => Counted { connections: None, over_limit: false },
+        }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        if let Some(connections) = &self.connections {
+            connections.open.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// What a listener serves connections with.
+pub(crate) struct Served<S> {
+    pub(crate) tls: Option<TlsAcceptor>,
+    pub(crate) service: S,
+    pub(crate) limits: Limits,
+}
+
+impl<S: Serves> Served<S> {
+    pub(crate) async fn run(self: Arc<Self>, mut stream: TcpStream, counted: Counted, watcher: Watcher) {
+        if let Some(connections) = &counted.connections
+            && counted.over_limit
+        {
+            // Best effort: the peer may be gone.
+            let _ = timeout(Duration::from_secs(1), refuse(&mut stream, &connections.refusal)).await;
+            return;
+        }
+        // Tokens are small and must not wait for each other. A socket that cannot do it still works.
+        let _ = stream.set_nodelay(true);
+        match &self.tls {
+            None => self.serve(stream, watcher).await,
+            Some(tls) => match timeout(self.limits.header_timeout, tls.accept(stream)).await {
+                Ok(Ok(stream)) => self.serve(stream, watcher).await,
+                Ok(Err(e)) => tracing::debug!(error = %e, "TLS handshake failed"),
+                Err(_) => tracing::debug!("TLS handshake took too long"),
+            },
+        }
+    }
+
+    async fn serve<I>(&self, stream: I, watcher: Watcher)
+    where
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let Limits { header_timeout, max_header_bytes, h2_streams } = self.limits;
+        let first_request = Arc::new(Notify::new());
+        let service = {
+            let service = self.service.clone();
+            let first_request = Arc::clone(&first_request);
+            service_fn(move |request: Request<Incoming>| {
+                first_request.notify_one();
+                service.call(request)
+            })
+        };
+        let mut builder = auto::Builder::new(TokioExecutor::new());
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(header_timeout)
+            .max_buf_size(max_header_bytes);
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .keep_alive_interval(H2_PING_EVERY)
+            .keep_alive_timeout(H2_PING_TIMEOUT)
+            .max_concurrent_streams(h2_streams)
+            .max_header_list_size(u32::try_from(max_header_bytes).unwrap_or(u32::MAX));
+        let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
+        // hyper starts its clock when it knows the protocol; a client that sends nothing at all, or half of HTTP/2's
+        // preface, never gets that far.
+        let no_request_at_all = async {
+            if timeout(header_timeout, first_request.notified()).await.is_ok() {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            result = watcher.watch(connection) => if let Err(e) = result {
+                tracing::debug!(error = %e, "a connection ended early");
+            },
+            () = no_request_at_all => tracing::debug!("a connection sent no request in time"),
+        }
+    }
+}
+
+/// Says why, then reads until the peer closes: closing with unread data resets the connection, and the peer would
+/// not see the answer.
+async fn refuse(stream: &mut TcpStream, refusal: &Refusal) -> io::Result<()> {
+    let Refusal { retry_after_seconds, body } = refusal;
+    let head = format!(
+        "HTTP/1.1 503 Service Unavailable\r\nretry-after: {retry_after_seconds}\r\nconnection: close\r\n\
+         content-type: application/json\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(format!("{head}{body}").as_bytes()).await?;
+    stream.shutdown().await?;
+    let mut unread = [0; 1024];
+    while stream.read(&mut unread).await? > 0 {}
+    Ok(())
+}
