@@ -38,10 +38,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", default_value_t = 256)]
     window: usize,
     /// Learning rate
-    #[arg(long, value_name = "R", default_value_t = 5e-4)]
+    #[arg(long, value_name = "R", default_value_t = 3e-4)]
     lr: f64,
     /// Share of the divergence in the run with the teacher
-    #[arg(long, value_name = "A", default_value_t = 0.5)]
+    #[arg(long, value_name = "A", default_value_t = 0.9)]
     alpha: f64,
     /// Divides the logits before they are compared; 1 helps most in a run as short as this
     #[arg(long, value_name = "T", default_value_t = 1.0)]
@@ -53,7 +53,7 @@ pub(crate) struct Args {
 
 const PACKAGE: &str = "fortunes";
 /// Small, because a pruned student gains more from a further step than from a smoother one.
-const BATCH: usize = 4;
+const BATCH: usize = 1;
 /// Validations of a run, of so many windows each.
 const VALIDATIONS: usize = 4;
 const VALIDATION_WINDOWS: usize = 16;

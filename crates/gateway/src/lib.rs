@@ -1,1 +1,2 @@
-//! One endpoint for all models: the HTTP proxy and the Envoy endpoint picker, two fronts of routing.
+//! One endpoint for all models.
+mod request;
