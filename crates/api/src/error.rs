@@ -25,7 +25,17 @@ pub enum ApiError {
     },
     /// 401: no key, or one that this server does not know.
     #[error("{0}")]
-    InvalidApiKey(&'static str),
+    InvalidApiKey(String),
+    /// 403: we know who asks, and may not give it to them.
+    #[error("{message}")]
+    PermissionDenied {
+        /// What they may not, in a sentence.
+        message: String,
+        /// The field that is to blame.
+        param: Option<&'static str>,
+        /// A stable word for programs.
+        code: &'static str,
+    },
     /// 404: the request names a model that is not served here.
     #[error("the model {model:?} does not exist; this server has {available:?}")]
     ModelNotFound {
@@ -65,6 +75,24 @@ pub enum ApiError {
     /// 429: the waiting queue is full.
     #[error("the server is at its limit of waiting requests; try again in {retry_after_seconds} s")]
     Overloaded {
+        /// The `Retry-After` header.
+        retry_after_seconds: u32,
+    },
+    /// 429: the caller, or everybody together, asks for more than the limit in this time.
+    #[error("{message}")]
+    RateLimited {
+        /// Which limit, and when there is room again, in a sentence.
+        message: String,
+        /// What is counted: `requests` or `tokens`.
+        counted: &'static str,
+        /// The `Retry-After` header.
+        retry_after_seconds: u32,
+    },
+    /// 429: the caller's budget is used up; trying again soon does not help.
+    #[error("{message}")]
+    InsufficientQuota {
+        /// Which budget, and when it is renewed, in a sentence.
+        message: String,
         /// The `Retry-After` header.
         retry_after_seconds: u32,
     },
@@ -122,11 +150,14 @@ impl ApiError {
         match self {
             ApiError::InvalidRequest { .. } | ApiError::ContextLengthExceeded { .. } => 400,
             ApiError::InvalidApiKey(_) => 401,
+            ApiError::PermissionDenied { .. } => 403,
             ApiError::ModelNotFound { .. } | ApiError::NotFound { .. } => 404,
             ApiError::MethodNotAllowed { .. } => 405,
             ApiError::BodyTimeout { .. } => 408,
             ApiError::BodyTooLarge { .. } => 413,
-            ApiError::Overloaded { .. } => 429,
+            ApiError::Overloaded { .. }
+            | ApiError::RateLimited { .. }
+            | ApiError::InsufficientQuota { .. } => 429,
             ApiError::Unavailable { .. } => 503,
             ApiError::Internal(_) => 500,
         }
@@ -136,10 +167,13 @@ impl ApiError {
     pub fn retry_after_seconds(&self) -> Option<u32> {
         match self {
             ApiError::Overloaded { retry_after_seconds }
+            | ApiError::RateLimited { retry_after_seconds, .. }
+            | ApiError::InsufficientQuota { retry_after_seconds, .. }
             | ApiError::Unavailable { retry_after_seconds, .. } => Some(*retry_after_seconds),
             ApiError::InvalidRequest { .. }
             | ApiError::ContextLengthExceeded { .. }
             | ApiError::InvalidApiKey(_)
+            | ApiError::PermissionDenied { .. }
             | ApiError::ModelNotFound { .. }
             | ApiError::NotFound { .. }
             | ApiError::MethodNotAllowed { .. }
@@ -160,7 +194,10 @@ impl ApiError {
             | ApiError::BodyTimeout { .. }
             | ApiError::BodyTooLarge { .. } => "invalid_request_error",
             ApiError::InvalidApiKey(_) => "authentication_error",
+            ApiError::PermissionDenied { .. } => "permission_denied",
             ApiError::Overloaded { .. } => "rate_limit_error",
+            ApiError::RateLimited { counted, .. } => counted,
+            ApiError::InsufficientQuota { .. } => "insufficient_quota",
             ApiError::Unavailable { .. } => "service_unavailable",
             ApiError::Internal(_) => "server_error",
         }
@@ -172,12 +209,15 @@ impl ApiError {
             ApiError::InvalidRequest { code, .. } => *code,
             ApiError::ContextLengthExceeded { .. } => Some("context_length_exceeded"),
             ApiError::InvalidApiKey(_) => Some("invalid_api_key"),
+            ApiError::PermissionDenied { code, .. } => Some(code),
             ApiError::ModelNotFound { .. } => Some("model_not_found"),
             ApiError::NotFound { .. } => Some("not_found"),
             ApiError::MethodNotAllowed { .. } => Some("method_not_allowed"),
             ApiError::BodyTimeout { .. } => Some("request_timeout"),
             ApiError::BodyTooLarge { .. } => Some("request_too_large"),
             ApiError::Overloaded { .. } => Some("queue_full"),
+            ApiError::RateLimited { .. } => Some("rate_limit_exceeded"),
+            ApiError::InsufficientQuota { .. } => Some("insufficient_quota"),
             ApiError::Unavailable { .. } => Some("unavailable"),
             ApiError::Internal(_) => Some("internal_error"),
         }
@@ -189,12 +229,15 @@ impl ApiError {
             ApiError::InvalidRequest { param, .. } => param.clone(),
             ApiError::ContextLengthExceeded { param, .. } => Some((*param).to_owned()),
             ApiError::ModelNotFound { .. } => Some("model".to_owned()),
+            ApiError::PermissionDenied { param, .. } => param.map(str::to_owned),
             ApiError::InvalidApiKey(_)
             | ApiError::NotFound { .. }
             | ApiError::MethodNotAllowed { .. }
             | ApiError::BodyTimeout { .. }
             | ApiError::BodyTooLarge { .. }
             | ApiError::Overloaded { .. }
+            | ApiError::RateLimited { .. }
+            | ApiError::InsufficientQuota { .. }
             | ApiError::Unavailable { .. }
             | ApiError::Internal(_) => None,
         };
@@ -225,5 +268,19 @@ mod tests {
         let overloaded = ApiError::Overloaded { retry_after_seconds: 1 };
         assert_eq!((overloaded.status(), overloaded.retry_after_seconds()), (429, Some(1)));
         assert_eq!(ApiError::Internal("x".into()).retry_after_seconds(), None);
+    }
+
+    #[test]
+    fn limits_and_budgets_have_the_words_that_clients_look_for() {
+        let message = || "too much".to_owned();
+        let limited = ApiError::RateLimited { message: message(), counted: "tokens", retry_after_seconds: 7 };
+        assert_eq!((limited.status(), limited.retry_after_seconds()), (429, Some(7)));
+        assert_eq!((limited.kind(), limited.code()), ("tokens", Some("rate_limit_exceeded")));
+        let spent = ApiError::InsufficientQuota { message: message(), retry_after_seconds: 60 };
+        assert_eq!((spent.status(), spent.retry_after_seconds()), (429, Some(60)));
+        assert_eq!((spent.kind(), spent.code()), ("insufficient_quota", Some("insufficient_quota")));
+        let code = "model_not_allowed";
+        let denied = ApiError::PermissionDenied { message: message(), param: Some("model"), code };
+        assert_eq!((denied.status(), denied.body().error.param.as_deref()), (403, Some("model")));
     }
 }
