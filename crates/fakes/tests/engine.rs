@@ -159,7 +159,7 @@ async fn each_fault_looks_on_the_wire_as_its_name_says() {
     let good = chat(&engine, false).await;
     assert_eq!(good.status(), "200");
     let stats = engine.until(|stats| stats.in_flight == 0).await;
-    assert_eq!(stats.cut, 5);
+    assert_eq!((stats.cut, stats.abandoned), (6, 0));
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::future::pending;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream;
@@ -11,7 +12,6 @@ use http::{HeaderName, HeaderValue, Response, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use tokio::sync::oneshot;
-use tokio::task::yield_now;
 use tokio::time::{Instant, sleep};
 
 use super::Shared;
@@ -20,6 +20,9 @@ use super::log::Outcome;
 use super::script::{Script, Step};
 use super::slots::Slot;
 use crate::wire::{Body, Connection, lock};
+
+/// What was sent before a cut is written meanwhile, and read: not every system keeps what a reset peer has not read yet.
+const PEER_READS: Duration = Duration::from_millis(20);
 
 /// An answer that is being given. Dropping it ends it.
 pub(super) struct Player {
@@ -111,8 +114,7 @@ impl Player {
 
     /// Never returns: the connection's end drops this future.
     async fn cut(&mut self, how: fn(&Connection)) {
-        // What was sent before is written to the socket while this future is pending.
-        yield_now().await;
+        sleep(PEER_READS).await;
         how(&self.connection);
         pending().await
     }

@@ -239,6 +239,8 @@ pub(crate) fn spoil(mut script: Script, fault: &Fault) -> Script {
             script.body = script.body.into_iter().flat_map(|step| trickle(step, *bytes, *pause)).collect();
         }
         Fault::WrongLength(by) => {
+            // Not a body that ends early: nothing of such a one would be sent.
+            script.body.extend((*by > 0).then_some(Step::Close));
             for (name, value) in &mut script.headers {
                 if let ("content-length", Ok(length)) = (*name, value.parse::<i64>()) {
                     *value = (length + by).max(0).to_string();
