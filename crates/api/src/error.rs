@@ -104,6 +104,12 @@ pub enum ApiError {
         /// The `Retry-After` header.
         retry_after_seconds: u32,
     },
+    /// 502: the model server failed, and no other could be asked.
+    #[error("{0}")]
+    BadGateway(String),
+    /// 504: the model server did not answer in time.
+    #[error("{0}")]
+    GatewayTimeout(String),
     /// 500: our fault.
     #[error("{0}")]
     Internal(String),
@@ -159,6 +165,8 @@ impl ApiError {
             | ApiError::RateLimited { .. }
             | ApiError::InsufficientQuota { .. } => 429,
             ApiError::Unavailable { .. } => 503,
+            ApiError::BadGateway(_) => 502,
+            ApiError::GatewayTimeout(_) => 504,
             ApiError::Internal(_) => 500,
         }
     }
@@ -179,6 +187,8 @@ impl ApiError {
             | ApiError::MethodNotAllowed { .. }
             | ApiError::BodyTimeout { .. }
             | ApiError::BodyTooLarge { .. }
+            | ApiError::BadGateway(_)
+            | ApiError::GatewayTimeout(_)
             | ApiError::Internal(_) => None,
         }
     }
@@ -199,7 +209,7 @@ impl ApiError {
             ApiError::RateLimited { counted, .. } => counted,
             ApiError::InsufficientQuota { .. } => "insufficient_quota",
             ApiError::Unavailable { .. } => "service_unavailable",
-            ApiError::Internal(_) => "server_error",
+            ApiError::BadGateway(_) | ApiError::GatewayTimeout(_) | ApiError::Internal(_) => "server_error",
         }
     }
 
@@ -219,6 +229,8 @@ impl ApiError {
             ApiError::RateLimited { .. } => Some("rate_limit_exceeded"),
             ApiError::InsufficientQuota { .. } => Some("insufficient_quota"),
             ApiError::Unavailable { .. } => Some("unavailable"),
+            ApiError::BadGateway(_) => Some("bad_gateway"),
+            ApiError::GatewayTimeout(_) => Some("gateway_timeout"),
             ApiError::Internal(_) => Some("internal_error"),
         }
     }
@@ -239,6 +251,8 @@ impl ApiError {
             | ApiError::RateLimited { .. }
             | ApiError::InsufficientQuota { .. }
             | ApiError::Unavailable { .. }
+            | ApiError::BadGateway(_)
+            | ApiError::GatewayTimeout(_)
             | ApiError::Internal(_) => None,
         };
         ErrorBody {

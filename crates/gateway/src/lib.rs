@@ -1,2 +1,44 @@
 //! One endpoint for all models.
+//!
+//! This crate moves requests: it reads what a request asks for, checks who asks, gets an endpoint from [`wharf_routing`], passes the answer on,
+//! and counts. Which endpoint is best is decided in `wharf_routing`, who may call and how much in `wharf_access`; what services there are comes
+//! from discovery or from whoever embeds the gateway ([`Handle`]).
+
+mod answer;
+pub mod config;
+mod events;
+mod exchange;
+mod headers;
+mod hold;
+mod ledger;
+mod poll;
+mod pool;
+mod proxy;
+mod relay;
 mod request;
+mod serve;
+mod service;
+mod shared;
+mod side;
+mod table;
+mod upstream;
+mod usage;
+
+use std::error::Error;
+
+pub use config::{ConfigError, GatewayConfig, ServiceConfig};
+pub use serve::{Addresses, Gateway, Handle, ServeError};
+pub use service::ServiceSpec;
+pub use shared::SetupError;
+
+/// An error with all its causes, for one log line.
+pub(crate) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        cause = inner.source();
+    }
+    text
+}

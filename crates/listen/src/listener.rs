@@ -83,23 +83,19 @@ impl<S: Serves> Listener<S> {
         // What has not ended by then is cut when the runtime ends.
         let _ = timeout(CLOSE_TIME, graceful.shutdown()).await;
     }
+}
 
-    /// As [`Listener::run`], with each connection on the worker that has the fewest. `service` makes each worker's own from this one.
-    pub async fn run_on<W: Serves>(
-        self,
-        workers: &Workers,
-        stop: watch::Receiver<bool>,
-        service: impl Fn(&S, usize) -> W,
-    ) {
-        let Listener { socket, tls, service: shared, limits, connections } = self;
+impl<F> Listener<F> {
+    /// As [`Listener::run`], with each connection on the worker that has the fewest; the service is made for each worker.
+    pub async fn run_on<S: Serves>(self, workers: &Workers, stop: watch::Receiver<bool>)
+    where
+        F: Fn(usize) -> S,
+    {
+        let Listener { socket, tls, service, limits, connections } = self;
         let graceful = GracefulShutdown::new();
-        let served: Vec<Arc<Served<W>>> = (0..workers.len())
+        let served: Vec<Arc<Served<S>>> = (0..workers.len())
             .map(|worker| {
-                Arc::new(Served {
-                    tls: tls.clone(),
-                    service: service(&shared, worker),
-                    limits: limits.clone(),
-                })
+                Arc::new(Served { tls: tls.clone(), service: service(worker), limits: limits.clone() })
             })
             .collect();
         accept(&socket, stop, |stream| {

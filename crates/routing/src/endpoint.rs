@@ -11,11 +11,18 @@ pub struct Endpoint {
     /// Where it listens, as `host:port`; tells endpoints apart.
     pub address: String,
     /// The version it belongs to; traffic is shared by version.
+    #[serde(default)]
     pub colour: String,
     /// It takes requests.
+    #[serde(default = "yes")]
     pub ready: bool,
     /// It finishes what it has and gets nothing new.
+    #[serde(default)]
     pub draining: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 impl Endpoint {

@@ -7,7 +7,7 @@ mod registry;
 mod table;
 
 pub use registry::Metrics;
-pub use table::{Kind, Metric, server};
+pub use table::{Kind, Metric, gateway, server};
 
 use std::fmt::Write;
 
@@ -15,11 +15,25 @@ use std::fmt::Write;
 pub fn reference_page() -> String {
     let mut page = String::from(
         "# Metrics\n\nThis page is generated from the metric table; a test fails when it is stale.\n\n\
-         The model server serves these at `/metrics` on its metrics port and on its API port. Names that begin \
-         with `vllm:` have vLLM's meaning, so that routers and dashboards made for vLLM work unchanged.\n\n\
-         | name | type | labels | meaning |\n|---|---|---|---|\n",
+         ## Model server\n\nServed at `/metrics` on its metrics port and on its API port. Names that begin \
+         with `vllm:` have vLLM's meaning, so that routers and dashboards made for vLLM work unchanged.\n\n",
     );
-    for metric in server::ALL {
+    table_of(&mut page, server::ALL);
+    page.push_str("\n## Gateway\n\nServed at `/metrics` on its metrics port.\n\n");
+    table_of(&mut page, gateway::ALL);
+    page.push_str("\n## Histogram buckets\n\n");
+    for metric in server::ALL.iter().chain(gateway::ALL) {
+        if let Kind::Histogram(buckets) = metric.kind {
+            let buckets: Vec<String> = buckets.iter().map(|bucket| bucket.to_string()).collect();
+            let _ = writeln!(page, "- `{}`: {}", metric.name, buckets.join(", "));
+        }
+    }
+    page
+}
+
+fn table_of(page: &mut String, table: &[&Metric]) {
+    page.push_str("| name | type | labels | meaning |\n|---|---|---|---|\n");
+    for metric in table {
         let kind = match metric.kind {
             Kind::Counter => "counter",
             Kind::Gauge => "gauge",
@@ -28,14 +42,6 @@ pub fn reference_page() -> String {
         let labels: Vec<String> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
         let _ = writeln!(page, "| `{}` | {kind} | {} | {} |", metric.name, labels.join(", "), metric.help);
     }
-    page.push_str("\n## Histogram buckets\n\n");
-    for metric in server::ALL {
-        if let Kind::Histogram(buckets) = metric.kind {
-            let buckets: Vec<String> = buckets.iter().map(|bucket| bucket.to_string()).collect();
-            let _ = writeln!(page, "- `{}`: {}", metric.name, buckets.join(", "));
-        }
-    }
-    page
 }
 
 #[cfg(test)]

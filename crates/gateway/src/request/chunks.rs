@@ -11,14 +11,14 @@ use hyper::body::{Body, Frame, SizeHint};
 
 /// Pieces of a body. Cloning shares them.
 #[derive(Clone, Debug, Default)]
-pub struct Chunks {
+pub(crate) struct Chunks {
     pieces: VecDeque<Bytes>,
     len: usize,
 }
 
 impl Chunks {
     /// Adds a piece at the end.
-    pub fn push(&mut self, piece: Bytes) {
+    pub(crate) fn push(&mut self, piece: Bytes) {
         if !piece.is_empty() {
             self.len += piece.len();
             self.pieces.push_back(piece);
@@ -26,17 +26,17 @@ impl Chunks {
     }
 
     /// Bytes of all pieces.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.len
     }
 
     /// Whether there is nothing.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.len == 0
     }
 
     /// The bytes of a range, piece by piece.
-    pub fn slices(&self, range: Range<usize>) -> impl Iterator<Item = &[u8]> {
+    pub(crate) fn slices(&self, range: Range<usize>) -> impl Iterator<Item = &[u8]> {
         let mut offset = 0;
         self.pieces.iter().filter_map(move |piece| {
             let start = range.start.max(offset);
@@ -48,7 +48,7 @@ impl Chunks {
     }
 
     /// The bytes of a range in one piece: copied only if they lie in several.
-    pub fn get(&self, range: Range<usize>) -> Bytes {
+    pub(crate) fn get(&self, range: Range<usize>) -> Bytes {
         let mut offset = 0;
         for piece in &self.pieces {
             if range.start >= offset && range.end <= offset + piece.len() {
@@ -62,7 +62,7 @@ impl Chunks {
     }
 
     /// With a range replaced by something else.
-    pub fn replaced(&self, range: Range<usize>, with: Bytes) -> Chunks {
+    pub(crate) fn replaced(&self, range: Range<usize>, with: Bytes) -> Chunks {
         let mut result = Chunks::default();
         let mut offset = 0;
         let mut with = Some(with);

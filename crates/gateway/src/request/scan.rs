@@ -12,7 +12,7 @@ const MAX_KEY: usize = 64;
 
 /// Looks for certain members of the outermost object.
 #[derive(Debug)]
-pub struct Scan<const N: usize> {
+pub(crate) struct Scan<const N: usize> {
     keys: &'static [&'static str; N],
     spans: [Option<Range<usize>>; N],
     state: State,
@@ -49,7 +49,7 @@ enum State {
 
 /// Why the text cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Trouble {
+pub(crate) enum Trouble {
     /// It is no JSON object.
     NotAnObject,
     /// It is no JSON from this byte on.
@@ -60,7 +60,7 @@ pub enum Trouble {
 
 impl<const N: usize> Scan<N> {
     /// Looks for members of these names.
-    pub fn new(keys: &'static [&'static str; N]) -> Scan<N> {
+    pub(crate) fn new(keys: &'static [&'static str; N]) -> Scan<N> {
         Scan {
             keys,
             spans: [const { None }; N],
@@ -73,7 +73,7 @@ impl<const N: usize> Scan<N> {
     }
 
     /// Reads on.
-    pub fn feed(&mut self, bytes: &[u8]) {
+    pub(crate) fn feed(&mut self, bytes: &[u8]) {
         let mut at = 0;
         while at < bytes.len() && self.trouble.is_none() {
             at = self.step(bytes, at);
@@ -82,23 +82,18 @@ impl<const N: usize> Scan<N> {
     }
 
     /// Where the member's value lies in what was fed, once it is whole.
-    pub fn span(&self, key: &str) -> Option<Range<usize>> {
+    pub(crate) fn span(&self, key: &str) -> Option<Range<usize>> {
         let position = self.keys.iter().position(|known| *known == key)?;
         self.spans[position].clone()
     }
 
-    /// Where the value of the member begins that is being read.
-    pub fn open(&self) -> Option<(&'static str, usize)> {
-        self.member.map(|(position, start)| (self.keys[position], start))
-    }
-
     /// Whether the object is whole.
-    pub fn is_done(&self) -> bool {
+    pub(crate) fn is_done(&self) -> bool {
         self.state == State::Done
     }
 
     /// What is wrong, as far as that is known.
-    pub fn trouble(&self) -> Option<Trouble> {
+    pub(crate) fn trouble(&self) -> Option<Trouble> {
         self.trouble
     }
 

@@ -24,6 +24,15 @@ pub enum Kind {
     Histogram(&'static [f64]),
 }
 
+macro_rules! metrics {
+    ($($constant:ident $name:literal $kind:expr, $labels:expr, $help:literal;)+) => {
+        $(#[doc = $help] pub static $constant: Metric =
+            Metric { name: $name, kind: $kind, labels: $labels, help: $help };)+
+        /// The whole table.
+        pub static ALL: &[&Metric] = &[$(&$constant),+];
+    };
+}
+
 /// Metrics of the model server.
 pub mod server {
     use super::{Kind, Metric};
@@ -52,15 +61,6 @@ pub mod server {
     /// vLLM's buckets of the tokens of a step.
     const ITERATION: &[f64] =
         &[1.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0, 16384.0];
-
-    macro_rules! metrics {
-        ($($constant:ident $name:literal $kind:expr, $labels:expr, $help:literal;)+) => {
-            $(#[doc = $help] pub static $constant: Metric =
-                Metric { name: $name, kind: $kind, labels: $labels, help: $help };)+
-            /// The whole table.
-            pub static ALL: &[&Metric] = &[$(&$constant),+];
-        };
-    }
 
     metrics! {
         REQUESTS_RUNNING "vllm:num_requests_running" Kind::Gauge, MODEL,
@@ -121,6 +121,54 @@ pub mod server {
             "Reloads of the certificate by result: ok, error.";
         LOAD_SECONDS "wharf_model_load_seconds" Kind::Gauge, MODEL,
             "Seconds that loading the model took.";
+        BUILD_INFO "wharf_build_info" Kind::Gauge, &["version", "commit"],
+            "Always 1; the labels tell the build.";
+    }
+}
+
+/// Metrics of the gateway.
+pub mod gateway {
+    use super::{Kind, Metric};
+
+    const SERVICE: &[&str] = &["service"];
+    const COLOUR: &[&str] = &["service", "colour"];
+    /// From a cached token to a cold start, in seconds.
+    const SECONDS: &[f64] = &[
+        0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0,
+        320.0, 640.0,
+    ];
+
+    metrics! {
+        REQUESTS "wharf_gateway_requests_total" Kind::Counter, &["service", "colour", "status"],
+            "Requests that were let in and have ended, by the version that answered and the status; 499: the client left.";
+        REQUEST_SECONDS "wharf_gateway_request_seconds" Kind::Histogram(SECONDS), COLOUR,
+            "Seconds from a request's arrival to the end of its answer.";
+        FIRST_BYTE_SECONDS "wharf_gateway_first_byte_seconds" Kind::Histogram(SECONDS), COLOUR,
+            "Seconds from a request's arrival to the first byte of its answer: of a stream, its first token.";
+        REFUSED "wharf_gateway_refused_total" Kind::Counter, &["reason"],
+            "Requests that were not let in, by the error's code.";
+        RETRIES "wharf_gateway_retries_total" Kind::Counter, &["service", "reason"],
+            "Requests that went on to another endpoint: connect, broken, timeout, or the status.";
+        HELD "wharf_gateway_held_total" Kind::Counter, SERVICE,
+            "Requests that had to wait since no endpoint could take them.";
+        HELD_SECONDS "wharf_gateway_held_seconds" Kind::Histogram(SECONDS), SERVICE,
+            "Seconds that they waited.";
+        IN_FLIGHT "wharf_gateway_in_flight" Kind::Gauge, SERVICE,
+            "Requests at endpoints.";
+        QUEUED "wharf_gateway_queued" Kind::Gauge, SERVICE,
+            "Requests that wait since no endpoint can take them.";
+        ENDPOINTS "wharf_gateway_endpoints" Kind::Gauge, &["service", "state"],
+            "Endpoints by state: ready, broken, out.";
+        PREFIX_CACHED "wharf_gateway_prefix_cached_ratio" Kind::Histogram(&[0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99]), SERVICE,
+            "Share of a prompt that the picked endpoint should have cached.";
+        KEY_TOKENS "wharf_gateway_key_tokens_total" Kind::Counter, &["service", "key", "kind"],
+            "Tokens by key: prompt, cached (of the prompt), completion.";
+        USAGE_LINES_LOST "wharf_gateway_usage_lines_lost_total" Kind::Counter, &[],
+            "Lines of the usage log that were lost since the disk was too slow or full.";
+        CONNECTIONS "wharf_gateway_connections" Kind::Gauge, &[],
+            "Open client connections.";
+        TLS_RELOADS "wharf_gateway_tls_reloads_total" Kind::Counter, &["result"],
+            "Reloads of the certificate by result: ok, error.";
         BUILD_INFO "wharf_build_info" Kind::Gauge, &["version", "commit"],
             "Always 1; the labels tell the build.";
     }

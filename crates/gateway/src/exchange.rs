@@ -1,0 +1,158 @@
+//! One request from its acceptance to its end, counted exactly once however it ends.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use wharf_access::usage::{Tokens, UsageRecord};
+use wharf_access::{Principal, Reservation};
+use wharf_telemetry::metrics::gateway as table;
+
+use crate::service::{ServiceState, count};
+use crate::shared::Shared;
+use crate::usage::Usage;
+
+/// A request that was let in. Dropped before its end, it counts as abandoned by its client.
+pub(crate) struct Exchange {
+    shared: Arc<Shared>,
+    service: Arc<ServiceState>,
+    principal: Arc<Principal>,
+    reservation: Option<Reservation>,
+    request: About,
+    started: Instant,
+    first: Option<Instant>,
+    status: u16,
+    colour: String,
+    usage: Option<Usage>,
+    ended: bool,
+}
+
+/// What is said of a request afterwards.
+pub(crate) struct About {
+    pub(crate) id: String,
+    pub(crate) model: String,
+    pub(crate) prompt_bytes: usize,
+    /// Tokens of the prompt, estimated.
+    pub(crate) prompt_tokens: u64,
+}
+
+/// nginx's code for a client that closed the connection, for records only: nobody is sent it.
+const CLIENT_LEFT: u16 = 499;
+
+impl Exchange {
+    pub(crate) fn begin(
+        shared: &Arc<Shared>,
+        service: &Arc<ServiceState>,
+        principal: Arc<Principal>,
+        reservation: Option<Reservation>,
+        request: About,
+        started: Instant,
+    ) -> Exchange {
+        count(&service.counters.arrived, 1);
+        Exchange {
+            shared: Arc::clone(shared),
+            service: Arc::clone(service),
+            principal,
+            reservation,
+            request,
+            started,
+            first: None,
+            status: CLIENT_LEFT,
+            colour: String::new(),
+            usage: None,
+            ended: false,
+        }
+    }
+
+    /// The head of the answer goes to the client.
+    pub(crate) fn answered_by(&mut self, status: u16, colour: &str) {
+        self.status = status;
+        colour.clone_into(&mut self.colour);
+    }
+
+    /// The first byte of the answer's body is there.
+    pub(crate) fn first_byte(&mut self) {
+        if self.first.is_none() {
+            let now = Instant::now();
+            self.first = Some(now);
+            let after = now - self.started;
+            self.service.counters.first_token(after);
+            let labels = [&*self.service.name, self.colour.as_str()];
+            self.shared.metrics.observe(&table::FIRST_BYTE_SECONDS, &labels, after.as_secs_f64());
+        }
+    }
+
+    /// What the answer took: as the engine says, or as events were counted.
+    pub(crate) fn took(&mut self, usage: Option<Usage>, events: u64) {
+        let counted = Usage {
+            prompt_tokens: self.request.prompt_tokens,
+            completion_tokens: events,
+            ..Usage::default()
+        };
+        self.usage = Some(usage.unwrap_or(counted));
+        if let Some(usage) = usage {
+            self.service.measured(self.request.prompt_bytes, usage.prompt_tokens);
+        }
+    }
+
+    /// The answer is over, whole or not.
+    pub(crate) fn end(&mut self, whole: bool) {
+        let counters = &self.service.counters;
+        count(if whole && self.status < 500 { &counters.answered } else { &counters.failed }, 1);
+        self.record(if whole { self.status } else { self.status.max(502) });
+    }
+
+    /// It is refused or fails before any endpoint's answer goes on.
+    pub(crate) fn fail(&mut self, status: u16) {
+        let counters = &self.service.counters;
+        count(if status == 429 { &counters.overflowed } else { &counters.failed }, 1);
+        self.record(status);
+    }
+
+    fn record(&mut self, status: u16) {
+        if std::mem::replace(&mut self.ended, true) {
+            return;
+        }
+        let usage = self.usage.unwrap_or_default();
+        let service = &self.service;
+        count(&service.counters.prompt_tokens, usage.prompt_tokens);
+        count(&service.counters.generated_tokens, usage.completion_tokens);
+        if let Some(reservation) = self.reservation.take() {
+            reservation.settle(usage.prompt_tokens + usage.completion_tokens);
+        }
+        let took = self.started.elapsed();
+        let code = status.to_string();
+        let name = &*service.name;
+        let metrics = &self.shared.metrics;
+        metrics.add(&table::REQUESTS, &[name, &self.colour, &code], 1.0);
+        metrics.observe(&table::REQUEST_SECONDS, &[name, &self.colour], took.as_secs_f64());
+        let record = UsageRecord {
+            time: jiff::Timestamp::now(),
+            request_id: std::mem::take(&mut self.request.id),
+            key_id: self.principal.id.to_string(),
+            key_name: self.principal.name.to_string(),
+            service: name.to_owned(),
+            model: std::mem::take(&mut self.request.model),
+            status,
+            tokens: Tokens {
+                prompt_tokens: usage.prompt_tokens,
+                cached_tokens: usage.cached_tokens(),
+                completion_tokens: usage.completion_tokens,
+            },
+            duration_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            first_token_ms: self
+                .first
+                .map(|first| u64::try_from((first - self.started).as_millis()).unwrap_or(u64::MAX)),
+            gateway: self.shared.config.name.clone(),
+        };
+        self.shared.ledger.add(record);
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if !self.ended {
+            count(&self.service.counters.abandoned, 1);
+            self.record(CLIENT_LEFT);
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! What becomes of a request: the order of steps, and what is answered here without asking anybody.
+
+mod acquire;
+mod body;
+mod dispatch;
+mod progress;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::header::{CONNECTION, CONTENT_TYPE, HOST};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, Version};
+use hyper::body::Incoming;
+use serde::Serialize;
+use wharf_access::limits::Asked;
+use wharf_access::{Denied, Moment, Principal, Reservation};
+use wharf_api::ApiError;
+use wharf_routing::prefix::seed;
+use wharf_telemetry::metrics::gateway as table;
+
+use crate::answer::{self, Answer};
+use crate::config::seconds;
+use crate::exchange::{About, Exchange};
+use crate::headers;
+use crate::pool::Pool;
+use crate::request::Call;
+use crate::service::ServiceState;
+use crate::shared::Shared;
+use crate::table::{Served, Table};
+use crate::upstream::Outgoing;
+
+/// Tokens of an answer whose request sets no limit, as far as reservations go; usage settles it.
+const USUAL_ANSWER: u64 = 256;
+
+/// What a worker thread answers with.
+#[derive(Clone)]
+pub(crate) struct Worker {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) pool: Arc<Pool>,
+}
+
+/// A request that may go on to an endpoint.
+struct Accepted {
+    served: Served,
+    call: Call,
+    outgoing: Outgoing,
+    exchange: Exchange,
+    rank: u8,
+    session: Option<u64>,
+    /// Headers of the answer that say where the caller stands.
+    standing: Vec<(&'static str, String)>,
+}
+
+impl Worker {
+    /// Answers one request.
+    pub(crate) async fn answer(self, request: Request<Incoming>) -> Response<Answer> {
+        let started = Instant::now();
+        let version = request.version();
+        let id = headers::request_id(request.headers());
+        let shared = Arc::clone(&self.shared);
+        let mut response = match self.local(&request) {
+            Some(response) => response,
+            None => self.proxied(request, &id, started).await.unwrap_or_else(|error| {
+                shared.metrics.add(&table::REFUSED, &[error.code().unwrap_or("other")], 1.0);
+                answer::failure(&error)
+            }),
+        };
+        response.headers_mut().insert(headers::REQUEST_ID, id);
+        // HTTP/2 has no such header; its connections are told to go away when the drain ends.
+        if shared.is_draining() && version < Version::HTTP_2 {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+
+    /// Paths that probes ask for; they need no key.
+    fn local(&self, request: &Request<Incoming>) -> Option<Response<Answer>> {
+        match request.uri().path() {
+            "/health" | "/ping" => Some(Response::new(Answer::empty())),
+            "/ready" if self.shared.is_draining() => Some(answer::failure(&draining())),
+            "/ready" => Some(Response::new(Answer::empty())),
+            _ => None,
+        }
+    }
+
+    async fn proxied(
+        self,
+        request: Request<Incoming>,
+        id: &HeaderValue,
+        started: Instant,
+    ) -> Result<Response<Answer>, ApiError> {
+        if self.shared.is_draining() {
+            return Err(draining());
+        }
+        let table = self.shared.table();
+        table.admit(&self.shared.keys.current(), request.headers(), Moment::now())?;
+        if let Some(response) = self.models(&table, &request)? {
+            return Ok(response);
+        }
+        let (parts, body) = request.into_parts();
+        let limit = self.shared.config.max_body_bytes;
+        let time = seconds(self.shared.config.timeouts.body);
+        let content_type = parts.headers.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+        let call = body::read(body, content_type, limit, time).await?;
+        let accepted = self.accept(&table, &parts.method, &parts.uri, &parts.headers, call, id, started)?;
+        drop(table);
+        if accepted.call.stream {
+            progress::answer(self, accepted).await
+        } else {
+            let standing = accepted.standing.clone();
+            self.dispatch(accepted).await.map(|response| with_standing(response, &standing))
+        }
+    }
+
+    /// Who calls, which service is meant, whether there is room: the last point at which a request is refused without a trace elsewhere.
+    #[allow(clippy::too_many_arguments, reason = "the parts of one request, once")]
+    fn accept(
+        &self,
+        table: &Table,
+        method: &Method,
+        uri: &Uri,
+        headers: &HeaderMap,
+        call: Call,
+        id: &HeaderValue,
+        started: Instant,
+    ) -> Result<Accepted, ApiError> {
+        let served = table.find(host(headers, uri), &call.model)?;
+        let service = &served.service;
+        let principal = self.principal(service, headers)?;
+        principal.may_use(&call.model)?;
+        let prompt_tokens = service.estimate(call.prompt.bytes);
+        let answer_tokens = call.longest.unwrap_or(USUAL_ANSWER);
+        let reservation = self.reserve(service, &principal, prompt_tokens.saturating_add(answer_tokens))?;
+        let standing = reservation.as_ref().map(|reserved| reserved.standing().headers()).unwrap_or_default();
+        let session = headers.get(headers::SESSION).map(|name| seed([name.as_bytes()])).or(call.session);
+        let rank = principal.priority as u8;
+        let about = About {
+            id: id.to_str().unwrap_or_default().to_owned(),
+            model: call.model.clone(),
+            prompt_bytes: call.prompt.bytes,
+            prompt_tokens,
+        };
+        let sent = headers::to_endpoint(headers, id, self.shared.endpoint_key.as_ref());
+        let body = if asks_usage(uri.path()) { call.body_with_usage() } else { call.body() };
+        let target = uri.path_and_query().cloned().map_or_else(|| Uri::from_static("/"), Uri::from);
+        let outgoing = Outgoing { method: method.clone(), target, headers: sent, body };
+        let exchange = Exchange::begin(&self.shared, service, principal, reservation, about, started);
+        Ok(Accepted { served, call, outgoing, exchange, rank, session, standing })
+    }
+
+    /// The caller, by the service's keys or else the gateway's.
+    fn principal(&self, service: &ServiceState, headers: &HeaderMap) -> Result<Arc<Principal>, Denied> {
+        let keys = service.keys().unwrap_or_else(|| self.shared.keys.clone());
+        keys.current().check(headers, Moment::now())
+    }
+
+    fn reserve(
+        &self,
+        service: &ServiceState,
+        principal: &Principal,
+        tokens: u64,
+    ) -> Result<Option<Reservation>, ApiError> {
+        let (each, together) = service.limits();
+        let limits = principal.limits.or(each);
+        if limits.is_empty() && together.is_empty() {
+            return Ok(None);
+        }
+        let asked = Asked { caller: &principal.id, service: &service.name, limits, together, tokens };
+        Ok(Some(self.shared.limiter.reserve(Moment::now(), &asked)?))
+    }
+
+    /// `/v1/models` and `/v1/models/{name}`: what this caller may use.
+    fn models(&self, table: &Table, request: &Request<Incoming>) -> Result<Option<Response<Answer>>, ApiError> {
+        let path = request.uri().path();
+        if request.method() != Method::GET || !(path == "/v1/models" || path.starts_with("/v1/models/")) {
+            return Ok(None);
+        }
+        let created = self.shared.epoch / 1000;
+        let may_see = |name: &&str| {
+            let service = table.model(name).map(|served| &served.service);
+            service.is_some_and(|service| {
+                self.principal(service, request.headers()).is_ok_and(|caller| caller.may_use(name).is_ok())
+            })
+        };
+        let card = |name: &str| Model { id: name.to_owned(), object: "model", created, owned_by: "wharf" };
+        let names: Vec<&str> = table.model_names().into_iter().filter(may_see).collect();
+        match path.strip_prefix("/v1/models/") {
+            None => {
+                let data: Vec<Model> = names.into_iter().map(card).collect();
+                Ok(Some(answer::json(&Models { object: "list", data })))
+            }
+            Some(name) if names.contains(&name) => Ok(Some(answer::json(&card(name)))),
+            Some(name) => {
+                Err(ApiError::ModelNotFound { model: name.to_owned(), available: names.join(", ") })
+            }
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Models {
+    object: &'static str,
+    data: Vec<Model>,
+}
+
+#[derive(Serialize)]
+struct Model {
+    id: String,
+    object: &'static str,
+    created: u64,
+    owned_by: &'static str,
+}
+
+fn draining() -> ApiError {
+    ApiError::Unavailable { reason: "the gateway is stopping".to_owned(), retry_after_seconds: 1 }
+}
+
+/// Paths whose streams can be asked what they took.
+fn asks_usage(path: &str) -> bool {
+    path == "/v1/chat/completions" || path == "/v1/completions"
+}
+
+fn host<'a>(headers: &'a HeaderMap, uri: &'a Uri) -> &'a str {
+    let header = headers.get(HOST).and_then(|host| host.to_str().ok());
+    header.or_else(|| uri.authority().map(http::uri::Authority::as_str)).unwrap_or_default()
+}
+
+fn with_standing(mut response: Response<Answer>, standing: &[(&'static str, String)]) -> Response<Answer> {
+    for (name, value) in standing {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            response.headers_mut().insert(HeaderName::from_static(name), value);
+        }
+    }
+    response
+}

@@ -1,0 +1,18 @@
+//! The gateway over real sockets, between real clients and model servers that fail as they are told.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
+#[path = "gateway/access.rs"]
+mod access;
+#[path = "gateway/failures.rs"]
+mod failures;
+#[path = "gateway/hold.rs"]
+mod hold;
+#[path = "gateway/requests.rs"]
+mod requests;
+#[path = "gateway/side.rs"]
+mod side;
+#[path = "gateway/streams.rs"]
+mod streams;
+#[path = "gateway/support.rs"]
+mod support;
