@@ -1,10 +1,11 @@
 //! How several gateways keep one limit without a store between them.
 //!
-//! Each gateway holds a part of what is left of a limit and lets in no more than it holds. Several times a second it tells the others, for
-//! every caller that anybody counts, what it used, what it holds and how much is asked of it ([`UsageReport`]). Who holds more than its
-//! share of the demand lets go of the rest at once; who holds less takes of what nobody holds, never of what somebody may still use. What
-//! nobody holds may be taken by several at once, before they hear of each other: each takes its part and leaves the others theirs until
-//! they confirm what they saw. So a late or lost report makes a gateway let in less, not more.
+//! Each gateway has a part of a limit: what it used of it, which returns when it ceases to count, and what it holds and may still use. It lets
+//! in no more than it holds. Several times a second it tells the others, for every caller that anybody counts, what it used, what it holds
+//! and how much is asked of it ([`UsageReport`]). Who holds more than its share of the demand lets go of the rest at once; who holds less takes
+//! of what nobody holds, never of what somebody may still use. What nobody holds may be taken by several at once, before they hear of each
+//! other: each takes its part and leaves the others theirs until they confirm what they saw. So a late or lost report makes a gateway let
+//! in less, not more.
 //!
 //! Reports are merged like any state that only its owner changes: for each life of a gateway the one with the highest sequence counts, whatever
 //! order they come in and however often. Uses of a gateway that is gone count on until their minute or day is over; those that remember

@@ -6,7 +6,6 @@
 //! [`Server::bind`] opens the ports of a checked configuration; [`Server::serve`] answers health checks while the model
 //! loads, then everything, until told to drain. [`run`] is both.
 
-mod auth;
 mod body;
 mod chat;
 mod choices;
@@ -30,8 +29,8 @@ mod tls;
 mod tokenize;
 mod workers;
 
-pub use auth::KeysError;
 pub use serve::{Addresses, BoxError, ServeError, Server, run, runtime};
 pub use state::Loaded;
+pub use wharf_access::KeysError;
 pub use text::{ChatInput, Decoder, RenderError, Text};
 pub use tls::TlsError;

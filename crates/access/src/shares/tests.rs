@@ -25,12 +25,15 @@ fn steady(n: usize) -> Vec<Gateway> {
     NAMES[..n].iter().map(|name| Gateway { from_s: 0, to_s: u64::MAX, name }).collect()
 }
 
+/// Requests a second by gateway and second.
+type Rate = fn(usize, u64) -> f64;
+
 /// What is tried out.
 struct Trial {
     limits: Limits,
     gateways: Vec<Gateway>,
     /// Requests a second at the gateway of this index, at this second.
-    rate: fn(usize, u64) -> f64,
+    rate: Rate,
     /// Tokens of a request: at least, at most.
     tokens: (u64, u64),
     /// Whether gateways are told who should be there.
@@ -119,7 +122,7 @@ impl Trial {
             }
         }
         // Discovery learns of it within a second.
-        if ms % 1000 == 0 && self.discovery {
+        if ms.is_multiple_of(1000) && self.discovery {
             for gateway in running.iter().flatten() {
                 gateway.limiter.gateways(now, &self.names(ms.saturating_sub(1000)));
             }
@@ -183,7 +186,7 @@ fn requests(n: u64) -> Limits {
 
 #[test]
 fn a_limit_of_requests_holds_over_all_gateways() {
-    let rates: [(&str, fn(usize, u64) -> f64); 5] = [
+    let rates: [(&str, Rate); 5] = [
         ("even", even),
         ("skewed", skewed),
         ("one only", one_only),
@@ -228,8 +231,7 @@ fn a_small_limit_loses_no_request_between_gateways() {
 
 #[test]
 fn a_limit_of_tokens_holds_over_all_gateways() {
-    let rates: [(&str, fn(usize, u64) -> f64); 3] =
-        [("even", even), ("skewed", skewed), ("one only", one_only)];
+    let rates: [(&str, Rate); 3] = [("even", even), ("skewed", skewed), ("one only", one_only)];
     for n in [2, 5] {
         for (name, rate) in rates {
             let limits = Limits { tokens_per_minute: Some(200_000), ..Limits::default() };
