@@ -28,7 +28,7 @@ use crate::principal::Principal;
 
 pub use document::{KeyDocument, KeyRecord};
 pub use generate::{NewSecret, checksum_fits};
-pub use source::KeySource;
+pub use source::{KeySource, from_entries};
 pub use store::{Created, NewKey, create, list, revoke};
 pub use watch::WatchedKeys;
 

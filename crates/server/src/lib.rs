@@ -31,6 +31,6 @@ mod workers;
 
 pub use serve::{Addresses, BoxError, ServeError, Server, run, runtime};
 pub use state::Loaded;
-pub use wharf_access::KeysError;
 pub use text::{ChatInput, Decoder, RenderError, Text};
 pub use tls::TlsError;
+pub use wharf_access::KeysError;
