@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::window::{When, Window, still_counts};
 use super::{Cause, Level, Limit};
 use crate::shares::peers::{Peers, Standing as PeerStanding};
-use crate::shares::split::{Hold, Holder, fair_part, hold};
+use crate::shares::split::{Away, Hold, Holder, fair_part, hold};
 use crate::shares::{GoneUse, PoolReport};
 
 /// Demand is forgotten at this pace, so that shares follow it within seconds and a pause of a second moves none.
@@ -44,6 +44,8 @@ pub(crate) struct Pool {
     others: BTreeMap<u32, Other>,
     /// What others may have taken when this gateway did, until they confirm the report that says so: its sequence and how much.
     unconfirmed: BTreeMap<u32, Vec<(u64, u64)>>,
+    /// What this gateway let go of, until all others confirm the report that says so.
+    let_go: Vec<(u64, u64)>,
 }
 
 /// What another gateway said last.
@@ -91,10 +93,11 @@ impl Pool {
             kind,
             limit,
             used,
-            held: peers.entitled(limit, now),
+            held: peers.entitled(limit),
             demand,
             others: BTreeMap::new(),
             unconfirmed: BTreeMap::new(),
+            let_go: Vec::new(),
         }
     }
 
@@ -110,12 +113,12 @@ impl Pool {
             return Err(self.full(now, peers, Cause::TooLarge, Duration::from_secs(60)));
         }
         self.balance(now, peers);
-        if self.held >= amount {
+        if self.usable(now, peers) >= amount {
             return Ok(());
         }
         self.demand.need(now, amount);
         self.balance(now, peers);
-        if self.held >= amount {
+        if self.usable(now, peers) >= amount {
             return Ok(());
         }
         let left = self.left(now, peers);
@@ -132,6 +135,12 @@ impl Pool {
             Limit::Day => now.rest_of_day,
         });
         Err(self.full(now, peers, Cause::Spent, retry_after))
+    }
+
+    /// What may be used now of what is held: little before the others were heard, who may know of uses that we do not.
+    fn usable(&self, now: Tick, peers: &Peers) -> u64 {
+        let most = peers.ceiling(self.limit, now).map(|most| most.saturating_sub(self.used.sum()));
+        most.map_or(self.held, |most| most.min(self.held))
     }
 
     /// Uses what [`Pool::room`] found room for.
@@ -277,7 +286,7 @@ impl Pool {
                 }
                 // It does not know of this caller, and may let in what everybody may who knows nothing.
                 (PeerStanding::Heard, None) => Holder { held: fair, ..nothing },
-                (PeerStanding::New, _) => Holder { held: peers.welcome(self.limit), ..nothing },
+                (PeerStanding::New, _) => Holder { held: fair, ..nothing },
                 (PeerStanding::Silent, said) => {
                     let used = said.filter(|o| o.day == day).map_or(0, |o| o.used);
                     Holder { used, held: fair.saturating_sub(used), ..nothing }
@@ -302,14 +311,20 @@ impl Pool {
     fn balance(&mut self, now: Tick, peers: &Peers) {
         let (me, others) = self.holders(now, peers);
         let (numbers, others): (Vec<u32>, Vec<Holder>) = others.into_iter().unzip();
-        let Hold { mine, theirs } = hold(self.limit, self.gone(now, peers), me, &others);
-        self.held =
-            peers.ceiling(self.limit, now).map_or(mine, |most| mine.min(most.saturating_sub(me.used)));
+        let confirmed = peers.confirmed_by_all();
+        self.let_go.retain(|(report, _)| *report > confirmed);
+        let let_go = self.let_go.iter().fold(0, |sum: u64, (_, amount)| sum.saturating_add(*amount));
+        let away = Away { gone: self.gone(now, peers), let_go };
+        let Hold { mine, theirs } = hold(self.limit, away, me, &others);
+        self.held = mine;
         self.unconfirmed.retain(|number, taken| {
             taken.retain(|(report, _)| peers.confirmed(*number).is_some_and(|confirmed| *report > confirmed));
             !taken.is_empty()
         });
         let report = peers.next_report();
+        if self.held < me.held && !numbers.is_empty() {
+            self.let_go.push((report, me.held - self.held));
+        }
         for (number, amount) in numbers.into_iter().zip(theirs).filter(|(_, amount)| *amount > 0) {
             let taken = self.unconfirmed.entry(number).or_default();
             match taken.last_mut() {

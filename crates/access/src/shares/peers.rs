@@ -163,6 +163,12 @@ impl Peers {
         self.all.get(&number).filter(|peer| peer.epoch.is_some() && !peer.gone).map(|peer| peer.confirmed)
     }
 
+    /// The last of our reports that all had seen who were ever heard and are still there.
+    pub(crate) fn confirmed_by_all(&self) -> u64 {
+        let there = self.all.values().filter(|peer| !peer.gone && peer.epoch.is_some());
+        there.map(|peer| peer.confirmed).min().unwrap_or(u64::MAX)
+    }
+
     /// The last report of each gateway that takes part.
     pub(crate) fn seen(&self) -> BTreeMap<String, Seen> {
         let there = self.all.values().filter(|peer| !peer.gone);
@@ -197,19 +203,18 @@ impl Peers {
     }
 
     /// What a gateway may let in before it has heard the others, who may have used everything.
-    pub(crate) fn welcome(&self, limit: u64) -> u64 {
+    fn welcome(&self, limit: u64) -> u64 {
         limit / (10 * self.count() as u64)
     }
 
-    /// The most that this gateway may use and hold, unless it knows enough to need no bound.
+    /// The most that this gateway may use, unless it knows enough to need no bound.
     pub(crate) fn ceiling(&self, limit: u64, now: Tick) -> Option<u64> {
         (!self.settled(now)).then(|| self.welcome(limit))
     }
 
-    /// What this gateway may use of a limit that it has never seen.
-    pub(crate) fn entitled(&self, limit: u64, now: Tick) -> u64 {
-        let fair = super::split::fair_part(limit, self.my_rank(), self.count());
-        self.ceiling(limit, now).map_or(fair, |most| fair.min(most))
+    /// What this gateway holds of a limit that it has never seen.
+    pub(crate) fn entitled(&self, limit: u64) -> u64 {
+        super::split::fair_part(limit, self.my_rank(), self.count())
     }
 
     fn rank(&self, name: &str) -> usize {

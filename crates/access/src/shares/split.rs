@@ -32,10 +32,19 @@ pub(crate) struct Hold {
     pub(crate) theirs: Vec<u64>,
 }
 
-/// What `me` may hold from now on of `limit`, of which `gone` was used by those that are there no more.
+/// What of a limit is not to be had.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Away {
+    /// Used by those that are there no more.
+    pub(crate) gone: u64,
+    /// Let go of by this gateway so lately that others may be taking it: taking it back would give it twice.
+    pub(crate) let_go: u64,
+}
+
+/// What `me` may hold from now on of `limit`.
 ///
 /// Letting go needs nobody's consent; taking is bounded by what nobody used or holds.
-pub(crate) fn hold(limit: u64, gone: u64, me: Holder, others: &[Holder]) -> Hold {
+pub(crate) fn hold(limit: u64, Away { gone, let_go }: Away, me: Holder, others: &[Holder]) -> Hold {
     let all: Vec<&Holder> = std::iter::once(&me).chain(others).collect();
     let parts = all.iter().fold(0u64, |sum, h| sum.saturating_add(h.used).saturating_add(h.held));
     let there = limit.saturating_sub(gone);
@@ -59,7 +68,7 @@ pub(crate) fn hold(limit: u64, gone: u64, me: Holder, others: &[Holder]) -> Hold
     }
     let missing: Vec<u64> =
         all.iter().zip(&wanted).map(|(h, wanted)| wanted.saturating_sub(h.held)).collect();
-    let mut dealt = deal(there.saturating_sub(parts), &all, &missing);
+    let mut dealt = deal(there.saturating_sub(parts).saturating_sub(let_go), &all, &missing);
     let theirs = dealt.split_off(1);
     if dealt[0] == 0 {
         return Hold { mine: me.held, theirs: nothing };
@@ -121,7 +130,7 @@ mod tests {
     use super::*;
 
     fn hold(limit: u64, gone: u64, me: Holder, others: &[Holder]) -> u64 {
-        super::hold(limit, gone, me, others).mine
+        super::hold(limit, Away { gone, let_go: 0 }, me, others).mine
     }
 
     fn holder(rank: usize, used: u64, held: u64, wanted: f64, need: u64) -> Holder {
