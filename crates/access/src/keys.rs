@@ -15,7 +15,7 @@ mod watch;
 use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::{fmt, io};
 
 use http::HeaderMap;
@@ -28,9 +28,12 @@ use crate::principal::Principal;
 
 pub use document::{KeyDocument, KeyRecord};
 pub use generate::{NewSecret, checksum_fits};
-pub use source::KeySource;
+pub use source::{KeySource, from_entries};
 pub use store::{Created, NewKey, create, list, revoke};
 pub use watch::WatchedKeys;
+
+/// Everybody, where no keys are asked for.
+static ANONYMOUS: LazyLock<Arc<Principal>> = LazyLock::new(|| Arc::new(Principal::anonymous()));
 
 /// The keys that may call.
 #[derive(Clone, Debug, Default)]
@@ -188,7 +191,7 @@ impl KeySet {
     /// [`Denied`], for one of the reasons that keys have.
     pub fn check(&self, headers: &HeaderMap, now: Moment) -> Result<Arc<Principal>, Denied> {
         if self.open {
-            return Ok(Arc::new(Principal::anonymous()));
+            return Ok(Arc::clone(&ANONYMOUS));
         }
         self.check_key(bearer(headers)?, now)
     }
@@ -199,7 +202,7 @@ impl KeySet {
     /// As [`KeySet::check`].
     pub fn check_key(&self, key: &str, now: Moment) -> Result<Arc<Principal>, Denied> {
         if self.open {
-            return Ok(Arc::new(Principal::anonymous()));
+            return Ok(Arc::clone(&ANONYMOUS));
         }
         let Some(known) = self.keys.get(&Sha::of(key)) else {
             return Err(if checksum_fits(key) == Some(false) {

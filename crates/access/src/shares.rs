@@ -1,9 +1,11 @@
 //! How several gateways keep one limit without a store between them.
 //!
-//! Each gateway holds a part of what is left of a limit and lets in no more than it holds. Several times a second it tells the others, for
-//! every caller that anybody counts, what it used, what it holds and how much is asked of it ([`UsageReport`]). Who holds more than its
-//! share of the demand lets go of the rest at once; who holds less takes of what nobody holds, never of what somebody may still use. So a
-//! late or lost report makes a gateway let in less, not more.
+//! Each gateway has a part of a limit: what it used of it, which returns when it ceases to count, and what it holds and may still use. It lets
+//! in no more than it holds. Several times a second it tells the others, for every caller that anybody counts, what it used, what it holds
+//! and how much is asked of it ([`UsageReport`]). Who holds more than its share of the demand lets go of the rest at once; who holds less takes
+//! of what nobody holds, never of what somebody may still use. What nobody holds may be taken by several at once, before they hear of each
+//! other: each takes its part and leaves the others theirs until they confirm what they saw. So a late or lost report makes a gateway let
+//! in less, not more.
 //!
 //! Reports are merged like any state that only its owner changes: for each life of a gateway the one with the highest sequence counts, whatever
 //! order they come in and however often. Uses of a gateway that is gone count on until their minute or day is over; those that remember
@@ -34,8 +36,20 @@ pub struct UsageReport {
     pub epoch: u64,
     /// Grows by one with every report.
     pub sequence: u64,
+    /// The last report of each other gateway that is in this one, by name. What it says of the sender's share was decided in sight of it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub seen: BTreeMap<String, Seen>,
     /// What is counted for each caller of each service.
     pub meters: Vec<MeterReport>,
+}
+
+/// A report of another gateway.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seen {
+    /// Which life of it.
+    pub epoch: u64,
+    /// Which report.
+    pub sequence: u64,
 }
 
 /// What one gateway counts for one caller of a service, or for all of them.
@@ -58,6 +72,9 @@ pub struct PoolReport {
     pub limit: u64,
     /// What it used of it: in the last minute, today, or now.
     pub used: u64,
+    /// For minutes: how much of `used` ceases to count within ten seconds, how much in the ten after those, and so on.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub leaving: Vec<u64>,
     /// What it may use before it hears from the others again.
     pub held: u64,
     /// What is asked of it, over the last seconds.
@@ -75,10 +92,14 @@ pub struct PoolReport {
 }
 
 /// What a gateway used that is gone.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct GoneUse {
     /// What it had used when it was last heard.
     pub used: u64,
+    /// As [`PoolReport::leaving`], at that time.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub leaving: Vec<u64>,
     /// How long ago that was.
     pub age_ms: u64,
 }

@@ -6,7 +6,6 @@
 //! [`Server::bind`] opens the ports of a checked configuration; [`Server::serve`] answers health checks while the model
 //! loads, then everything, until told to drain. [`run`] is both.
 
-mod auth;
 mod body;
 mod chat;
 mod choices;
@@ -28,8 +27,8 @@ mod text;
 mod tokenize;
 mod workers;
 
-pub use auth::KeysError;
 pub use serve::{Addresses, BoxError, ServeError, Server, run, runtime};
 pub use state::Loaded;
 pub use text::{ChatInput, Decoder, RenderError, Text};
+pub use wharf_access::KeysError;
 pub use wharf_listen::{BindError, TlsError};

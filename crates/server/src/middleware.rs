@@ -12,6 +12,7 @@ use futures_util::FutureExt;
 use http::header::CONNECTION;
 use http::{HeaderName, HeaderValue, Request, Version};
 use tracing::Instrument;
+use wharf_access::Moment;
 use wharf_api::ApiError;
 use wharf_telemetry::metrics::server as table;
 
@@ -55,10 +56,11 @@ pub(crate) async fn around(State(app): State<Arc<App>>, request: Request<Body>, 
 }
 
 async fn answer(app: &App, request: Request<Body>, next: Next) -> Response {
-    if !OPEN_PATHS.contains(&request.uri().path())
-        && let Err(error) = app.keys.check(request.headers())
-    {
-        return Failure(error).into_response();
+    if !OPEN_PATHS.contains(&request.uri().path()) {
+        let caller = app.keys.check(request.headers(), Moment::now());
+        if let Err(denied) = caller.and_then(|caller| caller.may_use(&app.model_name)) {
+            return Failure(denied.into()).into_response();
+        }
     }
     match AssertUnwindSafe(next.run(request)).catch_unwind().await {
         Ok(response) => response,

@@ -12,11 +12,11 @@ use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
+use wharf_access::{KeySet, KeySource, KeysError};
 use wharf_api::{ApiError, ServeConfig};
 use wharf_listen::{BindError, Certificate, Connections, Limits, Listener, Refusal, Reload, TlsError, bind};
 use wharf_telemetry::metrics::server as table;
 
-use crate::auth::{Keys, KeysError};
 use crate::drain::drain;
 use crate::router;
 use crate::state::{App, Loaded, RETRY_AFTER_SECONDS};
@@ -107,7 +107,8 @@ impl Server {
     /// [`ServeError::Keys`], [`ServeError::Tls`], [`ServeError::Bind`].
     pub async fn bind(config: ServeConfig) -> Result<Server, ServeError> {
         let single = config.api_key.as_ref().map(|key| key.reveal());
-        let keys = Keys::load(config.api_key_file.as_deref(), single)?;
+        let file = config.api_key_file.as_ref().map(KeySource::new);
+        let keys = KeySet::load(file.as_ref(), single)?;
         let certificate = match (&config.tls_cert, &config.tls_key) {
             (Some(cert), Some(key)) => Some(Certificate::load(cert, key)?),
             _ => None,

@@ -4,13 +4,13 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{oneshot, watch};
+use wharf_access::KeySet;
 use wharf_api::{ApiError, ServeConfig};
 use wharf_engine::EngineHandle;
 use wharf_listen::Connections;
 use wharf_model::{ChatTemplate, GenerationDefaults, Tokenizer};
 use wharf_telemetry::metrics::{Metrics, server as table};
 
-use crate::auth::Keys;
 use crate::text::Text;
 use crate::workers::Workers;
 
@@ -61,7 +61,7 @@ pub(crate) const RETRY_AFTER_SECONDS: u32 = 1;
 pub(crate) struct App {
     pub(crate) config: ServeConfig,
     pub(crate) model_name: String,
-    pub(crate) keys: Keys,
+    pub(crate) keys: KeySet,
     pub(crate) metrics: Metrics,
     pub(crate) workers: Workers,
     /// Unix seconds at start: the `created` of the model card.
@@ -75,7 +75,7 @@ pub(crate) struct App {
 }
 
 impl App {
-    pub(crate) fn new(config: ServeConfig, keys: Keys) -> App {
+    pub(crate) fn new(config: ServeConfig, keys: KeySet) -> App {
         let metrics = Metrics::new(table::ALL);
         metrics.set(
             &table::BUILD_INFO,

@@ -110,6 +110,14 @@ impl KeyRecord {
         self.sha256.0.to_string()
     }
 
+    /// The record as a document of its own, as an entry of a Secret has it.
+    ///
+    /// # Errors
+    /// Why it has no such form.
+    pub fn to_yaml(&self) -> Result<String, String> {
+        serde_saphyr::to_string(self).map_err(|e| e.to_string())
+    }
+
     pub(crate) fn digest(&self) -> Sha {
         self.sha256.0
     }

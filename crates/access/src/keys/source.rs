@@ -62,16 +62,27 @@ impl KeySource {
     }
 
     pub(crate) fn parse(&self, contents: &Contents) -> Result<KeySet, KeysError> {
-        let mut records = Vec::new();
-        for (name, _, text) in &contents.files {
-            let path = if name.is_empty() { self.0.clone() } else { self.0.join(name) };
-            records.extend(parse(text, name).map_err(|wrong| match wrong {
-                Unreadable::Line(line) => KeysError::Line { path, line },
-                Unreadable::Document(problem) => KeysError::Document { path, problem },
-            })?);
-        }
-        KeySet::closed(records).map_err(|id| KeysError::Twice { path: self.0.clone(), id })
+        from_entries(&self.0, contents.files.iter().map(|(name, _, text)| (name.as_str(), text.as_str())))
     }
+}
+
+/// Keys of named texts, such as the entries of a Secret that was read from the API server; `place` is what errors call it.
+///
+/// # Errors
+/// [`KeysError::Line`], [`KeysError::Document`], [`KeysError::Twice`].
+pub fn from_entries<'a>(
+    place: &Path,
+    entries: impl IntoIterator<Item = (&'a str, &'a str)>,
+) -> Result<KeySet, KeysError> {
+    let mut records = Vec::new();
+    for (name, text) in entries {
+        let path = if name.is_empty() { place.to_owned() } else { place.join(name) };
+        records.extend(parse(text, name).map_err(|wrong| match wrong {
+            Unreadable::Line(line) => KeysError::Line { path, line },
+            Unreadable::Document(problem) => KeysError::Document { path, problem },
+        })?);
+    }
+    KeySet::closed(records).map_err(|id| KeysError::Twice { path: place.to_owned(), id })
 }
 
 fn read_file(path: &Path, name: String) -> Result<(String, Option<SystemTime>, String), KeysError> {

@@ -109,6 +109,23 @@ fn an_entry_of_a_secret_is_a_line_or_one_key() {
 }
 
 #[test]
+fn a_secret_is_a_set_of_entries() {
+    let made = NewKey { name: "app".into(), ..NewKey::default() };
+    let made = made.make("2026-03-01T12:00:00Z".parse().unwrap()).unwrap();
+    let entry = made.record.to_yaml().unwrap();
+    let line = format!("sha256:{SECRET}");
+    let place = Path::new("secret default/assistant-keys");
+    let keys = from_entries(place, [("app", entry.as_str()), ("ci", line.as_str())]).unwrap();
+    assert_eq!(&*keys.check_key(made.secret.reveal(), Moment::now()).unwrap().name, "app");
+    assert_eq!(&*keys.check_key("secret", Moment::now()).unwrap().name, "ci");
+    let error = from_entries(place, [("ci", "sha256:12")]).unwrap_err();
+    assert!(error.to_string().contains("secret default/assistant-keys/ci: line 1"), "{error}");
+    let watched = WatchedKeys::fixed(keys);
+    watched.replace(KeySet::default());
+    assert!(watched.current().check_key("secret", Moment::now()).is_err());
+}
+
+#[test]
 fn a_misspelt_field_opens_nothing() {
     for text in [
         format!("sha256: {SECRET}\nexpire: 2027-01-01T00:00:00Z\n"),

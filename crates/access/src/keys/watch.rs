@@ -72,6 +72,11 @@ impl WatchedKeys {
         WatchedKeys(Arc::new(ArcSwap::from_pointee(keys)))
     }
 
+    /// Takes other keys at once: for whoever watches something else than files.
+    pub fn replace(&self, keys: KeySet) {
+        self.0.store(Arc::new(keys));
+    }
+
     /// The keys as they are now.
     pub fn current(&self) -> Arc<KeySet> {
         self.0.load_full()

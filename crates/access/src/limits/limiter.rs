@@ -14,6 +14,9 @@ use crate::moment::Moment;
 use crate::shares::peers::Peers;
 use crate::shares::{MeterReport, UsageReport};
 
+/// How often idle callers are looked for when there is no place for a new one.
+const SWEEP_MS: u64 = 1_000;
+
 /// What a limiter is told at its start.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -60,7 +63,8 @@ struct Shared {
 struct State {
     meters: HashMap<Name, Meter>,
     peers: Peers,
-    sequence: u64,
+    /// When idle callers were last looked for.
+    swept_ms: u64,
 }
 
 /// Which meter: a service and a caller, or none for everybody together.
@@ -84,7 +88,7 @@ impl Limiter {
         let started = now.monotonic;
         let epoch = now.unix_ms;
         let peers = Peers::new(&settings.gateway, epoch, tick(started, now));
-        let state = Mutex::new(State { meters: HashMap::new(), peers, sequence: 0 });
+        let state = Mutex::new(State { meters: HashMap::new(), peers, swept_ms: 0 });
         Limiter(Arc::new(Shared { started, settings, epoch, state }))
     }
 
@@ -110,9 +114,11 @@ impl Limiter {
                 Scope::Caller => limits,
                 Scope::Service => together,
             };
-            let State { meters, peers, sequence: _ } = state;
+            let State { meters, peers, swept_ms } = state;
             if !meters.contains_key(name) {
-                if meters.len() >= self.0.settings.max_callers {
+                // Looking at all of them takes a while, so a flood of new callers does not make us do it each time.
+                if meters.len() >= self.0.settings.max_callers && now.ms >= *swept_ms + SWEEP_MS {
+                    *swept_ms = now.ms;
                     meters.retain(|_, meter| !meter.is_idle(now, peers));
                 }
                 if meters.len() >= self.0.settings.max_callers {
@@ -120,7 +126,7 @@ impl Limiter {
                 }
             }
             let meter = meters.entry(name.clone()).or_default();
-            meter.set_limits(now, limits);
+            meter.set_limits(now, peers, limits);
             meter
                 .room(now, peers, tokens)
                 .map_err(|(limit, asked, full)| limited(limit, *scope, asked, full))?;
@@ -155,10 +161,10 @@ impl Limiter {
     /// A gateway that keeps its last report in a file and merges it after a restart remembers the day's budgets.
     pub fn report(&self, now: Moment) -> UsageReport {
         let now = tick(self.0.started, now);
-        let State { meters, peers, sequence } = &mut *self.0.lock();
+        let State { meters, peers, swept_ms: _ } = &mut *self.0.lock();
         peers.refresh(now);
         meters.retain(|_, meter| !meter.is_idle(now, peers));
-        *sequence += 1;
+        let sequence = peers.start_report();
         let mut meters: Vec<MeterReport> = meters
             .iter_mut()
             .map(|((service, caller), meter)| MeterReport {
@@ -169,13 +175,13 @@ impl Limiter {
             .collect();
         meters.sort_by(|a, b| (&a.service, &a.caller).cmp(&(&b.service, &b.caller)));
         let gateway = self.0.settings.gateway.clone();
-        UsageReport { gateway, epoch: self.0.epoch, sequence: *sequence, meters }
+        UsageReport { gateway, epoch: self.0.epoch, sequence, seen: peers.seen(), meters }
     }
 
     /// Takes another gateway's report: in any order, any number of times. Says whether it was news.
     pub fn merge(&self, now: Moment, report: &UsageReport) -> bool {
         let now = tick(self.0.started, now);
-        let State { meters, peers, sequence: _ } = &mut *self.0.lock();
+        let State { meters, peers, swept_ms: _ } = &mut *self.0.lock();
         let Some(peer) = peers.hear(now, report) else { return false };
         for said in &report.meters {
             let name = (said.service.as_str().into(), said.caller.as_deref().map(Arc::from));

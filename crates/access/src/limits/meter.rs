@@ -26,11 +26,14 @@ pub(crate) struct Taken {
 
 impl Meter {
     /// Takes the limits as they are now.
-    pub(crate) fn set_limits(&mut self, now: Tick, limits: Limits) {
+    pub(crate) fn set_limits(&mut self, now: Tick, peers: &Peers, limits: Limits) {
         for limit in Limit::ALL {
             match limits.get(limit) {
                 Some(most) => {
-                    self.pools.entry(limit).or_insert_with(|| Pool::new(limit, most, now)).set_limit(most);
+                    self.pools
+                        .entry(limit)
+                        .or_insert_with(|| Pool::new(limit, most, peers, now))
+                        .set_limit(most);
                 }
                 None => {
                     self.pools.remove(&limit);
@@ -100,8 +103,7 @@ impl Meter {
         said: &MeterReport,
     ) {
         for (&limit, report) in &said.pools {
-            let pool =
-                self.pools.entry(limit).or_insert_with(|| Pool::heard_of(limit, report.limit, peers, now));
+            let pool = self.pools.entry(limit).or_insert_with(|| Pool::new(limit, report.limit, peers, now));
             pool.hear(peer, sequence, report);
             for (life, gone) in &report.gone {
                 if let Some(number) = peers.hear_of_gone(now, life, gone.age_ms) {

@@ -8,6 +8,16 @@ use super::pool::Tick;
 /// A minute is this many seconds, and the one that has begun.
 const MINUTE: u64 = 60;
 
+/// Spans of ten seconds in it.
+const SPANS: usize = 6;
+
+/// How much still counts of uses that were to cease as [`Window::leaving`] said, so long ago.
+pub(crate) fn still_counts(leaving: &[u64], age_ms: u64) -> u64 {
+    // The second that a use is in, and the last span's remainder.
+    let over = (age_ms.saturating_sub(1000) / 10_000) as usize;
+    leaving.iter().take(SPANS).skip(over).fold(0, |sum, &uses| sum.saturating_add(uses))
+}
+
 /// Uses that count.
 #[derive(Clone, Debug)]
 pub(crate) enum Window {
@@ -48,8 +58,8 @@ impl Window {
         }
     }
 
-    /// Forgets what no longer counts; says whether a day began.
-    pub(crate) fn advance(&mut self, now: Tick) -> bool {
+    /// Forgets what no longer counts.
+    pub(crate) fn advance(&mut self, now: Tick) {
         match self {
             Window::Minute { slots, sum } => {
                 while let Some(&(second, uses)) = slots.front()
@@ -58,17 +68,14 @@ impl Window {
                     *sum -= uses;
                     slots.pop_front();
                 }
-                false
             }
             Window::Day { day, sum } => {
                 // A clock that was set back does not give the day's budget again.
-                let new = now.day > *day;
-                if new {
+                if now.day > *day {
                     (*day, *sum) = (now.day, 0);
                 }
-                new
             }
-            Window::Running { .. } => false,
+            Window::Running { .. } => {}
         }
     }
 
@@ -127,6 +134,17 @@ impl Window {
             Window::Day { .. } => Some(now.rest_of_day),
             Window::Running { .. } => None,
         }
+    }
+
+    /// How much ceases to count in each of the next spans of ten seconds; nothing where time alone ends no use.
+    pub(crate) fn leaving(&self, now: Tick) -> Vec<u64> {
+        let Window::Minute { slots, .. } = self else { return Vec::new() };
+        let mut leaving = vec![0; SPANS];
+        for &(second, uses) in slots {
+            let span = (second + MINUTE).saturating_sub(now.second()) / 10;
+            leaving[(span as usize).min(SPANS - 1)] += uses;
+        }
+        leaving
     }
 
     /// When none will count, by time alone.

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{LEASE, UsageReport};
+use super::{LEASE, Seen, UsageReport};
 use crate::limits::Tick;
 
 /// How long memories of gateways that are gone are kept: a day's budget needs them for a day.
@@ -19,8 +19,8 @@ pub(crate) struct Peers {
     /// By a number that is never used again.
     all: BTreeMap<u32, Peer>,
     next: u32,
-    /// Whether anybody else takes part; kept here since every request asks.
-    alone: bool,
+    /// This gateway's last report.
+    sequence: u64,
 }
 
 /// One life of one gateway.
@@ -32,6 +32,8 @@ struct Peer {
     /// `name/epoch`.
     life: String,
     sequence: u64,
+    /// The last of our reports that it had seen.
+    confirmed: u64,
     /// Last heard, or else first named.
     seen_ms: u64,
     /// Others say that it exists.
@@ -50,11 +52,7 @@ pub(crate) enum Standing {
 impl Peers {
     pub(crate) fn new(me: &str, epoch: u64, now: Tick) -> Peers {
         let me = me.to_owned();
-        Peers { me, epoch, started_ms: now.ms, all: BTreeMap::new(), next: 0, alone: true }
-    }
-
-    pub(crate) fn alone(&self) -> bool {
-        self.alone
+        Peers { me, epoch, started_ms: now.ms, all: BTreeMap::new(), next: 0, sequence: 0 }
     }
 
     /// Takes the names of all gateways that should be there.
@@ -75,7 +73,8 @@ impl Peers {
 
     /// The number of a report's sender, if the report is news.
     pub(crate) fn hear(&mut self, now: Tick, report: &UsageReport) -> Option<u32> {
-        let UsageReport { gateway, epoch, sequence, meters: _ } = report;
+        let UsageReport { gateway, epoch, sequence, seen, meters: _ } = report;
+        let ours = seen.get(&self.me).filter(|seen| seen.epoch == self.epoch).map(|seen| seen.sequence);
         if *gateway == self.me {
             // Our own words, or those of an earlier life, which a file kept.
             return if *epoch < self.epoch { self.gone_life(now, gateway, *epoch, 0) } else { None };
@@ -100,6 +99,7 @@ impl Peers {
         };
         let peer = self.all.get_mut(&number)?;
         peer.epoch = Some(*epoch);
+        peer.confirmed = peer.confirmed.max(ours.unwrap_or(0));
         peer.life = format!("{gateway}/{epoch}");
         (peer.sequence, peer.seen_ms, peer.gone) = (*sequence, now.ms, false);
         self.refresh(now);
@@ -127,16 +127,12 @@ impl Peers {
         Some(self.add(peer))
     }
 
-    /// Forgets and reconsiders; to be called now and then. Returns the numbers that mean nothing any more.
-    pub(crate) fn refresh(&mut self, now: Tick) -> Vec<u32> {
+    /// Forgets and reconsiders; to be called now and then.
+    pub(crate) fn refresh(&mut self, now: Tick) {
         for peer in self.all.values_mut().filter(|peer| !peer.named) {
             peer.gone |= peer.quiet(now);
         }
-        self.alone = self.all.values().all(|peer| peer.gone);
-        let old = self.all.iter().filter(|(_, p)| p.gone && (p.epoch.is_none() || p.age(now) > MEMORY_MS));
-        let old: Vec<u32> = old.map(|(number, _)| *number).collect();
-        self.all.retain(|number, _| !old.contains(number));
-        old
+        self.all.retain(|_, peer| !peer.gone || (peer.epoch.is_some() && peer.age(now) <= MEMORY_MS));
     }
 
     /// Number, rank and standing of everybody else who takes part.
@@ -149,6 +145,34 @@ impl Peers {
             };
             (*number, self.rank(&peer.name), standing)
         })
+    }
+
+    /// The sequence of the report that is made now.
+    pub(crate) fn start_report(&mut self) -> u64 {
+        self.sequence += 1;
+        self.sequence
+    }
+
+    /// The sequence of the report that will be the first to have what changes now.
+    pub(crate) fn next_report(&self) -> u64 {
+        self.sequence + 1
+    }
+
+    /// The last of our reports that the gateway had seen when it was last heard; nothing for one that never was, or is gone.
+    pub(crate) fn confirmed(&self, number: u32) -> Option<u64> {
+        self.all.get(&number).filter(|peer| peer.epoch.is_some() && !peer.gone).map(|peer| peer.confirmed)
+    }
+
+    /// The last of our reports that all had seen who were ever heard and are still there.
+    pub(crate) fn confirmed_by_all(&self) -> u64 {
+        let there = self.all.values().filter(|peer| !peer.gone && peer.epoch.is_some());
+        there.map(|peer| peer.confirmed).min().unwrap_or(u64::MAX)
+    }
+
+    /// The last report of each gateway that takes part.
+    pub(crate) fn seen(&self) -> BTreeMap<String, Seen> {
+        let there = self.all.values().filter(|peer| !peer.gone);
+        there.filter_map(|p| Some((p.name.clone(), Seen { epoch: p.epoch?, sequence: p.sequence }))).collect()
     }
 
     /// How many take part, this gateway included.
@@ -167,6 +191,11 @@ impl Peers {
         peer.gone.then(|| (peer.life.as_str(), peer.age(now)))
     }
 
+    /// Whether the number still means a gateway.
+    pub(crate) fn knows(&self, number: u32) -> bool {
+        self.all.contains_key(&number)
+    }
+
     /// Whether everybody who should be there was heard, or had time to speak.
     pub(crate) fn settled(&self, now: Tick) -> bool {
         now.ms.saturating_sub(self.started_ms) >= LEASE.as_millis() as u64
@@ -174,19 +203,18 @@ impl Peers {
     }
 
     /// What a gateway may let in before it has heard the others, who may have used everything.
-    pub(crate) fn welcome(&self, limit: u64) -> u64 {
+    fn welcome(&self, limit: u64) -> u64 {
         limit / (10 * self.count() as u64)
     }
 
-    /// The most that this gateway may use and hold, unless it knows enough to need no bound.
+    /// The most that this gateway may use, unless it knows enough to need no bound.
     pub(crate) fn ceiling(&self, limit: u64, now: Tick) -> Option<u64> {
         (!self.settled(now)).then(|| self.welcome(limit))
     }
 
-    /// What this gateway may use of a limit that it has never seen.
-    pub(crate) fn entitled(&self, limit: u64, now: Tick) -> u64 {
-        let fair = super::split::fair_part(limit, self.my_rank(), self.count());
-        self.ceiling(limit, now).map_or(fair, |most| fair.min(most))
+    /// What this gateway holds of a limit that it has never seen.
+    pub(crate) fn entitled(&self, limit: u64) -> u64 {
+        super::split::fair_part(limit, self.my_rank(), self.count())
     }
 
     fn rank(&self, name: &str) -> usize {
@@ -209,6 +237,7 @@ impl Peer {
             epoch: None,
             life: String::new(),
             sequence: 0,
+            confirmed: 0,
             seen_ms: now.ms,
             named: false,
             gone: false,
