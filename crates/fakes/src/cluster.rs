@@ -1,9 +1,10 @@
 //! A Kubernetes API server that keeps objects in memory: as much of one as clients, controllers and `kubectl` notice.
 //!
-//! It answers over HTTP on loopback. It runs no controllers but the garbage collector: what a cluster does by itself, `actors`
+//! It answers over HTTP on loopback. It runs no controllers but the garbage collector: what a cluster does by itself, [`crate::actors`]
 //! do through the API. It checks no credentials; who may what is scripted with [`FakeCluster::on_review`] and
 //! [`FakeCluster::fail_next`].
 
+mod act;
 mod apply;
 mod calls;
 mod discovery;
@@ -11,6 +12,7 @@ mod failure;
 mod fields;
 mod kinds;
 mod patch;
+mod propose;
 mod remove;
 mod request;
 mod rules;
