@@ -422,10 +422,10 @@ async fn frozen_secrets_stay() {
 async fn calls_are_recorded_and_fail_when_told() {
     let (cluster, client) = start().await;
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), "default");
-    cluster.fail_next(1, "create", "ConfigMap", Injected::Status(503));
+    cluster.fail_next(1, "create", "ConfigMap", Injected::Status(500));
     cluster.fail_next(1, "create", "ConfigMap", Injected::CutAfter);
     cluster.forget_calls();
-    assert_eq!(refusal(maps.create(&PostParams::default(), &map("a", "1")).await).0, 503);
+    assert_eq!(refusal(maps.create(&PostParams::default(), &map("a", "1")).await).0, 500);
     assert!(cluster.get("ConfigMap", "a").is_none());
     let lost = maps.create(&PostParams::default(), &map("a", "1")).await;
     assert!(!matches!(lost, Err(kube::Error::Api(_)) | Ok(_)));
@@ -433,7 +433,7 @@ async fn calls_are_recorded_and_fail_when_told() {
     let calls: Vec<_> =
         cluster.calls().into_iter().map(|call| (call.verb, call.kind, call.namespace, call.code)).collect();
     let call = |code: u16| ("create", "ConfigMap".to_owned(), "default".to_owned(), code);
-    assert_eq!(calls, [call(503), call(0)]);
+    assert_eq!(calls, [call(500), call(0)]);
     cluster.go_down().await;
     assert!(maps.get("a").await.is_err());
     cluster.come_back().await.unwrap();

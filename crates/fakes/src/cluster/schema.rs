@@ -70,7 +70,9 @@ pub(crate) fn check(object: &Value, schema: &Value) -> Vec<Cause> {
         field: error.instance_path().to_string().trim_start_matches('/').replace('/', "."),
         message: format!("Invalid value: {error}"),
     };
-    validator.iter_errors(object).map(cause).collect()
+    let mut causes: Vec<Cause> = validator.iter_errors(object).map(cause).collect();
+    causes.sort_by(|a, b| a.field.cmp(&b.field));
+    causes
 }
 
 /// Says in JSON Schema what Kubernetes has its own words for.
