@@ -1,5 +1,7 @@
 //! A cluster with everything that it does by itself, and model servers behind its Services.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests are no tests to the lint")]
+
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};

@@ -1,5 +1,7 @@
 //! The API server with the client that Wharf uses.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests are no tests to the lint")]
+
 use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt};
@@ -459,4 +461,48 @@ async fn metadata_alone_can_be_had() {
         .await_object("Deployment", "other", Duration::from_millis(10), |object| object.is_some())
         .await;
     assert!(missing.unwrap_err().to_string().contains("Deployment other did not become"));
+}
+
+#[tokio::test]
+async fn controllers_run_against_it() {
+    use kube::runtime::Controller;
+    use kube::runtime::controller::Action;
+
+    let (cluster, client) = start().await;
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), "default");
+    let maps: Api<ConfigMap> = Api::namespaced(client, "default");
+    let written = secrets.clone();
+    let reconcile = move |map: std::sync::Arc<ConfigMap>, _: std::sync::Arc<()>| {
+        let secrets = written.clone();
+        async move {
+            let owner = json!({"apiVersion": "v1", "kind": "ConfigMap", "name": map.name_any(), "uid": map.uid(), "controller": true});
+            let secret = json!({"apiVersion": "v1", "kind": "Secret",
+                "metadata": {"name": map.name_any(), "ownerReferences": [owner]}, "stringData": map.data});
+            secrets
+                .patch(&map.name_any(), &PatchParams::apply("copier").force(), &Patch::Apply(secret))
+                .await?;
+            Ok::<_, kube::Error>(Action::await_change())
+        }
+    };
+    let again = |_: std::sync::Arc<ConfigMap>, _: &kube::Error, _: std::sync::Arc<()>| {
+        Action::requeue(Duration::from_millis(20))
+    };
+    let controller = Controller::new(maps.clone(), watcher::Config::default())
+        .owns(secrets.clone(), watcher::Config::default());
+    let running =
+        tokio::spawn(controller.run(reconcile, again, std::sync::Arc::new(())).for_each(async |_| {}));
+    cluster.fail_next(1, "patch", "Secret", Injected::Status(409));
+    maps.create(&PostParams::default(), &map("a", "1")).await.unwrap();
+    let data = |expected: &'static str| {
+        move |secret: Option<&Value>| secret.is_some_and(|secret| secret["data"]["key"] == expected)
+    };
+    cluster.await_object("Secret", "a", SOON, data("MQ==")).await.unwrap();
+    maps.patch("a", &PatchParams::default(), &Patch::Merge(json!({"data": {"key": "2"}}))).await.unwrap();
+    cluster.await_object("Secret", "a", SOON, data("Mg==")).await.unwrap();
+    cluster.cut_watches();
+    cluster.delete("Secret", "a");
+    cluster.await_object("Secret", "a", SOON, data("Mg==")).await.unwrap();
+    maps.delete("a", &DeleteParams::default()).await.unwrap();
+    cluster.await_object("Secret", "a", SOON, |secret| secret.is_none()).await.unwrap();
+    running.abort();
 }

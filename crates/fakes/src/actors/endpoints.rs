@@ -16,7 +16,7 @@ pub(crate) async fn round(services: Things, pods: Things, slices: Things) -> kub
     let (pods, present) = (pods.list().await?, slices.list().await?);
     let mut kept = BTreeSet::new();
     for service in services.list().await? {
-        if !service["spec"]["selector"].as_object().is_some_and(|selector| !selector.is_empty()) {
+        if service["spec"]["selector"].as_object().is_none_or(|selector| selector.is_empty()) {
             continue;
         }
         for slice in of_service(&service, &pods) {

@@ -190,9 +190,8 @@ impl Shared {
         let found = match route {
             Route::Version => Some(discovery::version()),
             Route::Health => Some(json!("ok")),
-            Route::OpenApi => {
-                Some(json!({"openapi": "3.0.0", "info": {"title": "fake", "version": "1"}, "paths": {}}))
-            }
+            Route::Schemas => Some(discovery::schemas(&store.kinds)),
+            Route::Schema(group, version) => discovery::schema(&store.kinds, group, version),
             Route::CoreVersions => Some(discovery::core_versions()),
             Route::Groups => Some(discovery::groups(&store.kinds)),
             Route::Group(name) => discovery::group(&store.kinds, name),
