@@ -13,6 +13,7 @@ mod fields;
 mod kinds;
 mod patch;
 mod propose;
+mod rbac;
 mod remove;
 mod request;
 mod rules;
@@ -34,6 +35,7 @@ use tokio::sync::watch as signal;
 use tokio::time::timeout;
 
 pub use calls::{Call, Injected};
+pub use rbac::allows;
 
 use apply::Force;
 use calls::Calls;
@@ -42,7 +44,7 @@ use store::{Id, Store};
 use watch::Signals;
 use write::{Intent, Target, Writer};
 
-use crate::wire::{Port, lock};
+use crate::wire::{Port, lock, loopback};
 
 /// Namespaces that every cluster has.
 const NAMESPACES: &[&str] = &["default", "kube-system", "kube-public", "kube-node-lease"];
@@ -112,7 +114,7 @@ impl FakeCluster {
             reviews: Mutex::new(deny),
             signals: signal::channel(Signals::default()).0,
         });
-        let port = Port::open(port, Arc::<Shared>::clone(&shared)).await?;
+        let port = Port::open(loopback(port), Arc::<Shared>::clone(&shared)).await?;
         let cluster = FakeCluster(Arc::new(Running { shared, port }));
         for namespace in NAMESPACES {
             cluster.seed(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}));
@@ -191,7 +193,7 @@ impl FakeCluster {
         let namespace =
             if kind.namespaced && namespace.is_empty() { "default".to_owned() } else { namespace };
         let id = Id { kind: kind.key(), namespace, name: text(&object["metadata"]["name"]) };
-        let writer = Writer { manager: "seed".to_owned(), dry_run: false };
+        let writer = Writer { manager: "seed".to_owned(), dry_run: false, strict: false };
         let mut target = Target { kind, version, id, part: write::Part::Whole };
         let mut written = None;
         let parts = [write::Part::Whole, write::Part::Status];

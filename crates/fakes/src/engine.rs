@@ -31,7 +31,7 @@ use metrics::Meter;
 use prefix::PrefixCache;
 use slots::Slots;
 
-use crate::wire::{Port, lock};
+use crate::wire::{Port, lock, loopback};
 
 /// A running fake engine. Clones are handles to the same one; it ends with the last of them.
 #[derive(Clone)]
@@ -112,6 +112,15 @@ impl FakeEngine {
     /// # Errors
     /// When the port cannot be had.
     pub async fn start_on(port: u16, config: EngineConfig) -> io::Result<FakeEngine> {
+        FakeEngine::start_at(loopback(port), config).await
+    }
+
+    /// Starts an engine on this address. On Linux all of 127.0.0.0/8 is loopback, so that engines can have one port and an address
+    /// each, as Pods do.
+    ///
+    /// # Errors
+    /// When the address cannot be had.
+    pub async fn start_at(address: SocketAddr, config: EngineConfig) -> io::Result<FakeEngine> {
         let slots = Arc::new(Slots::default());
         slots.resize(config.slots);
         let shared = Arc::new(Shared {
@@ -127,7 +136,7 @@ impl FakeEngine {
             closes_connections: Mutex::default(),
             version: watch::channel(0).0,
         });
-        let port = Port::open(port, Arc::<Shared>::clone(&shared)).await?;
+        let port = Port::open(address, Arc::<Shared>::clone(&shared)).await?;
         Ok(FakeEngine(Arc::new(Running { shared, port })))
     }
 

@@ -153,6 +153,12 @@ async fn pods_fare_as_they_are_told() {
         true.into(),
     )
     .await;
+    let engine = FakeEngine::start(EngineConfig::default()).await.unwrap();
+    let probed = Fate::Probed { address: engine.address(), every: Duration::from_millis(10) };
+    engine.drain();
+    becomes(probed.clone(), "/status/containerStatuses/0/ready", false.into()).await;
+    engine.heal().await.unwrap();
+    becomes(probed, "/status/containerStatuses/0/ready", true.into()).await;
     becomes(Fate::Ended { exit_code: 2 }, "/status/phase", "Failed".into()).await;
     assert_eq!(cluster.get("Pod", "p").unwrap()["spec"]["nodeName"], "fake-node");
     cluster.delete("Pod", "p");

@@ -383,7 +383,15 @@ async fn a_definition_adds_its_kind() {
     };
     let wrong = raw.create(&PostParams::default(), &service(json!({"replicas": -1}))).await;
     assert_eq!(refusal(wrong), (422, "Invalid".to_owned()));
+    let broken = raw.create(&PostParams::default(), &service(json!({"model": {}}))).await.unwrap_err();
+    assert!(broken.to_string().contains("give either source or ref"), "{broken}");
     let spec = json!({"model": {"source": "hf://a/b"}, "typo": 1});
+    let strict = PatchParams {
+        field_validation: Some(kube::api::ValidationDirective::Strict),
+        ..PatchParams::apply("a")
+    };
+    let strict = raw.patch("assistant", &strict, &Patch::Apply(service(spec.clone()))).await.unwrap_err();
+    assert!(strict.to_string().contains("unknown field \"spec.typo\""), "{strict}");
     let made = raw.create(&PostParams::default(), &service(spec)).await.unwrap();
     assert_eq!(made.data["spec"], json!({"model": {"source": "hf://a/b"}, "replicas": 1}));
     let scale = Patch::Merge(json!({"spec": {"replicas": 4}}));

@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::time::Instant;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout};
 
 use super::Next;
 use super::api::{Things, conditions, now, text};
@@ -14,6 +16,8 @@ use crate::wire::lock;
 
 /// Tells the actor of EndpointSlices on which port a Pod really listens: fakes share the address of one machine.
 pub const PORT_ANNOTATION: &str = "fakes.wharf.dev/port";
+/// A server that does not answer a probe for this long is not ready.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Where Pods run.
 const NODE: &str = "fake-node";
 
@@ -26,6 +30,13 @@ pub enum Fate {
         address: SocketAddr,
         /// Time from running to ready.
         ready_after: Duration,
+    },
+    /// It runs at this address and is ready while `GET /ready` there answers 200, which is asked every so often.
+    Probed {
+        /// Where it listens.
+        address: SocketAddr,
+        /// Time between two probes.
+        every: Duration,
     },
     /// It runs at this address and is not ready.
     NotReady {
@@ -102,11 +113,16 @@ impl Kubelet {
             }
             _ => {}
         }
+        let mut probed = Readiness::No;
         let (address, wait) = match &fate {
             Fate::Runs { address, ready_after } => {
                 let uid = text(&pod["metadata"]["uid"]).to_owned();
                 let since = *lock(&self.running).entry(uid).or_insert_with(Instant::now);
                 (Some(*address), ready_after.saturating_sub(since.elapsed()))
+            }
+            Fate::Probed { address, every } => {
+                probed = probe(*address).await;
+                (Some(*address), *every)
             }
             Fate::NotReady { address } => (Some(*address), Duration::ZERO),
             _ => (None, Duration::ZERO),
@@ -117,10 +133,25 @@ impl Kubelet {
                 self.pods.change(pod, &json!({"metadata": {"annotations": {PORT_ANNOTATION: port}}})).await?;
             }
         }
-        let ready = matches!(fate, Fate::Runs { .. }) && wait.is_zero();
-        let ready = if ready { Readiness::Yes } else { Readiness::No };
+        let waited = matches!(fate, Fate::Runs { .. }) && wait.is_zero();
+        let ready = if waited { Readiness::Yes } else { probed };
         self.pods.change_status(pod, &status(pod, &fate, ready)).await?;
         Ok((!wait.is_zero()).then_some(wait))
+    }
+}
+
+/// Asks a server whether it is ready.
+async fn probe(address: SocketAddr) -> Readiness {
+    let ask = async {
+        let mut stream = TcpStream::connect(address).await?;
+        stream.write_all(b"GET /ready HTTP/1.1\r\nhost: pod\r\nconnection: close\r\n\r\n").await?;
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).await?;
+        Ok::<_, std::io::Error>(answer)
+    };
+    match timeout(PROBE_TIMEOUT, ask).await {
+        Ok(Ok(answer)) if answer.ends_with(b" 200") => Readiness::Yes,
+        _ => Readiness::No,
     }
 }
 
@@ -135,7 +166,7 @@ fn status(pod: &Value, fate: &Fate, ready: Readiness) -> Value {
     let ready = ready == Readiness::Yes;
     let scheduled = !matches!(fate, Fate::Unschedulable | Fate::Waits);
     let phase = match fate {
-        Fate::Runs { .. } | Fate::NotReady { .. } | Fate::CrashLoop { .. } => "Running",
+        Fate::Runs { .. } | Fate::Probed { .. } | Fate::NotReady { .. } | Fate::CrashLoop { .. } => "Running",
         Fate::Unschedulable | Fate::ImagePullError | Fate::Waits => "Pending",
         Fate::Ended { exit_code: 0 } => "Succeeded",
         Fate::Ended { .. } => "Failed",
@@ -161,7 +192,7 @@ fn status(pod: &Value, fate: &Fate, ready: Readiness) -> Value {
         let containers = pod["spec"]["containers"].as_array().into_iter().flatten();
         status["containerStatuses"] = containers.map(|spec| container(spec, fate, ready, &started)).collect();
     }
-    if let Fate::Runs { address, .. } | Fate::NotReady { address } = fate {
+    if let Fate::Runs { address, .. } | Fate::Probed { address, .. } | Fate::NotReady { address } = fate {
         let ip = address.ip().to_string();
         status["podIP"] = ip.clone().into();
         status["podIPs"] = json!([{"ip": ip}]);
@@ -172,7 +203,7 @@ fn status(pod: &Value, fate: &Fate, ready: Readiness) -> Value {
 
 fn container(spec: &Value, fate: &Fate, ready: bool, started: &str) -> Value {
     let (state, last, restarts) = match fate {
-        Fate::Runs { .. } | Fate::NotReady { .. } => {
+        Fate::Runs { .. } | Fate::Probed { .. } | Fate::NotReady { .. } => {
             (json!({"running": {"startedAt": started}}), json!({}), 0)
         }
         Fate::ImagePullError => {

@@ -7,6 +7,10 @@ use serde_json::Value;
 pub struct Call {
     /// `get`, `list`, `watch`, `create`, `update`, `patch`, `delete`, `deletecollection`, as RBAC has them; empty for discovery.
     pub verb: &'static str,
+    /// `apps`; empty for the core group.
+    pub group: String,
+    /// `deployments`; empty for discovery.
+    pub plural: String,
     /// `Deployment`; empty for discovery.
     pub kind: String,
     /// Empty for kinds of the cluster, and where all are meant.

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::schema::Schema;
+
 /// One kind of object.
 #[derive(Clone, Debug)]
 pub(crate) struct Kind {
@@ -30,7 +32,7 @@ pub(crate) struct Kind {
 pub(crate) struct Version {
     pub(crate) name: String,
     /// The structural schema, where there is one.
-    pub(crate) schema: Option<Arc<Value>>,
+    pub(crate) schema: Option<Arc<Schema>>,
 }
 
 /// Where a kind keeps what its scale subresource shows, as JSON pointers.
@@ -62,7 +64,7 @@ impl Kind {
         self.versions.first().map_or("", |version| &version.name)
     }
 
-    pub(crate) fn schema(&self, version: &str) -> Option<&Arc<Value>> {
+    pub(crate) fn schema(&self, version: &str) -> Option<&Arc<Schema>> {
         self.versions.iter().find(|known| known.name == version)?.schema.as_ref()
     }
 
@@ -231,7 +233,7 @@ pub(crate) fn from_definition(definition: &Value) -> Option<Kind> {
             .iter()
             .filter_map(|version| {
                 let schema = &version["schema"]["openAPIV3Schema"];
-                let schema = schema.is_object().then(|| Arc::new(schema.clone()));
+                let schema = schema.is_object().then(|| Arc::new(Schema::new(schema)));
                 Some(Version { name: text(&version["name"])?, schema })
             })
             .collect(),

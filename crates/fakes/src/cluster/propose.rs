@@ -5,16 +5,17 @@ use serde_json::{Value, json};
 use super::apply::{self, Manager, Operation, Owners};
 use super::failure::{Cause, Failure};
 use super::patch::patch;
+use super::schema::Schema;
 use super::shape::Shape;
 use super::write::{Intent, Part, Target, Writer, set};
 
 impl Target {
-    pub(super) fn shape<'a>(&'a self, schema: Option<&'a Value>) -> Shape<'a> {
+    pub(super) fn shape<'a>(&'a self, schema: Option<&'a Schema>) -> Shape<'a> {
         if self.kind.custom && schema.is_none() {
             // Another project's kind, of which we know no schema.
             return Shape::Schema(None);
         }
-        Shape::of(&self.kind.kind, schema)
+        Shape::of(&self.kind.kind, schema.map(Schema::raw))
     }
 
     pub(super) fn manager(&self, writer: &Writer, operation: Operation) -> Manager {

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::failure::Cause;
 use super::kinds::Kind;
-use super::schema;
+use super::schema::Schema;
 
 /// What is wrong with a name, if something is.
 pub(crate) fn bad_name(kind: &Kind, name: &str) -> Option<Cause> {
@@ -68,17 +68,16 @@ fn default(map: &mut Value, field: &str, value: impl FnOnce() -> Value) {
     }
 }
 
-/// What is wrong with an object as it would be. Fields that a schema does not know are dropped, and its defaults filled in.
+/// What is wrong with an object as it would be.
 pub(crate) fn check(
     kind: &Kind,
-    schema: Option<&Value>,
+    schema: Option<&Schema>,
     live: Option<&Value>,
     new: &mut Value,
 ) -> Vec<Cause> {
     let mut causes = Vec::new();
     if let Some(schema) = schema {
-        schema::prune_and_default(new, schema);
-        causes.extend(schema::check(new, schema));
+        causes.extend(schema.check(new, live));
     }
     if let Some(live) = live {
         causes.extend(immutable(kind, live, new));

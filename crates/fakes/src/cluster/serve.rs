@@ -60,7 +60,11 @@ impl Asked {
             "" => agent,
             named => named,
         };
-        Writer { manager: manager.to_owned(), dry_run: !self.query("dryRun").is_empty() }
+        Writer {
+            manager: manager.to_owned(),
+            dry_run: !self.query("dryRun").is_empty(),
+            strict: self.query("fieldValidation") == "Strict",
+        }
     }
 }
 
@@ -164,6 +168,8 @@ impl Shared {
     fn call(&self, route: &Route, asked: &Asked, path: &str) -> Call {
         let mut call = Call {
             verb: "",
+            group: String::new(),
+            plural: String::new(),
             kind: String::new(),
             namespace: String::new(),
             name: String::new(),
@@ -178,6 +184,8 @@ impl Shared {
             call.kind = lock(&self.store)
                 .kind(&place.group, &place.plural)
                 .map_or_else(|| place.plural.clone(), |kind| kind.kind.clone());
+            call.group.clone_from(&place.group);
+            call.plural.clone_from(&place.plural);
             call.namespace.clone_from(&place.namespace);
             call.name.clone_from(&place.name);
             call.part.clone_from(&place.part);

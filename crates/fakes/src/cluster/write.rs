@@ -47,6 +47,8 @@ impl Part {
 pub(crate) struct Writer {
     pub(crate) manager: String,
     pub(crate) dry_run: bool,
+    /// Whether unknown fields are refused, not dropped.
+    pub(crate) strict: bool,
 }
 
 /// What is written.
@@ -87,6 +89,12 @@ impl Store {
             None => self.begin(&target, &mut new),
         }
         let schema = target.kind.schema(&target.version).cloned();
+        let dropped = schema.as_deref().map(|schema| schema.prune_and_default(&mut new)).unwrap_or_default();
+        if writer.strict && !dropped.is_empty() {
+            let unknown: Vec<String> =
+                dropped.iter().map(|field| format!("unknown field {field:?}")).collect();
+            return Err(Failure::bad_request(format!("strict decoding error: {}", unknown.join(", "))));
+        }
         let causes = rules::check(&target.kind, schema.as_deref(), live.as_deref(), &mut new);
         if !causes.is_empty() {
             return Err(Failure::invalid(&target.kind, &target.id.name, &causes));
