@@ -7,6 +7,7 @@
 mod act;
 mod apply;
 mod calls;
+mod defaults;
 mod discovery;
 mod failure;
 mod fields;
@@ -316,11 +317,20 @@ impl FakeCluster {
         lock(&self.0.shared.calls).forget();
     }
 
-    /// The next `times` calls with this verb, of this kind (`Deployment`, `Deployment/status`), go wrong so. `*` is any.
+    /// The next `times` calls with this verb, of this kind (`Deployment`, `Deployment/status`), go wrong so. `*` is any. kube's client
+    /// tries again by itself after 429, 503 and 504.
     pub fn fail_next(&self, times: usize, verb: &str, kind: &str, how: Injected) {
-        if times > 0 {
-            lock(&self.0.shared.calls).fail_next(times, verb, kind, how);
-        }
+        let (verb, kind) = (verb.to_owned(), kind.to_owned());
+        self.fail_when(times, how, move |call| {
+            let part = format!("{}/{}", call.kind, call.part);
+            (verb == "*" || verb == call.verb)
+                && (kind == "*" || if call.part.is_empty() { kind == call.kind } else { kind == part })
+        });
+    }
+
+    /// The next `times` calls that `fits` picks go wrong so. It sees every call that no earlier rule has taken, once.
+    pub fn fail_when(&self, times: usize, how: Injected, fits: impl FnMut(&Call) -> bool + Send + 'static) {
+        lock(&self.0.shared.calls).fail_when(times, how, Box::new(fits));
     }
 
     /// Ends every failure that [`FakeCluster::fail_next`] asked for.

@@ -187,3 +187,19 @@ async fn jobs_end_as_they_are_told() {
         .await
         .unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deployment_that_does_not_come_up_says_so() {
+    let cluster = FakeCluster::start().await.unwrap();
+    let client = cluster.client();
+    let _deployments = actors::deployments(&client);
+    let _kubelet = actors::kubelet(&client, |_| Fate::CrashLoop { restarts: 1, exit_code: 1 });
+    let mut late = deployment(1, "bad");
+    late["spec"]["progressDeadlineSeconds"] = 1.into();
+    cluster.seed(late);
+    let reason = |deployment: Option<&Value>| {
+        deployment.is_some_and(|d| d["status"]["conditions"][1]["reason"] == "ProgressDeadlineExceeded")
+    };
+    let deployment = cluster.await_object("Deployment", "web", SOON, reason).await.unwrap();
+    assert_eq!(deployment["status"]["conditions"][1]["status"], "False");
+}

@@ -3,12 +3,15 @@
 //! There are no ReplicaSets: a Pod belongs to its Deployment, and `pod-template-hash` tells which template it was made from.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::Next;
-use super::api::{Things, conditions, controlled_by, is_controlled_by, is_true};
+use super::api::{Things, conditions, controlled_by, is_controlled_by, is_true, now};
 
+/// Nothing is late before this.
+const LONGEST: Duration = Duration::MAX;
 const HASH: &str = "pod-template-hash";
 
 /// What is to be done for one Deployment.
@@ -21,6 +24,7 @@ struct Plan {
 
 pub(crate) async fn round(deployments: Things, pods: Things) -> kube::Result<Next> {
     let all = pods.list().await?;
+    let mut next = LONGEST;
     for deployment in deployments.list().await? {
         if !deployment["metadata"]["deletionTimestamp"].is_null() {
             continue;
@@ -33,9 +37,15 @@ pub(crate) async fn round(deployments: Things, pods: Things) -> kube::Result<Nex
         for _ in 0..create {
             pods.create(&pod(&deployment)).await?;
         }
-        deployments.change_status(&deployment, &status(&deployment, &own)).await?;
+        let status = status(&deployment, &own);
+        deployments.change_status(&deployment, &status).await?;
+        if status["conditions"][1]["reason"] == "ReplicaSetUpdated" {
+            let left = deadline(&deployment).map(|deadline| deadline - seconds_since_progress(&deployment));
+            let left = left.map(|left| Duration::from_secs(u64::try_from(left).unwrap_or(0).max(1)));
+            next = next.min(left.unwrap_or(LONGEST));
+        }
     }
-    Ok(Next::Change)
+    Ok(if next == LONGEST { Next::Change } else { Next::After(next) })
 }
 
 /// Which pods go, and how many come. Terminating pods count neither way.
@@ -128,6 +138,22 @@ fn pod(deployment: &Value) -> Value {
     json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]})
 }
 
+/// Seconds that pods of a new template may take to come up.
+fn deadline(deployment: &Value) -> Option<i64> {
+    deployment["spec"]["progressDeadlineSeconds"].as_i64()
+}
+
+fn condition<'a>(deployment: &'a Value, kind: &str) -> &'a Value {
+    let conditions = deployment["status"]["conditions"].as_array().into_iter().flatten();
+    conditions.into_iter().find(|condition| condition["type"] == kind).unwrap_or(&Value::Null)
+}
+
+fn seconds_since_progress(deployment: &Value) -> i64 {
+    let since = condition(deployment, "Progressing")["lastUpdateTime"].as_str();
+    let since = since.and_then(|since| since.parse::<jiff::Timestamp>().ok());
+    since.map_or(0, |since| jiff::Timestamp::now().as_second() - since.as_second())
+}
+
 fn status(deployment: &Value, pods: &[&Value]) -> Value {
     let wanted = count(&deployment["spec"]["replicas"]).unwrap_or(1);
     let hash = template_hash(deployment);
@@ -138,12 +164,20 @@ fn status(deployment: &Value, pods: &[&Value]) -> Value {
     let updated_ready = updated.iter().filter(|pod| is_true(pod, "Ready")).count();
     let available = ready >= wanted - wanted / 4;
     let complete = updated_ready >= wanted && alive.len() == updated.len();
+    let moved = [("updatedReplicas", updated.len()), ("readyReplicas", ready), ("replicas", alive.len())]
+        .iter()
+        .any(|(field, count)| deployment["status"][*field] != *count);
+    let moved = moved || deployment["status"]["observedGeneration"] != deployment["metadata"]["generation"];
+    let waited = if moved { 0 } else { seconds_since_progress(deployment) };
+    let late = !complete && deadline(deployment).is_some_and(|deadline| waited >= deadline);
     let (reason, message) = if complete {
         ("NewReplicaSetAvailable", "every pod is of the current template and ready")
+    } else if late {
+        ("ProgressDeadlineExceeded", "pods of the current template have not come up in time")
     } else {
         ("ReplicaSetUpdated", "pods of the current template are coming up")
     };
-    let conditions = conditions(
+    let mut conditions = conditions(
         deployment,
         &[
             (
@@ -152,9 +186,12 @@ fn status(deployment: &Value, pods: &[&Value]) -> Value {
                 if available { "MinimumReplicasAvailable" } else { "MinimumReplicasUnavailable" },
                 "",
             ),
-            ("Progressing", true, reason, message),
+            ("Progressing", !late, reason, message),
         ],
     );
+    let before = condition(deployment, "Progressing")["lastUpdateTime"].as_str();
+    let progress = before.filter(|_| !moved).map_or_else(now, str::to_owned);
+    conditions[1]["lastUpdateTime"] = progress.into();
     json!({
         "observedGeneration": deployment["metadata"]["generation"], "replicas": alive.len(),
         "updatedReplicas": updated.len(), "readyReplicas": ready, "availableReplicas": ready,

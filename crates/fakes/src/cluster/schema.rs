@@ -99,6 +99,10 @@ fn join(at: &str, name: &str) -> String {
 }
 
 fn fill(map: &mut Map<String, Value>, name: &str, schema: &Value, at: &str, dropped: &mut Vec<String>) {
+    // A null where the schema has no place for one is no value.
+    if map.get(name).is_some_and(Value::is_null) && schema["nullable"] != true {
+        map.shift_remove(name);
+    }
     if !map.contains_key(name)
         && let Some(default) = schema.get("default")
     {
@@ -167,7 +171,7 @@ mod tests {
     #[test]
     fn unknown_fields_go_and_defaults_come() {
         let mut object = json!({"kind": "X", "metadata": {"name": "n"}, "extra": 1,
-            "spec": {"size": 1, "typo": 2, "free": {"a": 1}, "labels": {"a": "b"}}});
+            "spec": {"size": 1, "typo": 2, "replicas": null, "free": {"a": 1}, "labels": {"a": "b"}}});
         assert_eq!(schema().prune_and_default(&mut object), ["extra", "spec.typo"]);
         assert_eq!(
             object,

@@ -109,6 +109,7 @@ impl Serve for Shared {
                     connection.close();
                     return pending().await;
                 }
+                Some(Injected::Slow(time)) => tokio::time::sleep(time).await,
                 Some(Injected::CutAfter) | None => {}
             }
             let unreadable = !body.is_empty() && asked.body.is_null();

@@ -88,6 +88,7 @@ impl Store {
             Some(live) => target.keep_system_fields(live, &mut new)?,
             None => self.begin(&target, &mut new),
         }
+        rules::fill_in(&target.kind, live.as_deref(), &mut new);
         let schema = target.kind.schema(&target.version).cloned();
         let dropped = schema.as_deref().map(|schema| schema.prune_and_default(&mut new)).unwrap_or_default();
         if writer.strict && !dropped.is_empty() {
@@ -209,7 +210,7 @@ impl Store {
         {
             object.remove("status");
         }
-        rules::fill_in(&target.kind, new, number);
+        rules::begin(&target.kind, new, number);
     }
 }
 
