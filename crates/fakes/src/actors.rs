@@ -7,6 +7,7 @@
 mod api;
 mod deployments;
 mod endpoints;
+mod groups;
 mod jobs;
 mod kubelet;
 
@@ -54,6 +55,13 @@ pub fn deployments(client: &Client) -> Actor {
     let (deployments, pods) = (Things::deployments(client), Things::pods(client));
     let watched = vec![deployments.clone(), pods.clone()];
     actor(watched, move || deployments::round(deployments.clone(), pods.clone()))
+}
+
+/// Makes groups of Pods of LeaderWorkerSets, and writes their status. The kind must be installed.
+pub fn leader_worker_sets(client: &Client) -> Actor {
+    let (sets, pods) = (Things::groups(client), Things::pods(client));
+    let watched = vec![sets.clone(), pods.clone()];
+    actor(watched, move || groups::round(sets.clone(), pods.clone()))
 }
 
 /// Schedules Pods and gives each the fate that `fate` says; it is asked again in every round, with the Pod as it is.

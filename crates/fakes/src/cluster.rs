@@ -23,6 +23,7 @@ mod selector;
 mod serve;
 mod shape;
 mod store;
+mod table;
 mod view;
 mod watch;
 mod write;

@@ -203,3 +203,23 @@ async fn a_deployment_that_does_not_come_up_says_so() {
     let deployment = cluster.await_object("Deployment", "web", SOON, reason).await.unwrap();
     assert_eq!(deployment["status"]["conditions"][1]["status"], "False");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn groups_of_pods_come_up_and_are_made_anew_together() {
+    let cluster = FakeCluster::start().await.unwrap();
+    cluster.install("leaderworkerset.x-k8s.io");
+    let client = cluster.client();
+    let _groups = actors::leader_worker_sets(&client);
+    let _kubelet = actors::kubelet(&client, |_| Fate::runs("127.0.0.1:1".parse().unwrap()));
+    let template = json!({"metadata": {"labels": {"app": "llm"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    cluster.seed(json!({"apiVersion": "leaderworkerset.x-k8s.io/v1", "kind": "LeaderWorkerSet", "metadata": {"name": "llm"},
+        "spec": {"replicas": 1, "leaderWorkerTemplate": {"size": 2, "leaderTemplate": template, "workerTemplate": template}}}));
+    let up = |set: Option<&Value>| set.is_some_and(|set| set["status"]["readyReplicas"] == 1);
+    cluster.await_object("LeaderWorkerSet", "llm", SOON, up).await.unwrap();
+    let uid = |name: &str| cluster.get("Pod", name).map(|pod| pod["metadata"]["uid"].clone());
+    let (leader, worker) = (uid("llm-0"), uid("llm-0-1"));
+    assert!(leader.is_some() && worker.is_some());
+    cluster.delete("Pod", "llm-0-1");
+    let anew = |now: Option<Value>, was: &Option<Value>| now.is_some() && now != *was;
+    assert!(cluster.until(SOON, |_| anew(uid("llm-0"), &leader) && anew(uid("llm-0-1"), &worker)).await);
+}

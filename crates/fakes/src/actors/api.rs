@@ -1,6 +1,10 @@
 //! Kinds that actors read and write, as JSON through a client.
 
-use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use kube::api::{
+    ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams, PostParams,
+};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 
@@ -16,7 +20,10 @@ pub(crate) struct Things {
 
 impl Things {
     fn new<K: kube::Resource<DynamicType = ()>>(client: &Client, manager: &'static str) -> Things {
-        let resource = ApiResource::erase::<K>(&());
+        Things::with(client, ApiResource::erase::<K>(&()), manager)
+    }
+
+    fn with(client: &Client, resource: ApiResource, manager: &'static str) -> Things {
         let all = Api::all_with(client.clone(), &resource);
         Things { client: client.clone(), resource, all, manager }
     }
@@ -39,6 +46,11 @@ impl Things {
 
     pub(crate) fn jobs(client: &Client) -> Things {
         Things::new::<k8s_openapi::api::batch::v1::Job>(client, "job-controller")
+    }
+
+    pub(crate) fn groups(client: &Client) -> Things {
+        let kind = GroupVersionKind::gvk("leaderworkerset.x-k8s.io", "v1", "LeaderWorkerSet");
+        Things::with(client, ApiResource::from_gvk(&kind), "lws-controller")
     }
 
     pub(crate) fn api(&self) -> &Api<DynamicObject> {
@@ -174,4 +186,31 @@ pub(crate) fn is_controlled_by(object: &Value, owner: &Value) -> bool {
 /// The time, as objects have it.
 pub(crate) fn now() -> String {
     jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+/// A short name for a value: equal ones have equal names.
+pub(crate) fn hash(value: &Value) -> String {
+    let mut hasher = DefaultHasher::new();
+    value.to_string().hash(&mut hasher);
+    format!("{:08x}", hasher.finish() & 0xffff_ffff)
+}
+
+/// A number of things.
+pub(crate) fn count(value: &Value) -> Option<usize> {
+    value.as_u64().and_then(|count| usize::try_from(count).ok())
+}
+
+/// A Pod from a template, without a name.
+pub(crate) fn pod(template: &Value, owner: &Value, labels: &[(&str, String)]) -> Value {
+    let mut metadata = json!({
+        "namespace": owner["metadata"]["namespace"], "labels": template["metadata"]["labels"],
+        "ownerReferences": controlled_by(owner),
+    });
+    for (name, value) in labels {
+        metadata["labels"][*name] = value.clone().into();
+    }
+    if template["metadata"]["annotations"].is_object() {
+        metadata["annotations"] = template["metadata"]["annotations"].clone();
+    }
+    json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]})
 }

@@ -2,13 +2,12 @@
 //!
 //! There are no ReplicaSets: a Pod belongs to its Deployment, and `pod-template-hash` tells which template it was made from.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::Next;
-use super::api::{Things, conditions, controlled_by, is_controlled_by, is_true, now};
+use super::api::{self, Things, conditions, count, is_controlled_by, is_true, now};
 
 /// Nothing is late before this.
 const LONGEST: Duration = Duration::MAX;
@@ -101,10 +100,6 @@ fn surplus(pods: &[usize], wanted: usize, ready: impl Fn(&usize) -> bool) -> Vec
     pods[..pods.len().saturating_sub(wanted)].to_vec()
 }
 
-fn count(value: &Value) -> Option<usize> {
-    value.as_u64().and_then(|count| usize::try_from(count).ok())
-}
-
 /// A number, or a share in percent.
 fn share(value: &Value, of: usize, divide: impl Fn(usize, usize) -> usize) -> Option<usize> {
     match value.as_str() {
@@ -117,25 +112,15 @@ fn share(value: &Value, of: usize, divide: impl Fn(usize, usize) -> usize) -> Op
 }
 
 fn template_hash(deployment: &Value) -> String {
-    let mut hasher = DefaultHasher::new();
-    deployment["spec"]["template"].to_string().hash(&mut hasher);
-    format!("{:08x}", hasher.finish() & 0xffff_ffff)
+    api::hash(&deployment["spec"]["template"])
 }
 
 fn pod(deployment: &Value) -> Value {
-    let template = &deployment["spec"]["template"];
     let hash = template_hash(deployment);
-    let name = deployment["metadata"]["name"].as_str().unwrap_or("");
-    let mut labels = template["metadata"]["labels"].clone();
-    labels[HASH] = hash.clone().into();
-    let mut metadata = json!({
-        "generateName": format!("{name}-{hash}-"), "namespace": deployment["metadata"]["namespace"], "labels": labels,
-        "ownerReferences": controlled_by(deployment),
-    });
-    if template["metadata"]["annotations"].is_object() {
-        metadata["annotations"] = template["metadata"]["annotations"].clone();
-    }
-    json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]})
+    let mut pod = api::pod(&deployment["spec"]["template"], deployment, &[(HASH, hash.clone())]);
+    pod["metadata"]["generateName"] =
+        format!("{}-{hash}-", api::text(&deployment["metadata"]["name"])).into();
+    pod
 }
 
 /// Seconds that pods of a new template may take to come up.

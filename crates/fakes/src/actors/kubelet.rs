@@ -59,7 +59,7 @@ pub enum Fate {
         /// Its exit code; 0 is success.
         exit_code: i32,
     },
-    /// Nothing happens to it yet.
+    /// Nothing happens to it yet: it is not scheduled or, when it is being deleted, it goes on terminating.
     Waits,
 }
 
@@ -96,11 +96,13 @@ impl Kubelet {
 
     /// Does the next thing for one pod; returns when it wants to be looked at again.
     async fn tend(&self, pod: &Value) -> kube::Result<Option<Duration>> {
+        let fate = (self.fate)(pod);
         if !pod["metadata"]["deletionTimestamp"].is_null() {
-            self.pods.delete_now(pod).await?;
+            if fate != Fate::Waits {
+                self.pods.delete_now(pod).await?;
+            }
             return Ok(None);
         }
-        let fate = (self.fate)(pod);
         let placed = !text(&pod["spec"]["nodeName"]).is_empty();
         match fate {
             Fate::Waits => return Ok(None),

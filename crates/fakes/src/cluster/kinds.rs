@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::schema::Schema;
+use super::table;
 
 /// One kind of object.
 #[derive(Clone, Debug)]
@@ -33,6 +34,18 @@ pub(crate) struct Version {
     pub(crate) name: String,
     /// The structural schema, where there is one.
     pub(crate) schema: Option<Arc<Schema>>,
+    /// What tables show beside names.
+    pub(crate) columns: Vec<Column>,
+}
+
+/// A column of a table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Column {
+    pub(crate) name: String,
+    /// `string`, `integer`, `date` and others.
+    pub(crate) kind: String,
+    /// A JSONPath.
+    pub(crate) path: String,
 }
 
 /// Where a kind keeps what its scale subresource shows, as JSON pointers.
@@ -66,6 +79,10 @@ impl Kind {
 
     pub(crate) fn schema(&self, version: &str) -> Option<&Arc<Schema>> {
         self.versions.iter().find(|known| known.name == version)?.schema.as_ref()
+    }
+
+    pub(crate) fn columns(&self, version: &str) -> &[Column] {
+        self.versions.iter().find(|known| known.name == version).map_or(&[], |version| &version.columns)
     }
 
     /// Identifies the kind whatever its version.
@@ -185,7 +202,7 @@ fn from_row(row: &Row, custom: bool) -> Kind {
     };
     Kind {
         group: group.to_owned(),
-        versions: vec![Version { name: version.to_owned(), schema: None }],
+        versions: vec![Version { name: version.to_owned(), schema: None, columns: table::own(kind) }],
         kind: kind.to_owned(),
         plural: plural.to_owned(),
         singular: kind.to_lowercase(),
@@ -234,8 +251,22 @@ pub(crate) fn from_definition(definition: &Value) -> Option<Kind> {
             .filter_map(|version| {
                 let schema = &version["schema"]["openAPIV3Schema"];
                 let schema = schema.is_object().then(|| Arc::new(Schema::new(schema)));
-                Some(Version { name: text(&version["name"])?, schema })
+                Some(Version { name: text(&version["name"])?, schema, columns: columns(version) })
             })
             .collect(),
     })
+}
+
+/// The columns that a version of a definition names; its age where it names none.
+fn columns(version: &Value) -> Vec<Column> {
+    let text = |value: &Value| value.as_str().unwrap_or("").to_owned();
+    let column = |column: &Value| Column {
+        name: text(&column["name"]),
+        kind: text(&column["type"]),
+        path: text(&column["jsonPath"]),
+    };
+    match version["additionalPrinterColumns"].as_array() {
+        Some(columns) => columns.iter().map(column).collect(),
+        None => table::own(""),
+    }
 }
