@@ -203,7 +203,8 @@ impl FakeEngine {
         *lock(&self.0.shared.draining) = true;
     }
 
-    /// Ends as a server does on SIGTERM: accepts nothing new and returns when what was under way is over.
+    /// Ends as a server does on SIGTERM: accepts nothing new and returns when what was under way is over. A request that stalls is
+    /// not over before its client leaves.
     pub async fn stop(&self) {
         self.drain();
         self.0.port.refuse().await;
@@ -269,13 +270,19 @@ impl FakeEngine {
     /// Returns when the numbers satisfy `reached`. Callers bound the wait.
     pub async fn until(&self, reached: impl Fn(&Stats) -> bool) -> Stats {
         let mut version = self.0.shared.version.subscribe();
+        let mut open = self.0.port.watch_open();
         loop {
+            version.borrow_and_update();
+            open.borrow_and_update();
             let stats = self.stats();
             if reached(&stats) {
                 return stats;
             }
-            // The sender lives as long as `self`.
-            let _ = version.changed().await;
+            // The senders live as long as `self`.
+            tokio::select! {
+                _ = version.changed() => {}
+                _ = open.changed() => {}
+            }
         }
     }
 }

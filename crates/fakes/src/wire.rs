@@ -186,6 +186,11 @@ impl Port {
         self.each(Connection::reset);
     }
 
+    /// Tells how many connections are open, whenever that changes.
+    pub(crate) fn watch_open(&self) -> watch::Receiver<usize> {
+        self.open.subscribe()
+    }
+
     /// Returns when no connection is open.
     pub(crate) async fn all_ended(&self) {
         // The sender lives as long as `self`.

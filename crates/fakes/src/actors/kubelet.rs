@@ -110,10 +110,15 @@ impl Kubelet {
                 self.pods.change_status(pod, &status(pod, &fate, Readiness::No)).await?;
                 return Ok(None);
             }
-            _ if !placed => {
-                self.pods.bind(pod, NODE).await?;
-            }
-            _ => {}
+            Fate::Runs { .. }
+            | Fate::Probed { .. }
+            | Fate::NotReady { .. }
+            | Fate::ImagePullError
+            | Fate::CrashLoop { .. }
+            | Fate::Ended { .. } => {}
+        }
+        if !placed {
+            self.pods.bind(pod, NODE).await?;
         }
         let mut probed = Readiness::No;
         let (address, wait) = match &fate {
@@ -127,7 +132,11 @@ impl Kubelet {
                 (Some(*address), *every)
             }
             Fate::NotReady { address } => (Some(*address), Duration::ZERO),
-            _ => (None, Duration::ZERO),
+            Fate::Unschedulable
+            | Fate::ImagePullError
+            | Fate::CrashLoop { .. }
+            | Fate::Ended { .. }
+            | Fate::Waits => (None, Duration::ZERO),
         };
         if let Some(address) = address {
             let port = address.port().to_string();

@@ -72,6 +72,15 @@ fn entries(kind: &Kind) -> Vec<Value> {
     if kind.status {
         entries.push(part("status", &kind.group, kind.preferred(), &kind.kind));
     }
+    if kind.kind == "Pod" && !kind.custom {
+        for (name, group, version, shown) in
+            [("eviction", "policy", "v1", "Eviction"), ("binding", "", "v1", "Binding")]
+        {
+            let mut entry = part(name, group, version, shown);
+            entry["verbs"] = json!(["create"]);
+            entries.push(entry);
+        }
+    }
     if kind.scale.is_some() {
         entries.push(part("scale", "autoscaling", "v1", "Scale"));
     }

@@ -186,19 +186,27 @@ const FOREIGN: &[Row] = &[
 
 /// Kubernetes' own kinds.
 pub(crate) fn own() -> Vec<Kind> {
-    OWN.iter().map(|row| from_row(row, false)).collect()
+    OWN.iter().map(|row| from_row(row, Origin::Kubernetes)).collect()
 }
 
 /// Other projects' kinds of a group.
 pub(crate) fn foreign(group: &str) -> Vec<Kind> {
-    FOREIGN.iter().filter(|row| row.0 == group).map(|row| from_row(row, true)).collect()
+    FOREIGN.iter().filter(|row| row.0 == group).map(|row| from_row(row, Origin::Elsewhere)).collect()
 }
 
-fn from_row(row: &Row, custom: bool) -> Kind {
+/// Whose a kind is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    Kubernetes,
+    Elsewhere,
+}
+
+fn from_row(row: &Row, origin: Origin) -> Kind {
     let (group, version, kind, plural, scope, traits, short) = *row;
-    let selector = match (custom, kind) {
-        (true, _) => Some("/status/hpaPodSelector".to_owned()),
-        (false, _) => None,
+    // LeaderWorkerSet is the only one of the others that scales.
+    let selector = match origin {
+        Origin::Kubernetes => None,
+        Origin::Elsewhere => Some("/status/hpaPodSelector".to_owned()),
     };
     Kind {
         group: group.to_owned(),
@@ -215,7 +223,7 @@ fn from_row(row: &Row, custom: bool) -> Kind {
             actual: "/status/replicas".to_owned(),
             selector,
         }),
-        custom,
+        custom: origin == Origin::Elsewhere,
         review: traits == Review,
     }
 }
