@@ -223,3 +223,36 @@ async fn groups_of_pods_come_up_and_are_made_anew_together() {
     let anew = |now: Option<Value>, was: &Option<Value>| now.is_some() && now != *was;
     assert!(cluster.until(SOON, |_| anew(uid("llm-0"), &leader) && anew(uid("llm-0-1"), &worker)).await);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_is_going_serves_until_it_is_gone() {
+    let cluster = FakeCluster::start().await.unwrap();
+    let client = cluster.client();
+    let held = Arc::new(AtomicBool::new(true));
+    let holds = Arc::clone(&held);
+    let address: SocketAddr = "127.0.0.1:1".parse().unwrap();
+    let _endpoints = actors::endpoints(&client);
+    let kubelet = actors::kubelet(&client, move |pod| {
+        let going = pod["metadata"]["deletionTimestamp"].is_string();
+        if going && holds.load(Ordering::SeqCst) { Fate::Waits } else { Fate::runs(address) }
+    });
+    cluster.seed(service());
+    cluster
+        .seed(json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "labels": {"app": "web"}},
+        "spec": {"containers": [{"name": "c", "image": "i"}]}}));
+    let shows = |ready: bool, serving: bool, terminating: bool| {
+        let wanted = json!({"ready": ready, "serving": serving, "terminating": terminating});
+        move |cluster: &FakeCluster| {
+            cluster.list("EndpointSlice").iter().any(|slice| slice["endpoints"][0]["conditions"] == wanted)
+        }
+    };
+    assert!(cluster.until(SOON, shows(true, true, false)).await);
+    cluster.delete("Pod", "p");
+    assert!(cluster.until(SOON, shows(false, true, true)).await);
+    held.store(false, Ordering::SeqCst);
+    kubelet.nudge();
+    let empty = |cluster: &FakeCluster| {
+        cluster.list("EndpointSlice").iter().all(|slice| slice["endpoints"] == json!([]))
+    };
+    assert!(cluster.until(SOON, |cluster| cluster.get("Pod", "p").is_none() && empty(cluster)).await);
+}

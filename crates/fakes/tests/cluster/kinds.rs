@@ -8,7 +8,7 @@ use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, Pat
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 use tokio::time::timeout;
-use wharf_fakes::cluster::Injected;
+use wharf_fakes::cluster::{Injected, allows};
 
 use crate::{SOON, deployment, from, map, refusal, start};
 
@@ -105,4 +105,24 @@ async fn metadata_alone_can_be_had() {
         .await_object("Deployment", "other", Duration::from_millis(10), |object| object.is_some())
         .await;
     assert!(missing.unwrap_err().to_string().contains("Deployment other did not become"));
+}
+
+#[tokio::test]
+async fn any_rule_can_pick_the_calls_that_fail() {
+    let (cluster, client) = start().await;
+    let maps: Api<ConfigMap> = Api::namespaced(client, "default");
+    let mut writes = 0;
+    cluster.fail_when(1, Injected::Status(500), move |call| {
+        writes += usize::from(matches!(call.verb, "create" | "update" | "patch" | "delete"));
+        writes == 2
+    });
+    cluster.fail_next(1, "get", "ConfigMap", Injected::Slow(Duration::from_millis(10)));
+    maps.create(&PostParams::default(), &map("a", "1")).await.unwrap();
+    maps.get("a").await.unwrap();
+    assert_eq!(refusal(maps.delete("a", &DeleteParams::default()).await).0, 500, "the second write");
+    maps.delete("a", &DeleteParams::default()).await.unwrap();
+    let rules = json!([{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["create", "get"]}]);
+    let refused: Vec<_> =
+        cluster.calls().into_iter().filter(|call| !allows(&rules, call)).map(|call| call.verb).collect();
+    assert_eq!(refused, ["delete", "delete"], "what a role would not allow is found");
 }
