@@ -1,16 +1,21 @@
 //! A Kubernetes API server that keeps objects in memory: as much of one as clients, controllers and `kubectl` notice.
 //!
-//! It answers over HTTP on loopback. It runs no controllers but the garbage collector: what a cluster does by itself, `actors`
+//! It answers over HTTP on loopback. It runs no controllers but the garbage collector: what a cluster does by itself, [`crate::actors`]
 //! do through the API. It checks no credentials; who may what is scripted with [`FakeCluster::on_review`] and
 //! [`FakeCluster::fail_next`].
 
+mod act;
 mod apply;
 mod calls;
+mod control;
+mod defaults;
 mod discovery;
 mod failure;
 mod fields;
 mod kinds;
 mod patch;
+mod propose;
+mod rbac;
 mod remove;
 mod request;
 mod rules;
@@ -19,19 +24,20 @@ mod selector;
 mod serve;
 mod shape;
 mod store;
+mod table;
 mod view;
 mod watch;
 mod write;
 
 use std::io;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::sync::watch as signal;
-use tokio::time::timeout;
 
 pub use calls::{Call, Injected};
+pub use control::NotReached;
+pub use rbac::allows;
 
 use apply::Force;
 use calls::Calls;
@@ -40,7 +46,7 @@ use store::{Id, Store};
 use watch::Signals;
 use write::{Intent, Target, Writer};
 
-use crate::wire::{Port, lock};
+use crate::wire::{Port, lock, loopback};
 
 /// Namespaces that every cluster has.
 const NAMESPACES: &[&str] = &["default", "kube-system", "kube-public", "kube-node-lease"];
@@ -72,20 +78,6 @@ impl Shared {
     }
 }
 
-/// An object did not become what was waited for.
-#[derive(Debug, thiserror::Error)]
-#[error("{kind} {name} did not become what was waited for within {deadline:?}; last it was {last}")]
-pub struct NotReached {
-    /// The kind waited for.
-    pub kind: String,
-    /// Its name.
-    pub name: String,
-    /// How long the wait was.
-    pub deadline: Duration,
-    /// The object as it last was, null where there was none.
-    pub last: Value,
-}
-
 impl FakeCluster {
     /// Starts an API server on a free port of loopback, with Kubernetes' own kinds.
     ///
@@ -110,7 +102,7 @@ impl FakeCluster {
             reviews: Mutex::new(deny),
             signals: signal::channel(Signals::default()).0,
         });
-        let port = Port::open(port, Arc::<Shared>::clone(&shared)).await?;
+        let port = Port::open(loopback(port), Arc::<Shared>::clone(&shared)).await?;
         let cluster = FakeCluster(Arc::new(Running { shared, port }));
         for namespace in NAMESPACES {
             cluster.seed(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}));
@@ -189,7 +181,7 @@ impl FakeCluster {
         let namespace =
             if kind.namespaced && namespace.is_empty() { "default".to_owned() } else { namespace };
         let id = Id { kind: kind.key(), namespace, name: text(&object["metadata"]["name"]) };
-        let writer = Writer { manager: "seed".to_owned(), dry_run: false };
+        let writer = Writer { manager: "seed".to_owned(), dry_run: false, strict: false };
         let mut target = Target { kind, version, id, part: write::Part::Whole };
         let mut written = None;
         let parts = [write::Part::Whole, write::Part::Status];
@@ -233,150 +225,6 @@ impl FakeCluster {
         };
         self.0.shared.changed();
         deleted
-    }
-
-    /// Returns the object when it satisfies `reached`, which gets nothing while there is no object; where that is what was waited
-    /// for, null is returned.
-    ///
-    /// # Errors
-    /// When that does not happen within `deadline`.
-    pub async fn await_object(
-        &self,
-        kind: &str,
-        name: &str,
-        deadline: Duration,
-        reached: impl Fn(Option<&Value>) -> bool,
-    ) -> Result<Value, NotReached> {
-        let mut signals = self.0.shared.signals.subscribe();
-        let wait = async {
-            loop {
-                signals.borrow_and_update();
-                let object = self.get(kind, name);
-                if reached(object.as_ref()) {
-                    return object.unwrap_or_default();
-                }
-                // The sender lives as long as `self`.
-                let _ = signals.changed().await;
-            }
-        };
-        timeout(deadline, wait).await.map_err(|_| NotReached {
-            kind: kind.to_owned(),
-            name: name.to_owned(),
-            deadline,
-            last: self.get(kind, name).unwrap_or_default(),
-        })
-    }
-
-    /// Returns when a condition of several objects holds, and says whether it did within `deadline`.
-    pub async fn until(&self, deadline: Duration, reached: impl Fn(&FakeCluster) -> bool) -> bool {
-        let mut signals = self.0.shared.signals.subscribe();
-        let wait = async {
-            loop {
-                signals.borrow_and_update();
-                if reached(self) {
-                    return;
-                }
-                let _ = signals.changed().await;
-            }
-        };
-        timeout(deadline, wait).await.is_ok()
-    }
-
-    /// Returns when nobody has written anything for `quiet`, and says whether that happened within `deadline`.
-    pub async fn settle(&self, quiet: Duration, deadline: Duration) -> bool {
-        let version = || lock(&self.0.shared.store).version();
-        let wait = async {
-            loop {
-                let before = version();
-                tokio::time::sleep(quiet).await;
-                if version() == before {
-                    return;
-                }
-            }
-        };
-        timeout(deadline, wait).await.is_ok()
-    }
-
-    /// The version of the last write.
-    pub fn version(&self) -> u64 {
-        lock(&self.0.shared.store).version()
-    }
-
-    /// Every call since the start or [`FakeCluster::forget_calls`].
-    pub fn calls(&self) -> Vec<Call> {
-        lock(&self.0.shared.calls).all().to_vec()
-    }
-
-    /// Drops what was recorded of calls.
-    pub fn forget_calls(&self) {
-        lock(&self.0.shared.calls).forget();
-    }
-
-    /// The next `times` calls with this verb, of this kind (`Deployment`, `Deployment/status`), go wrong so. `*` is any.
-    pub fn fail_next(&self, times: usize, verb: &str, kind: &str, how: Injected) {
-        if times > 0 {
-            lock(&self.0.shared.calls).fail_next(times, verb, kind, how);
-        }
-    }
-
-    /// Ends every failure that [`FakeCluster::fail_next`] asked for.
-    pub fn heal(&self) {
-        lock(&self.0.shared.calls).heal();
-    }
-
-    /// Answers TokenReviews and SubjectAccessReviews: gets the kind and the spec, returns the status.
-    pub fn on_review(&self, answer: impl Fn(&str, &Value) -> Value + Send + Sync + 'static) {
-        *lock(&self.0.shared.reviews) = Arc::new(answer);
-    }
-
-    /// Cuts every watch, as a server that restarts does.
-    pub fn cut_watches(&self) {
-        self.0.shared.signals.send_modify(|signals| signals.cuts += 1);
-    }
-
-    /// Sends a bookmark to every watcher that wants them.
-    pub fn send_bookmarks(&self) {
-        self.0.shared.signals.send_modify(|signals| signals.bookmarks += 1);
-    }
-
-    /// Forgets all changes so far: a watch that starts at an older version is told 410 Gone.
-    pub fn forget_history(&self) {
-        lock(&self.0.shared.store).forget();
-    }
-
-    /// Remembers so many changes from now on.
-    pub fn remember_at_most(&self, changes: usize) {
-        lock(&self.0.shared.store).remember_at_most(changes);
-    }
-
-    /// Holds back the collection of what deleted objects owned.
-    pub fn pause_collection(&self) {
-        lock(&self.0.shared.store).collects = false;
-    }
-
-    /// Collects again, and what is due.
-    pub fn resume_collection(&self) {
-        {
-            let mut store = lock(&self.0.shared.store);
-            store.collects = true;
-            store.collect_all();
-        }
-        self.0.shared.changed();
-    }
-
-    /// The server stops answering: connections are reset and new ones refused. Objects stay.
-    pub async fn go_down(&self) {
-        self.0.port.refuse().await;
-        self.0.port.reset_all();
-        self.0.port.all_ended().await;
-    }
-
-    /// The server answers again, where it did before.
-    ///
-    /// # Errors
-    /// When the port cannot be had again.
-    pub async fn come_back(&self) -> io::Result<()> {
-        self.0.port.reopen().await
     }
 }
 

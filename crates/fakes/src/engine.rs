@@ -31,7 +31,7 @@ use metrics::Meter;
 use prefix::PrefixCache;
 use slots::Slots;
 
-use crate::wire::{Port, lock};
+use crate::wire::{Port, lock, loopback};
 
 /// A running fake engine. Clones are handles to the same one; it ends with the last of them.
 #[derive(Clone)]
@@ -112,6 +112,15 @@ impl FakeEngine {
     /// # Errors
     /// When the port cannot be had.
     pub async fn start_on(port: u16, config: EngineConfig) -> io::Result<FakeEngine> {
+        FakeEngine::start_at(loopback(port), config).await
+    }
+
+    /// Starts an engine on this address. On Linux all of 127.0.0.0/8 is loopback, so that engines can have one port and an address
+    /// each, as Pods do.
+    ///
+    /// # Errors
+    /// When the address cannot be had.
+    pub async fn start_at(address: SocketAddr, config: EngineConfig) -> io::Result<FakeEngine> {
         let slots = Arc::new(Slots::default());
         slots.resize(config.slots);
         let shared = Arc::new(Shared {
@@ -127,7 +136,7 @@ impl FakeEngine {
             closes_connections: Mutex::default(),
             version: watch::channel(0).0,
         });
-        let port = Port::open(port, Arc::<Shared>::clone(&shared)).await?;
+        let port = Port::open(address, Arc::<Shared>::clone(&shared)).await?;
         Ok(FakeEngine(Arc::new(Running { shared, port })))
     }
 
@@ -194,7 +203,8 @@ impl FakeEngine {
         *lock(&self.0.shared.draining) = true;
     }
 
-    /// Ends as a server does on SIGTERM: accepts nothing new and returns when what was under way is over.
+    /// Ends as a server does on SIGTERM: accepts nothing new and returns when what was under way is over. A request that stalls is
+    /// not over before its client leaves.
     pub async fn stop(&self) {
         self.drain();
         self.0.port.refuse().await;
@@ -260,13 +270,19 @@ impl FakeEngine {
     /// Returns when the numbers satisfy `reached`. Callers bound the wait.
     pub async fn until(&self, reached: impl Fn(&Stats) -> bool) -> Stats {
         let mut version = self.0.shared.version.subscribe();
+        let mut open = self.0.port.watch_open();
         loop {
+            version.borrow_and_update();
+            open.borrow_and_update();
             let stats = self.stats();
             if reached(&stats) {
                 return stats;
             }
-            // The sender lives as long as `self`.
-            let _ = version.changed().await;
+            // The senders live as long as `self`.
+            tokio::select! {
+                _ = version.changed() => {}
+                _ = open.changed() => {}
+            }
         }
     }
 }

@@ -101,7 +101,12 @@ struct Connections {
     accepted: u64,
 }
 
-/// A port on loopback.
+/// The port of this number on loopback; 0 lets the system choose.
+pub(crate) fn loopback(port: u16) -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, port).into()
+}
+
+/// A port that somebody answers on.
 pub(crate) struct Port {
     address: SocketAddr,
     serve: Arc<dyn Serve>,
@@ -112,9 +117,9 @@ pub(crate) struct Port {
 }
 
 impl Port {
-    /// Listens on loopback; port 0 lets the system choose.
-    pub(crate) async fn open(port: u16, serve: Arc<dyn Serve>) -> io::Result<Port> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
+    /// Listens on an address; port 0 lets the system choose.
+    pub(crate) async fn open(address: SocketAddr, serve: Arc<dyn Serve>) -> io::Result<Port> {
+        let listener = TcpListener::bind(address).await?;
         let this = Port {
             address: listener.local_addr()?,
             serve,
@@ -179,6 +184,11 @@ impl Port {
     /// Cuts every connection with RST.
     pub(crate) fn reset_all(&self) {
         self.each(Connection::reset);
+    }
+
+    /// Tells how many connections are open, whenever that changes.
+    pub(crate) fn watch_open(&self) -> watch::Receiver<usize> {
+        self.open.subscribe()
     }
 
     /// Returns when no connection is open.

@@ -1,5 +1,7 @@
 //! The fake engine over real sockets, with a client that shows what came over the wire.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests are no tests to the lint")]
+
 use std::io;
 use std::time::Duration;
 

@@ -1,5 +1,7 @@
 //! Requests that the API server has had, and those that it is told to answer wrongly.
 
+use std::time::Duration;
+
 use serde_json::Value;
 
 /// A request to the API server.
@@ -7,6 +9,10 @@ use serde_json::Value;
 pub struct Call {
     /// `get`, `list`, `watch`, `create`, `update`, `patch`, `delete`, `deletecollection`, as RBAC has them; empty for discovery.
     pub verb: &'static str,
+    /// `apps`; empty for the core group.
+    pub group: String,
+    /// `deployments`; empty for discovery.
+    pub plural: String,
     /// `Deployment`; empty for discovery.
     pub kind: String,
     /// Empty for kinds of the cluster, and where all are meant.
@@ -30,6 +36,8 @@ pub struct Call {
 pub enum Injected {
     /// A `Status` with this code.
     Status(u16),
+    /// It is done and answered after this.
+    Slow(Duration),
     /// It is never answered, and nothing is done.
     Hang,
     /// The connection is closed, and nothing is done.
@@ -38,17 +46,18 @@ pub enum Injected {
     CutAfter,
 }
 
+/// Picks calls.
+pub(crate) type Fits = Box<dyn FnMut(&Call) -> bool + Send>;
+
 /// Requests that go wrong.
-#[derive(Clone, Debug)]
 struct Rule {
-    verb: String,
-    kind: String,
     times: usize,
     how: Injected,
+    fits: Fits,
 }
 
 /// Every call so far, and the rules in force.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Calls {
     all: Vec<Call>,
     /// Calls before the first of `all`.
@@ -79,8 +88,8 @@ impl Calls {
         self.all.clear();
     }
 
-    pub(crate) fn fail_next(&mut self, times: usize, verb: &str, kind: &str, how: Injected) {
-        self.rules.push(Rule { verb: verb.to_owned(), kind: kind.to_owned(), times, how });
+    pub(crate) fn fail_when(&mut self, times: usize, how: Injected, fits: Fits) {
+        self.rules.extend((times > 0).then_some(Rule { times, how, fits }));
     }
 
     pub(crate) fn heal(&mut self) {
@@ -89,12 +98,7 @@ impl Calls {
 
     /// How this call goes wrong, if it does; the rule is thereby used up once.
     pub(crate) fn injected(&mut self, call: &Call) -> Option<Injected> {
-        let fits = |wanted: &str, is: &str| wanted == "*" || wanted == is;
-        let index = self.rules.iter().position(|rule| {
-            let kind =
-                if call.part.is_empty() { call.kind.clone() } else { format!("{}/{}", call.kind, call.part) };
-            fits(&rule.verb, call.verb) && (fits(&rule.kind, &call.kind) || rule.kind == kind)
-        })?;
+        let index = self.rules.iter_mut().position(|rule| (rule.fits)(call))?;
         let rule = &mut self.rules[index];
         rule.times -= 1;
         let how = rule.how.clone();

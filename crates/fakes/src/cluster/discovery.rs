@@ -72,8 +72,54 @@ fn entries(kind: &Kind) -> Vec<Value> {
     if kind.status {
         entries.push(part("status", &kind.group, kind.preferred(), &kind.kind));
     }
+    if kind.kind == "Pod" && !kind.custom {
+        for (name, group, version, shown) in
+            [("eviction", "policy", "v1", "Eviction"), ("binding", "", "v1", "Binding")]
+        {
+            let mut entry = part(name, group, version, shown);
+            entry["verbs"] = json!(["create"]);
+            entries.push(entry);
+        }
+    }
     if kind.scale.is_some() {
         entries.push(part("scale", "autoscaling", "v1", "Scale"));
     }
     entries
+}
+
+/// Where the paths of each version are described.
+pub(crate) fn schemas(kinds: &[Kind]) -> Value {
+    let mut paths = serde_json::Map::new();
+    for kind in kinds {
+        for version in &kind.versions {
+            let path = root(kind, &version.name);
+            let address = json!({"serverRelativeURL": format!("/openapi/v3/{path}")});
+            paths.insert(path, address);
+        }
+    }
+    json!({"paths": paths})
+}
+
+/// The paths of a version: enough for `kubectl` to see that the server looks at fields itself.
+pub(crate) fn schema(kinds: &[Kind], group: &str, version: &str) -> Option<Value> {
+    let here =
+        kinds.iter().filter(|kind| kind.group == group && kind.versions.iter().any(|v| v.name == version));
+    let mut paths = serde_json::Map::new();
+    for kind in here {
+        let scope = if kind.namespaced { "namespaces/{namespace}/" } else { "" };
+        let parameters = json!([{"name": "fieldValidation", "in": "query", "schema": {"type": "string"}}]);
+        let operation = json!({
+            "parameters": parameters, "responses": {},
+            "x-kubernetes-group-version-kind": {"group": group, "version": version, "kind": kind.kind},
+        });
+        let path = format!("/{}/{scope}{}", root(kind, version), kind.plural);
+        paths.insert(format!("{path}/{{name}}"), json!({"patch": operation, "put": operation}));
+        paths.insert(path, json!({"post": operation}));
+    }
+    (!paths.is_empty())
+        .then(|| json!({"openapi": "3.0.0", "info": {"title": "fake", "version": "1"}, "paths": paths}))
+}
+
+fn root(kind: &Kind, version: &str) -> String {
+    if kind.group.is_empty() { format!("api/{version}") } else { format!("apis/{}/{version}", kind.group) }
 }

@@ -4,6 +4,9 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::schema::Schema;
+use super::table;
+
 /// One kind of object.
 #[derive(Clone, Debug)]
 pub(crate) struct Kind {
@@ -30,7 +33,19 @@ pub(crate) struct Kind {
 pub(crate) struct Version {
     pub(crate) name: String,
     /// The structural schema, where there is one.
-    pub(crate) schema: Option<Arc<Value>>,
+    pub(crate) schema: Option<Arc<Schema>>,
+    /// What tables show beside names.
+    pub(crate) columns: Vec<Column>,
+}
+
+/// A column of a table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Column {
+    pub(crate) name: String,
+    /// `string`, `integer`, `date` and others.
+    pub(crate) kind: String,
+    /// A JSONPath.
+    pub(crate) path: String,
 }
 
 /// Where a kind keeps what its scale subresource shows, as JSON pointers.
@@ -62,8 +77,12 @@ impl Kind {
         self.versions.first().map_or("", |version| &version.name)
     }
 
-    pub(crate) fn schema(&self, version: &str) -> Option<&Arc<Value>> {
+    pub(crate) fn schema(&self, version: &str) -> Option<&Arc<Schema>> {
         self.versions.iter().find(|known| known.name == version)?.schema.as_ref()
+    }
+
+    pub(crate) fn columns(&self, version: &str) -> &[Column] {
+        self.versions.iter().find(|known| known.name == version).map_or(&[], |version| &version.columns)
     }
 
     /// Identifies the kind whatever its version.
@@ -167,23 +186,31 @@ const FOREIGN: &[Row] = &[
 
 /// Kubernetes' own kinds.
 pub(crate) fn own() -> Vec<Kind> {
-    OWN.iter().map(|row| from_row(row, false)).collect()
+    OWN.iter().map(|row| from_row(row, Origin::Kubernetes)).collect()
 }
 
 /// Other projects' kinds of a group.
 pub(crate) fn foreign(group: &str) -> Vec<Kind> {
-    FOREIGN.iter().filter(|row| row.0 == group).map(|row| from_row(row, true)).collect()
+    FOREIGN.iter().filter(|row| row.0 == group).map(|row| from_row(row, Origin::Elsewhere)).collect()
 }
 
-fn from_row(row: &Row, custom: bool) -> Kind {
+/// Whose a kind is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    Kubernetes,
+    Elsewhere,
+}
+
+fn from_row(row: &Row, origin: Origin) -> Kind {
     let (group, version, kind, plural, scope, traits, short) = *row;
-    let selector = match (custom, kind) {
-        (true, _) => Some("/status/hpaPodSelector".to_owned()),
-        (false, _) => None,
+    // LeaderWorkerSet is the only one of the others that scales.
+    let selector = match origin {
+        Origin::Kubernetes => None,
+        Origin::Elsewhere => Some("/status/hpaPodSelector".to_owned()),
     };
     Kind {
         group: group.to_owned(),
-        versions: vec![Version { name: version.to_owned(), schema: None }],
+        versions: vec![Version { name: version.to_owned(), schema: None, columns: table::own(kind) }],
         kind: kind.to_owned(),
         plural: plural.to_owned(),
         singular: kind.to_lowercase(),
@@ -196,7 +223,7 @@ fn from_row(row: &Row, custom: bool) -> Kind {
             actual: "/status/replicas".to_owned(),
             selector,
         }),
-        custom,
+        custom: origin == Origin::Elsewhere,
         review: traits == Review,
     }
 }
@@ -231,9 +258,23 @@ pub(crate) fn from_definition(definition: &Value) -> Option<Kind> {
             .iter()
             .filter_map(|version| {
                 let schema = &version["schema"]["openAPIV3Schema"];
-                let schema = schema.is_object().then(|| Arc::new(schema.clone()));
-                Some(Version { name: text(&version["name"])?, schema })
+                let schema = schema.is_object().then(|| Arc::new(Schema::new(schema)));
+                Some(Version { name: text(&version["name"])?, schema, columns: columns(version) })
             })
             .collect(),
     })
+}
+
+/// The columns that a version of a definition names; its age where it names none.
+fn columns(version: &Value) -> Vec<Column> {
+    let text = |value: &Value| value.as_str().unwrap_or("").to_owned();
+    let column = |column: &Value| Column {
+        name: text(&column["name"]),
+        kind: text(&column["type"]),
+        path: text(&column["jsonPath"]),
+    };
+    match version["additionalPrinterColumns"].as_array() {
+        Some(columns) => columns.iter().map(column).collect(),
+        None => table::own(""),
+    }
 }

@@ -88,22 +88,23 @@ impl Store {
         if id.kind.plural == "namespaces" && id.kind.group.is_empty() {
             object["status"]["phase"] = "Terminating".into();
         }
-        let changed = object != *live;
-        let going = if changed { self.put(id, object) } else { live };
+        if self.may_go(id, &object) {
+            return Ok(Deleted::Gone(self.remove(id).unwrap_or(live)));
+        }
+        if object != *live {
+            self.put(id, object);
+        }
         if id.kind.plural == "namespaces" && id.kind.group.is_empty() {
             self.empty_namespace(&id.name);
         }
         if options.propagation == Propagation::Foreground {
             self.collect(&uid);
         }
-        match self.get(id).cloned() {
-            None => Ok(Deleted::Gone(going)),
-            Some(object) if self.may_go(id, &object) => {
-                let gone = self.remove(id).unwrap_or(going);
-                Ok(Deleted::Gone(gone))
-            }
-            Some(object) => Ok(Deleted::Going(object)),
-        }
+        // With what it waited for, it may have gone too.
+        Ok(match self.get(id) {
+            Some(object) => Deleted::Going(Arc::clone(object)),
+            None => Deleted::Gone(live),
+        })
     }
 
     /// What follows from an object having been written.

@@ -7,7 +7,10 @@ use std::collections::BTreeMap;
 pub(crate) enum Route {
     Version,
     Health,
-    OpenApi,
+    /// `/openapi/v3`
+    Schemas,
+    /// `/openapi/v3/apis/{group}/{version}`: of which paths there are, not of objects.
+    Schema(String, String),
     /// `/api`
     CoreVersions,
     /// `/apis`
@@ -41,7 +44,9 @@ impl Route {
         match parts[..] {
             ["version"] => Route::Version,
             ["healthz" | "livez" | "readyz", ..] => Route::Health,
-            ["openapi", ..] => Route::OpenApi,
+            ["openapi", "v3"] => Route::Schemas,
+            ["openapi", "v3", "api", version] => Route::Schema(String::new(), version.to_owned()),
+            ["openapi", "v3", "apis", group, version] => Route::Schema(group.to_owned(), version.to_owned()),
             ["api"] => Route::CoreVersions,
             ["apis"] => Route::Groups,
             ["apis", group] => Route::Group(group.to_owned()),

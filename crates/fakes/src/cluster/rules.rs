@@ -2,9 +2,10 @@
 
 use serde_json::{Value, json};
 
+use super::defaults::{self, default, drop_nulls};
 use super::failure::Cause;
 use super::kinds::Kind;
-use super::schema;
+use super::schema::Schema;
 
 /// What is wrong with a name, if something is.
 pub(crate) fn bad_name(kind: &Kind, name: &str) -> Option<Cause> {
@@ -29,56 +30,51 @@ pub(crate) fn bad_name(kind: &Kind, name: &str) -> Option<Cause> {
     })
 }
 
-/// Fills in fields of a new object that Kubernetes never leaves empty and that Wharf reads.
-pub(crate) fn fill_in(kind: &Kind, new: &mut Value, number: u64) {
+/// Fills in fields of a new object that depend on nothing that a writer says.
+pub(crate) fn begin(kind: &Kind, new: &mut Value, number: u64) {
     if kind.custom {
         return;
     }
     match kind.kind.as_str() {
         "Service" => {
-            let external = new["spec"]["type"] == "ExternalName";
-            default(&mut new["spec"], "type", || "ClusterIP".into());
-            if !external {
+            if new["spec"]["type"] != "ExternalName" {
                 let address = format!("10.96.{}.{}", (number >> 8) & 0xff, number & 0xff);
-                default(&mut new["spec"], "clusterIP", || address.into());
+                default(&mut new["spec"], "clusterIP", address.into());
             }
             new["status"] = json!({"loadBalancer": {}});
         }
-        "Pod" => new["status"] = json!({"phase": "Pending"}),
+        "Pod" | "PersistentVolumeClaim" => new["status"] = json!({"phase": "Pending"}),
         "Namespace" => {
             new["metadata"]["labels"]["kubernetes.io/metadata.name"] = new["metadata"]["name"].clone();
             new["status"] = json!({"phase": "Active"});
-        }
-        "PersistentVolumeClaim" => new["status"] = json!({"phase": "Pending"}),
-        "Deployment" | "StatefulSet" | "ReplicaSet" => default(&mut new["spec"], "replicas", || 1.into()),
-        "Job" => {
-            default(&mut new["spec"], "completions", || 1.into());
-            default(&mut new["spec"], "parallelism", || 1.into());
-            default(&mut new["spec"], "backoffLimit", || 6.into());
         }
         _ => {}
     }
 }
 
-fn default(map: &mut Value, field: &str, value: impl FnOnce() -> Value) {
-    if let Value::Object(map) = map
-        && map.get(field).is_none_or(Value::is_null)
-    {
-        map.insert(field.to_owned(), value());
+/// Fills in what a writer may leave out, in every write.
+pub(crate) fn fill_in(kind: &Kind, live: Option<&Value>, new: &mut Value) {
+    if kind.custom {
+        return;
+    }
+    drop_nulls(new);
+    defaults::fill_in(&kind.kind, new);
+    // An address once given is kept by who does not speak of it.
+    if let ("Service", Some(live)) = (kind.kind.as_str(), live) {
+        default(&mut new["spec"], "clusterIP", live["spec"]["clusterIP"].clone());
     }
 }
 
-/// What is wrong with an object as it would be. Fields that a schema does not know are dropped, and its defaults filled in.
+/// What is wrong with an object as it would be.
 pub(crate) fn check(
     kind: &Kind,
-    schema: Option<&Value>,
+    schema: Option<&Schema>,
     live: Option<&Value>,
     new: &mut Value,
 ) -> Vec<Cause> {
     let mut causes = Vec::new();
     if let Some(schema) = schema {
-        schema::prune_and_default(new, schema);
-        causes.extend(schema::check(new, schema));
+        causes.extend(schema.check(new, live));
     }
     if let Some(live) = live {
         causes.extend(immutable(kind, live, new));

@@ -94,11 +94,11 @@ impl Store {
 
     /// Selected objects of a kind, by namespace and name; an empty namespace means all.
     pub(crate) fn list(&self, kind: &KindKey, namespace: &str, selector: &Selector) -> Vec<(Id, Arc<Value>)> {
-        let of_kind = self.objects.iter().filter(|(id, _)| id.kind == *kind);
-        of_kind
-            .filter(|(id, object)| {
-                (namespace.is_empty() || id.namespace == namespace) && selector.matches(object)
-            })
+        let first = Id { kind: kind.clone(), namespace: namespace.to_owned(), name: String::new() };
+        self.objects
+            .range(first..)
+            .take_while(|(id, _)| id.kind == *kind && (namespace.is_empty() || id.namespace == namespace))
+            .filter(|(_, object)| selector.matches(object))
             .map(|(id, object)| (id.clone(), Arc::clone(object)))
             .collect()
     }
@@ -146,7 +146,8 @@ impl Store {
     /// Changes after a version, or nothing when some of them are forgotten.
     pub(crate) fn since(&self, version: u64) -> Option<impl Iterator<Item = &Change>> {
         let known = version >= self.forgotten;
-        known.then(|| self.history.iter().filter(move |change| change.version > version))
+        let first = self.history.partition_point(|change| change.version <= version);
+        known.then(|| self.history.range(first..))
     }
 
     /// Forgets all changes so far.

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::kinds::{Kind, Scale};
+use super::table;
 
 /// What a client accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,18 +30,19 @@ pub(crate) fn one(object: &Value, kind: &Kind, version: &str, view: View) -> Val
         View::Metadata => json!({
             "apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": object["metadata"],
         }),
-        View::Table => table(&[object], &object["metadata"]["resourceVersion"]),
+        View::Table => table::of(
+            &[object],
+            kind,
+            version,
+            &json!({"resourceVersion": object["metadata"]["resourceVersion"]}),
+        ),
     }
 }
 
 /// Many objects, and where a list goes on.
 pub(crate) fn many(objects: &[&Value], kind: &Kind, version: &str, view: View, metadata: Value) -> Value {
     match view {
-        View::Table => {
-            let mut table = table(objects, &metadata["resourceVersion"]);
-            table["metadata"] = metadata;
-            table
-        }
+        View::Table => table::of(objects, kind, version, &metadata),
         View::Whole => {
             let items: Vec<Value> = objects.iter().map(|object| at_version(object, kind, version)).collect();
             let (api_version, list) = (kind.api_version(version), format!("{}List", kind.kind));
@@ -60,22 +62,6 @@ fn at_version(object: &Value, kind: &Kind, version: &str) -> Value {
     object["apiVersion"] = kind.api_version(version).into();
     object["kind"] = kind.kind.clone().into();
     object
-}
-
-fn table(objects: &[&Value], resource_version: &Value) -> Value {
-    let column = |name: &str, kind: &str| json!({"name": name, "type": kind, "format": if name == "Name" { "name" } else { "" }, "description": "", "priority": 0});
-    let row = |object: &&Value| {
-        let metadata = &object["metadata"];
-        json!({
-            "cells": [metadata["name"], metadata["creationTimestamp"]],
-            "object": {"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": metadata},
-        })
-    };
-    json!({
-        "apiVersion": "meta.k8s.io/v1", "kind": "Table", "metadata": {"resourceVersion": resource_version},
-        "columnDefinitions": [column("Name", "string"), column("Created At", "date")],
-        "rows": objects.iter().map(row).collect::<Vec<_>>(),
-    })
 }
 
 /// What the scale subresource shows of an object.

@@ -53,7 +53,7 @@ impl Player {
             while let Some(step) = steps.pop_front() {
                 if let Some(bytes) = player.step(step).await {
                     // When the last bytes are handed over, the answer is whole; a client may end the connection then.
-                    if steps.is_empty() {
+                    if steps.iter().all(|step| matches!(step, Step::Wait(_))) {
                         player.end(Outcome::Answered { status });
                     }
                     return Some((Ok::<_, io::Error>(Frame::data(bytes)), (player, steps)));
