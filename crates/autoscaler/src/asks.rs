@@ -88,7 +88,7 @@ pub(crate) fn ask(targets: &Targets, load: &Load, window: &Window, there: &There
             continue;
         };
         let plain = total / target;
-        let guarded = if *backlog { guard(plain, &targets, load, there) } else { plain };
+        let guarded = if *backlog { guard(plain, &targets, load, window, there) } else { plain };
         if guarded > most.replicas || most.why.is_empty() {
             most.replicas = guarded;
             let coming = if guarded < plain { "; replicas for them are starting" } else { "" };
@@ -103,14 +103,14 @@ pub(crate) fn ask(targets: &Targets, load: &Load, window: &Window, there: &There
 /// A backlog B that came at λ requests/s needs more only if the replicas that come could not work it off within one start H. One replica
 /// answers c/S requests/s (c at a time, S seconds each), so n are enough when n·(c/S)·H ≥ B + λ·H, that is n = (λ + B/H)·S/c. As long as S is
 /// unknown, only twice what is coming counts as more.
-fn guard(plain: f64, targets: &Targets, load: &Load, there: &There) -> f64 {
+fn guard(plain: f64, targets: &Targets, load: &Load, window: &Window, there: &There) -> f64 {
     let coming = f64::from(there.coming);
     if there.coming <= there.ready || plain <= coming {
         return plain;
     }
     match (there.service_time, targets.concurrency) {
         (Some(service), Some(at_a_time)) => {
-            let rate = load.stable.arrivals + load.latest.queued / there.start.as_secs_f64().max(1.0);
+            let rate = window.arrivals + load.latest.queued / there.start.as_secs_f64().max(1.0);
             plain.min((rate * service / at_a_time).max(coming))
         }
         _ if plain < 2.0 * coming => coming,

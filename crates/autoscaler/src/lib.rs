@@ -17,7 +17,7 @@ mod policies;
 mod policy;
 mod run;
 mod schedule;
-// pub mod sim;
+pub mod sim;
 mod target;
 mod time;
 
