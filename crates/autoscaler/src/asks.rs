@@ -57,8 +57,8 @@ pub(crate) struct There {
     /// Ready, starting, or asked for.
     pub(crate) coming: u32,
     pub(crate) ready: u32,
-    /// How long a request takes, where it is known.
-    pub(crate) service_time: Option<f64>,
+    /// Requests a second that a loaded replica answers, where it is known.
+    pub(crate) answers: Option<f64>,
     /// How long a start takes.
     pub(crate) start: Duration,
 }
@@ -88,7 +88,7 @@ pub(crate) fn ask(targets: &Targets, load: &Load, window: &Window, there: &There
             continue;
         };
         let plain = total / target;
-        let guarded = if *backlog { guard(plain, &targets, load, window, there) } else { plain };
+        let guarded = if *backlog { guard(plain, load, window, there) } else { plain };
         if guarded > most.replicas || most.why.is_empty() {
             most.replicas = guarded;
             let coming = if guarded < plain { "; replicas for them are starting" } else { "" };
@@ -100,21 +100,23 @@ pub(crate) fn ask(targets: &Targets, load: &Load, window: &Window, there: &There
 
 /// Replicas that start are capacity that is coming: what waits for them must not ask for more of them.
 ///
-/// A backlog B that came at λ requests/s needs more only if the replicas that come could not work it off within one start H. One replica
-/// answers c/S requests/s (c at a time, S seconds each), so n are enough when n·(c/S)·H ≥ B + λ·H, that is n = (λ + B/H)·S/c. As long as S is
-/// unknown, only twice what is coming counts as more.
-fn guard(plain: f64, targets: &Targets, load: &Load, window: &Window, there: &There) -> f64 {
+/// A replica that is asked for now takes a start H to come. With λ requests/s, r ready replicas of μ requests/s each and a backlog B, there
+/// will be B' = B + (λ - r·μ)·H by then, and n replicas are enough if they work it off within as long again: n = (λ + B'/H)/μ. The plain ask
+/// holds where it is less. As long as μ is unknown, only twice what is coming counts as more.
+fn guard(plain: f64, load: &Load, window: &Window, there: &There) -> f64 {
     let coming = f64::from(there.coming);
     if there.coming <= there.ready || plain <= coming {
         return plain;
     }
-    match (there.service_time, targets.concurrency) {
-        (Some(service), Some(at_a_time)) => {
-            let rate = window.arrivals + load.latest.queued / there.start.as_secs_f64().max(1.0);
-            plain.min((rate * service / at_a_time).max(coming))
+    match there.answers {
+        Some(answers) => {
+            let start = there.start.as_secs_f64().max(1.0);
+            let missing = (window.arrivals - answers * f64::from(there.ready)).max(0.0);
+            let backlog = load.latest.queued + missing * start;
+            plain.min(((window.arrivals + backlog / start) / answers).max(coming))
         }
-        _ if plain < 2.0 * coming => coming,
-        _ => plain,
+        None if plain < 2.0 * coming => coming,
+        None => plain,
     }
 }
 
@@ -135,7 +137,7 @@ mod tests {
     use crate::history::Gauges;
 
     fn there(ready: u32, coming: u32) -> There {
-        There { coming, ready, service_time: None, start: Duration::from_secs(60) }
+        There { coming, ready, answers: None, start: Duration::from_secs(60) }
     }
 
     fn window(gauges: Gauges) -> Window {
@@ -166,16 +168,17 @@ mod tests {
     #[test]
     fn what_waits_for_replicas_that_start_does_not_ask_for_more_of_them() {
         let targets = Targets { concurrency: Some(8.0), ..Targets::default() };
-        let asked = |queued, service_time| {
+        let asked = |queued, answers| {
             let gauges = Gauges { queued, ..Gauges::default() };
             let window = Window { gauges, arrivals: 1.0, answers: 0.0 };
             let load = Load { latest: gauges, stable: window, ..Load::default() };
-            ask(&targets, &load, &window, &There { service_time, ..there(0, 1) }).replicas
+            ask(&targets, &load, &window, &There { answers, ..there(0, 1) }).replicas
         };
-        // Unknown service time: up to twice what is coming is for what is coming.
+        // Nobody knows what a replica answers: up to twice what is coming is for what is coming.
         assert_eq!([8.0, 15.0, 24.0].map(|queued| asked(queued, None)), [1.0, 1.0, 3.0]);
-        // 1 request/s of 4 s each, 8 at a time: one replica works 60 off within its start, but not 600.
-        assert_eq!(asked(60.0, Some(4.0)), 1.0);
-        assert!((asked(600.0, Some(4.0)) - 5.5).abs() < 1e-9);
+        // 1 request/s comes, a replica answers 2; 60 more will have come by the time it is ready. It works 60 off, but not 600.
+        assert_eq!(asked(60.0, Some(2.0)), 1.5);
+        assert!((asked(600.0, Some(2.0)) - 6.0).abs() < 1e-9);
+        assert_eq!(asked(600.0, Some(20.0)), 1.0);
     }
 }

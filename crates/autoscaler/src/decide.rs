@@ -9,7 +9,7 @@ use crate::Now;
 use crate::asks::{Ask, There, ask, number};
 use crate::changes::Changes;
 use crate::extreme::Largest;
-use crate::history::Load;
+use crate::history::{Load, Window};
 use crate::learn::Learned;
 use crate::policy::{Policy, WarmFloor};
 
@@ -53,8 +53,6 @@ pub struct State {
     /// Since when the same number of replicas is ready.
     settled: Duration,
     ready: u32,
-    /// How long a request takes (Little's law: in flight / answers per second).
-    service_time: Option<f64>,
     learned: Learned,
 }
 
@@ -175,9 +173,8 @@ impl State {
             self.called = now;
         }
         self.learned.came(now, came);
-        let answered = load.stable.answers * policy.stable_window.as_secs_f64();
-        if seen.starting == 0 && answered >= 5.0 && load.stable.gauges.in_flight > 0.0 {
-            self.service_time = Some(load.stable.gauges.in_flight / load.stable.answers);
+        if let Some(answers) = answers_when_loaded(load, policy) {
+            self.learned.answered(now, policy.stable_window.mul_f64(policy.panic_window), answers);
         }
         gap
     }
@@ -203,7 +200,7 @@ impl State {
         let there = There {
             coming: seen.wanted.max(seen.ready + seen.starting),
             ready: seen.ready,
-            service_time: self.service_time,
+            answers: self.learned.answers(),
             start: self.learned.start(0.5),
         };
         let asked = ask(&policy.targets, load, &load.stable, &there);
@@ -262,6 +259,9 @@ impl State {
             let replicas = rounded(asked, seen.wanted, policy.tolerance).max(highest).min(policy.max);
             self.panic = Some(Panic { until: now + policy.stable_window, replicas });
         }
+        // A burst that what is there can carry asks for nothing more, but it says what should stay: the next one may be like it.
+        let peak = rounded(asked, seen.wanted, policy.tolerance).min(seen.wanted);
+        self.asked.push(now, i64::from(peak), policy.down.stabilization);
         let Some(Panic { until: _, replicas }) = self.panic else { return };
         let window = number(policy.stable_window.mul_f64(policy.panic_window).as_secs_f64());
         choice.raise(replicas.max(seen.wanted), |why, n| match asked > f64::from(n) {
@@ -302,6 +302,17 @@ impl State {
 pub(crate) fn rounded(asked: f64, wanted: u32, tolerance: f64) -> u32 {
     let near = (asked - f64::from(wanted)).abs() <= f64::from(wanted) * tolerance + 1e-9;
     if near { wanted } else { (asked - 1e-9).ceil().clamp(0.0, f64::from(u32::MAX)) as u32 }
+}
+
+/// Requests a second that a replica answered over the short window, if it had at least most of the work that it should have: an idle
+/// replica's answers say nothing of what it could do.
+fn answers_when_loaded(load: &Load, policy: &Policy) -> Option<f64> {
+    let Window { gauges, arrivals: _, answers } = load.panic;
+    let loaded = match policy.targets.concurrency {
+        Some(target) => gauges.in_flight >= 0.7 * target * gauges.endpoints,
+        None => gauges.queued + gauges.waiting >= 0.5 * gauges.endpoints,
+    };
+    (loaded && gauges.endpoints > 0.0 && answers > 0.0).then(|| answers / gauges.endpoints)
 }
 
 /// What the requests that are being answered need.

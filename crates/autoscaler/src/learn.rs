@@ -1,5 +1,5 @@
-//! What the past says of sleeping: how long a start takes, how long a service sleeps, and who waits when it wakes. It decides nothing but
-//! whether sleeping pays.
+//! What the past says: how long a start takes, what a replica answers, how long a service sleeps, and who waits when it wakes. It decides
+//! nothing but whether sleeping pays.
 //!
 //! Sleeping saves the replica-seconds until the next call. Waking costs the seconds that requests wait for the start. One replica stays
 //! while
@@ -62,6 +62,9 @@ pub(crate) struct Learned {
     gaps: Samples,
     herds: Samples,
     herd: Option<Herd>,
+    /// Requests a second that a loaded replica answered, and when the last sample was taken.
+    answers: Samples,
+    answers_at: Duration,
 }
 
 /// Calls after a pause, up to one start after the first.
@@ -119,6 +122,21 @@ impl Learned {
             self.herds.push(herd.waited);
             self.herd = None;
         }
+    }
+
+    /// A loaded replica answered so many requests a second over a window that ends now. Windows that overlap count once.
+    pub(crate) fn answered(&mut self, now: Duration, window: Duration, answers: f64) {
+        if self.answers.0.is_empty() || now >= self.answers_at + window {
+            self.answers.push(answers);
+            self.answers_at = now;
+        }
+    }
+
+    /// What a loaded replica answers a second. The upper quartile: windows in which it was not loaded all the time, or long answers had
+    /// just begun, say too little.
+    pub(crate) fn answers(&self) -> Option<f64> {
+        self.answers.mean()?;
+        self.answers.quantile(0.75)
     }
 
     /// How long a start takes, at most, in a share `q` of the cases.

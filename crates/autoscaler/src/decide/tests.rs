@@ -114,6 +114,22 @@ fn a_burst_is_followed_before_the_long_window_knows_and_nothing_goes_meanwhile()
 }
 
 #[test]
+fn bursts_that_replicas_could_carry_keep_them() {
+    let mut life = Life::new(policy(1, 20), 6);
+    let short = Load { panic: steady(38.0, 0.0).panic, ..steady(3.0, 0.0) };
+    let quiet = Load { latest: Gauges::default(), ..steady(3.0, 0.0) };
+    life.at(0.0, short);
+    life.at(200.0, short);
+    let kept = life.at(499.0, quiet);
+    assert_eq!(
+        kept,
+        "5 replicas: 3 requests at a time at 8 each ask for 1; 5 were asked for within the last 300 s"
+    );
+    life.at(500.0, quiet);
+    assert_eq!(life.wanted, 1);
+}
+
+#[test]
 fn a_service_sleeps_when_nobody_calls_and_wakes_once_for_a_herd() {
     let mut life = Life::new(policy(0, 5), 1);
     let waking = |queued| Observed { wanted: 1, ready: 0, starting: 1, load: Some(steady(0.0, queued)) };

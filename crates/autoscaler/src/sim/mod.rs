@@ -149,7 +149,7 @@ pub enum SimError {
         known: String,
     },
     /// A number makes no sense.
-    #[error("failed to simulate: {what} must be above 0")]
+    #[error("failed to simulate: {what} must be a positive number")]
     Number {
         /// Which.
         what: &'static str,
@@ -222,7 +222,7 @@ fn check(scenario: &Scenario) -> Result<(), SimError> {
     ];
     match numbers.into_iter().find(|(_, value)| !(value.is_finite() && *value > 0.0)) {
         Some((what, _)) => Err(SimError::Number { what }),
-        None => Ok(()),
+        None => scenario.traffic.check(),
     }
 }
 

@@ -8,10 +8,16 @@ use super::Engine;
 use super::traffic::Arrival;
 
 /// A number that can be ordered: never NaN here.
-#[derive(Clone, Copy, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, PartialEq)]
 struct At(f64);
 
 impl Eq for At {}
+
+impl PartialOrd for At {
+    fn partial_cmp(&self, other: &At) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
 
 impl Ord for At {
     fn cmp(&self, other: &At) -> std::cmp::Ordering {
@@ -207,14 +213,14 @@ mod tests {
     #[test]
     fn memory_and_places_let_requests_wait() {
         let engine = Engine { kv_tokens: 3000, ..Engine::default() };
-        let (first, done) = live(engine, &vec![request(1000, 500); 3]);
+        let (first, done) = live(engine, &[request(1000, 500); 3]);
         // Two fit; the third begins when the first is done.
         assert!((first[2] - (done[0] + 0.1)).abs() < 1e-6);
         let engine = Engine { max_batch: 1, ..Engine::default() };
-        let (first, done) = live(engine, &vec![request(1000, 500); 2]);
+        let (first, done) = live(engine, &[request(1000, 500); 2]);
         assert!(first[1] >= done[0] + 0.1 - 1e-6);
         // Larger than the whole cache: alone, but not for ever.
         let engine = Engine { kv_tokens: 100, ..Engine::default() };
-        assert!(live(engine, &vec![request(1000, 5); 2]).1.iter().all(|d| d.is_finite()));
+        assert!(live(engine, &[request(1000, 5); 2]).1.iter().all(|d| d.is_finite()));
     }
 }

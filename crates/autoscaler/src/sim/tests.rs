@@ -73,7 +73,7 @@ fn replicas_stay_within_bounds_and_static_costs_the_most() {
 
 #[test]
 fn a_herd_wakes_a_sleeping_service_and_none_of_it_is_lost() {
-    let mut sleepy = scenario(Traffic::Herds { size: 20, every_s: 1500.0 }, 720);
+    let mut sleepy = scenario(Traffic::Herds { size: 20, every_s: 1500.0 }, 480);
     sleepy.policy.min = 0;
     sleepy.initial = 0;
     sleepy.policy.idle_after = Duration::from_secs(120);
@@ -122,8 +122,15 @@ fn a_scenario_is_a_file_with_defaults_and_wrong_ones_say_why() {
     };
     let unknown = "failed to find the policy best; there are native, hpa, kpa, static";
     assert_eq!(error(|s| s.compare = vec!["best".to_owned()]), unknown);
-    assert_eq!(error(|s| s.duration = Duration::ZERO), "failed to simulate: the duration must be above 0");
+    assert_eq!(
+        error(|s| s.duration = Duration::ZERO),
+        "failed to simulate: the duration must be a positive number"
+    );
     assert_eq!(error(|s| s.policy.max = 0), "failed to understand the policy of scenario conversation");
+    let bursty = |s: &mut Scenario| {
+        s.traffic = Traffic::Bursty { calm_rps: 1.0, burst_rps: 2.0, calm_s: 0.0, burst_s: 1.0 };
+    };
+    assert_eq!(error(bursty), "failed to simulate: calm_s must be a positive number");
     let missing = error(|s| s.traffic = Traffic::Trace { path: "no/such.csv".into() });
     assert_eq!(missing, "failed to read the trace no/such.csv");
 }

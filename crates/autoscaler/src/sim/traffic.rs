@@ -142,6 +142,34 @@ impl LogNormal {
 }
 
 impl Traffic {
+    /// Refuses what would never end or makes no sense.
+    pub(crate) fn check(&self) -> Result<(), SimError> {
+        let rate = |what, value: f64| match value.is_finite() && value >= 0.0 {
+            true => Ok(()),
+            false => Err(SimError::Number { what }),
+        };
+        let length = |what, value: f64| match value.is_finite() && value > 0.0 {
+            true => Ok(()),
+            false => Err(SimError::Number { what }),
+        };
+        match self {
+            Traffic::Constant { rps } => rate("rps", *rps),
+            Traffic::Diurnal { rps, swing, day_s } => {
+                rate("rps", *rps).and(rate("swing", *swing)).and(length("day_s", *day_s))
+            }
+            Traffic::Bursty { calm_rps, burst_rps, calm_s, burst_s } => rate("calm_rps", *calm_rps)
+                .and(rate("burst_rps", *burst_rps))
+                .and(length("calm_s", *calm_s))
+                .and(length("burst_s", *burst_s)),
+            Traffic::Gamma { rps, shape } => rate("rps", *rps).and(length("shape", *shape)),
+            Traffic::Herds { size: _, every_s } => length("every_s", *every_s),
+            Traffic::AzureCode { scale }
+            | Traffic::AzureConversation { scale }
+            | Traffic::BurstGpt { scale } => rate("scale", *scale),
+            Traffic::Trace { path: _ } => Ok(()),
+        }
+    }
+
     /// The requests of a scenario, in order of time.
     pub(crate) fn generate(&self, scenario: &Scenario) -> Result<Vec<Arrival>, SimError> {
         let end = scenario.duration.as_secs_f64();
@@ -194,18 +222,17 @@ impl Traffic {
 
 /// Times of a Poisson process whose rate goes through states of exponential length.
 fn modulated(rng: &mut Rng, end: f64, states: &[(f64, f64)]) -> Vec<f64> {
-    let (mut times, mut at) = (Vec::new(), 0.0);
+    let (mut times, mut begins) = (Vec::new(), 0.0);
     for (rate, mean) in states.iter().cycle() {
-        let until = if mean.is_finite() { at + exponential(rng, *mean) } else { end };
-        while *rate > 0.0 {
-            at += exponential(rng, 1.0 / rate);
-            if at >= until.min(end) {
-                break;
-            }
+        let ends = if mean.is_finite() { begins + exponential(rng, *mean) } else { end };
+        // At rate 0 the first gap is infinite.
+        let mut at = begins + exponential(rng, 1.0 / rate);
+        while at < ends.min(end) {
             times.push(at);
+            at += exponential(rng, 1.0 / rate);
         }
-        at = until;
-        if at >= end {
+        begins = ends;
+        if begins >= end {
             break;
         }
     }
