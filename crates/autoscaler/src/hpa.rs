@@ -4,7 +4,7 @@
 //!
 //! A pods metric is averaged over ready replicas. Replicas that are not ready are taken to use nothing where the mean asks for more, and all
 //! of their target where it asks for fewer; if that turns the direction round, nothing changes. A metric that nobody reports blocks scaling
-//! down only. It never sleeps: without the alpha `HPAScaleToZero`, min is at least 1.
+//! down only. It never sleeps: without `HPAScaleToZero`, min is at least 1.
 
 use std::time::Duration;
 

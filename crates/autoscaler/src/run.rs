@@ -48,7 +48,7 @@ pub struct Status {
 
 /// Follows `lines` until their sender is gone.
 ///
-/// A line is acted on at once; lines that came meanwhile are taken in together. Nothing is written that is already asked for.
+/// A channel that is full loses nothing: every line says everything, so the next one does. A line is acted on at once; lines that came meanwhile are taken in together. Nothing is written that is already asked for.
 pub async fn run<T: ScaleTarget>(
     target: &T,
     mut scaler: Box<dyn Scaler>,

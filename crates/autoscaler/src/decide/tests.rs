@@ -352,12 +352,13 @@ proptest! {
     }
 
     #[test]
-    fn more_demand_never_means_fewer_replicas(seen in any_seen(), more in 0.0..100.0, where_ in 0usize..6) {
+    fn more_demand_never_means_fewer_replicas(seen in any_seen(), more in 0.0..100.0, where_ in 0usize..8) {
         let Some(load) = seen.load else { return Ok(()) };
         let mut higher = load;
         let gauge = [
             &mut higher.latest.in_flight, &mut higher.latest.queued, &mut higher.stable.gauges.in_flight,
             &mut higher.stable.gauges.queued, &mut higher.panic.gauges.in_flight, &mut higher.panic.gauges.queued,
+            &mut higher.stable.arrivals, &mut higher.panic.arrivals,
         ];
         *gauge.into_iter().nth(where_).unwrap() += more;
         let replicas = |load| decide(&State::default(), &Observed { load: Some(load), ..seen }, &policy(0, 100), at(0.0)).replicas;

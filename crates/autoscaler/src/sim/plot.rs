@@ -75,7 +75,10 @@ fn over_time(area: &Area<'_>, title: &str, report: &Report, values: fn(&Outcome)
         .y_labels(6)
         .y_label_formatter(&|y| format!("{y}"))
         .draw()?;
-    for ((outcome, line), colour) in report.outcomes.iter().zip(&lines).zip(COLOURS.iter().cycle()) {
+    let colours = COLOURS.iter().cycle().take(lines.len());
+    let series: Vec<_> = report.outcomes.iter().zip(&lines).zip(colours).collect();
+    // The first policy is what the picture is about: it is drawn last, above the others.
+    for ((outcome, line), colour) in series.into_iter().rev() {
         let span = outcome.timeline.span_s / 60.0;
         let points = line.iter().enumerate().map(|(i, y)| ((i as f64 + 0.5) * span, *y));
         chart.draw_series(LineSeries::new(points, colour.stroke_width(2)))?;
