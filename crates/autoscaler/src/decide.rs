@@ -65,16 +65,23 @@ struct Panic {
 /// Decides how many replicas there should be.
 pub fn decide(state: &State, seen: &Observed, policy: &Policy, now: Now) -> Decision {
     let mut state = state.clone();
-    let gap = state.look(seen, policy, now.elapsed);
+    let calls = state.look(seen, policy, now.elapsed);
     let floor = floor(policy, now);
     let Choice { replicas, why } = match &seen.load {
         None => {
             let why = "no gateway reports; nothing is taken away";
             Choice::new(seen.wanted.clamp(floor.replicas, policy.max), why.to_owned())
         }
-        Some(load) => state.follow(&Look { seen, load, policy, now: now.elapsed }, &floor, gap),
+        Some(load) => state.follow(&Look { seen, load, policy, now: now.elapsed }, &floor, calls),
     };
     Decision { replicas, reason: sentence(replicas, &why), state }
+}
+
+/// Whether somebody calls at this moment, and for how long nobody had before.
+#[derive(Clone, Copy)]
+struct Calls {
+    now: bool,
+    gap: Duration,
 }
 
 /// What a decision looks at.
@@ -115,6 +122,9 @@ impl Choice {
     fn hold_floor(&mut self, look: &Look<'_>, floor: &Floor) {
         let Look { seen, load, policy, now: _ } = *look;
         self.raise(floor.replicas.max(1), |_, _| match floor.replicas {
+            0 if seen.wanted == 0 && load.latest.queued == 0.0 => {
+                "somebody called a sleeping service".to_owned()
+            }
             0 if seen.wanted == 0 => {
                 format!("{} requests wait for a sleeping service", number(load.latest.queued))
             }
@@ -144,8 +154,8 @@ pub(crate) fn floor(policy: &Policy, now: Now) -> Floor {
 }
 
 impl State {
-    /// Takes in what is seen; says how long nobody had called before this moment.
-    fn look(&mut self, seen: &Observed, policy: &Policy, now: Duration) -> Duration {
+    /// Takes in what is seen; says whether somebody calls.
+    fn look(&mut self, seen: &Observed, policy: &Policy, now: Duration) -> Calls {
         // What was decided and never came to be does not count as a change.
         let by = i64::from(seen.wanted) - i64::from(self.wanted.unwrap_or(seen.wanted));
         self.changes.push(now, by, [&policy.up, &policy.down]);
@@ -163,10 +173,12 @@ impl State {
         }
         self.learned.replicas(now, seen.ready, seen.starting);
         let gap = now.saturating_sub(self.called);
-        let Some(load) = &seen.load else { return gap };
+        let Some(load) = &seen.load else { return Calls { now: false, gap } };
         let came = load.arrived.saturating_sub(self.arrived);
         self.arrived = load.arrived;
-        if came > 0 || load.latest.in_flight + load.latest.queued > 0.0 {
+        // Who was refused or left before the line was written has called, too.
+        let calls = came > 0 || load.latest.in_flight + load.latest.queued > 0.0;
+        if calls {
             if gap >= policy.idle_after {
                 self.learned.woken(now, gap);
             }
@@ -176,25 +188,24 @@ impl State {
         if let Some(answers) = answers_when_loaded(load, policy) {
             self.learned.answered(now, policy.stable_window.mul_f64(policy.panic_window), answers);
         }
-        gap
+        Calls { now: calls, gap }
     }
 
     /// The number that the load asks for, after every guard.
-    fn follow(&mut self, look: &Look<'_>, floor: &Floor, gap: Duration) -> Choice {
+    fn follow(&mut self, look: &Look<'_>, floor: &Floor, calls: Calls) -> Choice {
         let Look { seen, load, policy, now } = *look;
-        let busy = load.latest.in_flight + load.latest.queued > 0.0;
-        if floor.replicas == 0 && !busy && seen.wanted == 0 {
-            return Choice::new(
-                0,
-                format!("asleep; the last call was {} s ago", number(gap.as_secs_f64().floor())),
-            );
-        }
-        if floor.replicas == 0 && !busy && self.called < now && gap >= policy.idle_after {
-            return match self.keeps_warm(policy, gap) {
-                // Sleep is for the whole service: no window of averages has a say in it.
-                None => Choice::new(0, format!("nobody called for {} s", number(gap.as_secs_f64().floor()))),
-                Some(why) => Choice::new(self.stabilised(1, look).max(1), why),
-            };
+        if floor.replicas == 0 && !calls.now {
+            let idle = number(calls.gap.as_secs_f64().floor());
+            if seen.wanted == 0 {
+                return Choice::new(0, "asleep until somebody calls".to_owned());
+            }
+            if calls.gap >= policy.idle_after && self.called < now {
+                return match self.keeps_warm(policy, calls.gap) {
+                    // Sleep is for the whole service: no window of averages has a say in it.
+                    None => Choice::new(0, format!("nobody called for {idle} s")),
+                    Some(why) => Choice::new(self.stabilised(1, look).max(1), why),
+                };
+            }
         }
 
         let there = There {

@@ -186,6 +186,7 @@ fn live(demand: &ServiceDemand) -> Live {
 #[cfg(test)]
 mod tests {
     use jiff::Timestamp;
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -324,5 +325,29 @@ mod tests {
         assert_eq!(demand.load(at(30_000)).unwrap().arrived, 3000);
         demand.observe(&line("g0", BEGAN_MS, 2, arrived(1)), at(30_001));
         assert_eq!(demand.load(at(30_001)).unwrap().arrived, 3000);
+    }
+
+    proptest! {
+        /// Lines that are lost, repeated or late: the sum is what the newest line of each life says.
+        #[test]
+        fn any_order_of_lines_counts_every_request_once(
+            picks in prop::collection::vec((0usize..3, 0u64..3, 0u64..20, 0u64..400), 1..60),
+        ) {
+            let mut demand = demand();
+            let mut newest = BTreeMap::<(usize, u64), u64>::new();
+            let mut last = BTreeMap::<usize, (u64, u64)>::new();
+            let mut ms = 0;
+            for (gateway, life, sequence, later) in picks {
+                ms += later;
+                let news = last.get(&gateway).is_none_or(|seen| *seen < (life, sequence));
+                let report = line(&format!("g{gateway}"), BEGAN_MS + life, sequence, arrived(10 * sequence));
+                prop_assert_eq!(demand.observe(&report, at(ms)), news);
+                if news {
+                    last.insert(gateway, (life, sequence));
+                    newest.insert((gateway, life), 10 * sequence);
+                }
+                prop_assert_eq!(demand.history.total.arrived, newest.values().sum::<u64>());
+            }
+        }
     }
 }

@@ -149,13 +149,22 @@ fn a_service_sleeps_when_nobody_calls_and_wakes_once_for_a_herd() {
             1 replica: 1 requests at a time at 8 each
             1 replica: awake until nobody called for 300 s
             0 replicas: nobody called for 300 s
-            0 replicas: asleep; the last call was 4000 s ago
+            0 replicas: asleep until somebody calls
             1 replica: 1 requests wait for a sleeping service
             1 replica: 2 requests at a time at 8 each
             1 replica: 15 requests at a time at 8 each; replicas for them are starting
             1 replica: 8 requests at a time at 8 each
         "#]],
     );
+}
+
+#[test]
+fn who_left_before_the_line_was_written_has_called_too() {
+    let mut life = Life::new(policy(0, 5), 0);
+    life.at(0.0, Load { arrived: 7, ..Load::default() });
+    assert_eq!(life.wanted, 0);
+    let reason = life.at(1.0, Load { arrived: 8, ..Load::default() });
+    assert_eq!(reason, "1 replica: somebody called a sleeping service");
 }
 
 #[test]
@@ -311,10 +320,10 @@ fn a_replica_is_kept_warm_where_that_is_cheaper() {
     check(
         &[reasons[1].clone(), reasons[2].clone(), reasons[17].clone()],
         expect![[r#"
-        0 replicas: nobody called for 62 s
-        0 replicas: asleep; the last call was 90 s ago
-        1 replica: kept warm: waking would let requests wait for 280 s together, worth 1400 replica-seconds; sleeping would save 30
-    "#]],
+            0 replicas: nobody called for 62 s
+            0 replicas: asleep until somebody calls
+            1 replica: kept warm: waking would let requests wait for 280 s together, worth 1400 replica-seconds; sleeping would save 30
+        "#]],
     );
 }
 

@@ -166,6 +166,39 @@ async fn errors_are_told_tried_again_ever_more_slowly_and_survived() {
     assert_eq!(running.status.borrow_and_update().error, None);
 }
 
+/// Its reader is behind: it knows of a change only after 300 ms, as a watch of an API server may.
+#[derive(Default)]
+struct Behind(Memory);
+
+impl ScaleTarget for Behind {
+    type Error = Infallible;
+
+    async fn read(&self) -> Result<Replicas, Infallible> {
+        let last = self.0.written().last().copied();
+        let began = *self.0.began.lock().unwrap();
+        match (last, began) {
+            (Some((at, _)), Some(began)) if began.elapsed() > at + Duration::from_millis(300) => {
+                self.0.read().await
+            }
+            _ => Ok(Replicas::default()),
+        }
+    }
+
+    async fn set(&self, replicas: u32, reason: &str) -> Result<(), Infallible> {
+        self.0.set(replicas, reason).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_target_that_does_not_know_yet_is_not_told_twice() {
+    let running = start(Behind::default(), "native");
+    for sequence in 1..=50 {
+        running.lines.send(line(sequence, 1, 0)).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(running.target.0.written().len(), 1);
+}
+
 /// Never answers.
 struct Stuck;
 
