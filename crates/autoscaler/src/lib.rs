@@ -1,7 +1,7 @@
 //! How many replicas there should be: pure decisions, the loop around them, and a simulator.
 //!
-//! [`Demand`] turns the lines of gateways into a [`Load`]; [`decide`] turns load, replicas and a [`Policy`] into a number with a reason;
-//! [`run`] is the only part that reads a clock and does something. [`sim`] drives the same three parts through hours in seconds.
+//! [`Demand`] turns the lines of gateways into a [`Load`]; [`decide()`] turns load, replicas and a [`Policy`] into a number with a reason;
+//! [`run()`] is the only part that reads a clock and does something. [`sim`] drives the same three parts through hours in seconds.
 //! The crate knows neither Kubernetes nor processes: a [`ScaleTarget`] does.
 
 mod asks;

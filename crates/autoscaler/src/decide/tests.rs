@@ -1,3 +1,5 @@
+//! Decisions as facts: moments in the life of a service, and what any input must keep.
+
 use expect_test::{Expect, expect};
 use jiff::Timestamp;
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! The loop against targets in memory: at once, once, and on through errors.
+
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;

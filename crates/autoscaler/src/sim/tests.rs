@@ -1,3 +1,5 @@
+//! What any simulated world must keep, and what a report looks like.
+
 use std::sync::OnceLock;
 
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! Generated traffic has the statistics that it was made from.
+
 use std::time::Duration;
 
 use super::*;
