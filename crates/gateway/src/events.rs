@@ -44,8 +44,9 @@ impl Events {
     /// The next piece; returns what may go on.
     pub(crate) fn push(&mut self, piece: Bytes) -> Bytes {
         if self.held.is_empty() && ends_event(&piece) && !usage::is_in(&piece) {
-            self.count += count_events(&piece);
-            self.done |= memmem::find(&piece, b"data: [DONE]").is_some();
+            let done = memmem::find(&piece, b"data: [DONE]").is_some();
+            self.count += count_events(&piece) - u64::from(done);
+            self.done |= done;
             return piece;
         }
         self.held.extend_from_slice(&piece);
