@@ -60,7 +60,7 @@ async fn a_host_selects_the_service_too() {
 async fn every_path_passes_through_and_query_strings_stay() {
     let engines = engines(1).await;
     let gateway = Running::start(config(vec![service(&engines)]));
-    let body = json!({"model": "fake-model", "input": "text"});
+    let body = json!({"model": "fake-model", "input": "text", "prompt": "text"});
     for path in ["/v1/embeddings?x=1", "/tokenize", "/v1/completions"] {
         let response = gateway.client.post(gateway.url(path)).json(&body).send().await.unwrap();
         assert!(response.status().is_success(), "{path}: {}", response.status());

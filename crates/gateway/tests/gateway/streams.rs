@@ -58,7 +58,10 @@ async fn a_client_that_leaves_stops_the_engine_at_once() {
 #[tokio::test]
 async fn a_client_that_does_not_read_holds_its_engine_back_and_nobody_else() {
     let engines = engines(1).await;
-    engines[0].configure(|config| config.tokens = 200_000);
+    engines[0].configure(|config| {
+        config.tokens = 200_000;
+        config.max_model_len = 1_000_000;
+    });
     let mut config = config(vec![service(&engines)]);
     config.timeouts.idle = 30.0;
     let gateway = Running::start(config);
