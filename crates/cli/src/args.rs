@@ -3,7 +3,7 @@
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::{bench, chat, distill, fetch, manifest, model, optimize, plan, serve};
+use crate::{bench, chat, distill, fetch, gateway, key, manifest, model, optimize, plan, serve};
 
 /// From raw weights to a served model, in one binary
 #[derive(Parser)]
@@ -18,6 +18,8 @@ const EXIT_CODES: &str = "Exit codes: 0 success, 1 failure, 2 bad input or usage
 #[derive(Subcommand)]
 pub(crate) enum Command {
     Serve(serve::Args),
+    Gateway(gateway::Args),
+    Key(Box<key::Args>),
     Chat(chat::Args),
     Validate(manifest::validate::Args),
     Render(manifest::render::Args),
@@ -43,6 +45,7 @@ pub(crate) struct BenchArgs {
 #[derive(Subcommand)]
 pub(crate) enum BenchCommand {
     Serve(bench::Args),
+    Scale(bench::scale::Args),
 }
 
 /// What a command prints on standard output.

@@ -7,6 +7,7 @@ mod load;
 mod plot;
 mod progress;
 mod report;
+pub(crate) mod scale;
 mod workload;
 
 use std::path::PathBuf;

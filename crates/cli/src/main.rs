@@ -9,6 +9,8 @@ mod chat;
 mod distill;
 mod exit;
 mod fetch;
+mod gateway;
+mod key;
 mod manifest;
 mod meter;
 mod model;
@@ -45,6 +47,8 @@ fn main() -> ExitCode {
 fn run(cli: Cli, env: &Env) -> Result<(), Failure> {
     match cli.command {
         Command::Serve(args) => serve::run(&args, env),
+        Command::Gateway(args) => gateway::run(&args),
+        Command::Key(args) => key::run(&args),
         Command::Chat(args) => chat::run(&args, env),
         Command::Validate(args) => manifest::validate::run(&args, env),
         Command::Render(args) => manifest::render::run(&args),
@@ -58,6 +62,7 @@ fn run(cli: Cli, env: &Env) -> Result<(), Failure> {
         Command::Distill(args) => distill::run(&args),
         Command::Bench(args) => match args.command {
             BenchCommand::Serve(args) => bench::run(&args, env),
+            BenchCommand::Scale(args) => bench::scale::run(&args),
         },
     }
 }

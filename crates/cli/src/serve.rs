@@ -11,7 +11,6 @@ use std::sync::Arc;
 use anyhow::{Context, anyhow};
 use clap::{Arg, ArgMatches, Command, FromArgMatches};
 use serde_json::Value;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use wharf_api::config::{FIELDS, Field, LogFormat};
 use wharf_api::{ConfigFiles, PartialConfig, ServeConfig, resolve};
 use wharf_engine::BackendError;
@@ -24,6 +23,7 @@ use wharf_telemetry::log;
 use crate::Env;
 use crate::exit::{BadInput, Failure};
 use crate::model::load;
+use crate::stop;
 use group::{Layout, Role};
 use leader::Leader;
 
@@ -171,24 +171,9 @@ pub(crate) fn run(args: &Args, env: &Env) -> Result<(), Failure> {
 fn serve(config: ServeConfig, model: Model, leader: Option<Arc<Leader>>) -> Result<(), Failure> {
     let runtime = wharf_server::runtime(&config).context("failed to start the asynchronous runtime")?;
     runtime.block_on(async {
-        let mut signals = Stop::listen()?;
-        let (told, first) = tokio::sync::oneshot::channel();
         let loading = loading(model, config.clone(), leader);
-        let served = wharf_server::run(config, loading, async {
-            // An error means that nobody can tell us to stop any more, and we should.
-            let _ = first.await;
-        });
-        let mut served = std::pin::pin!(served);
-        tokio::select! {
-            ended = &mut served => return ended.map_err(failure),
-            () = signals.next() => {}
-        }
-        // The server holds the receiver until it has ended.
-        let _ = told.send(());
-        tokio::select! {
-            ended = served => ended.map_err(failure),
-            () = signals.next() => Err(Failure::Interrupted),
-        }
+        // An error means that nobody can tell us to stop any more, and we should.
+        stop::serve(|told| wharf_server::run(config, loading, async { drop(told.await) }), failure).await
     })
 }
 
@@ -284,28 +269,6 @@ fn failure(error: ServeError) -> Failure {
 fn lacked_ranks(error: &anyhow::Error) -> bool {
     let lost = matches!(error.downcast_ref(), Some(BackendError::Lost(_)));
     lost || error.downcast_ref().is_some_and(|error| !matches!(error, AssemblyError::Mismatch(_)))
-}
-
-/// What asks a server to stop.
-struct Stop {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Stop {
-    fn listen() -> anyhow::Result<Stop> {
-        Ok(Stop {
-            terminate: signal(SignalKind::terminate()).context("failed to listen for SIGTERM")?,
-            interrupt: signal(SignalKind::interrupt()).context("failed to listen for SIGINT")?,
-        })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
 }
 
 #[cfg(test)]

@@ -1,10 +1,14 @@
 //! Decides what a signal means to work that computes: the first asks it to stop where it can be gone on with, the second ends it.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
+
+use crate::exit::Failure;
 
 /// Interrupts from the terminal and termination by others, from the moment of listening on.
 pub(crate) struct Signals {
@@ -27,6 +31,32 @@ impl Signals {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
         }
+    }
+}
+
+/// Runs a server: the first signal asks it to end in order, the second ends it at once. `serve` gets what tells it to end.
+///
+/// # Errors
+/// [`Failure::Interrupted`] at the second signal, else what the server ends with.
+pub(crate) async fn serve<F, E>(
+    serve: impl FnOnce(oneshot::Receiver<()>) -> F,
+    failure: impl Fn(E) -> Failure,
+) -> Result<(), Failure>
+where
+    F: Future<Output = Result<(), E>>,
+{
+    let mut signals = Signals::listen()?;
+    let (told, first) = oneshot::channel();
+    let mut served = std::pin::pin!(serve(first));
+    tokio::select! {
+        ended = &mut served => return ended.map_err(failure),
+        () = signals.next() => {}
+    }
+    // The server holds the receiver until it has ended.
+    let _ = told.send(());
+    tokio::select! {
+        ended = served => ended.map_err(failure),
+        () = signals.next() => Err(Failure::Interrupted),
     }
 }
 

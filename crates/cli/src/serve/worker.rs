@@ -9,10 +9,10 @@ use wharf_engine::cpu::{CpuOptions, CpuStage};
 use wharf_model::Model;
 use wharf_ranks::{Ending, Fate, Joined, WorkerError, join};
 
-use super::Stop;
 use super::group::{self, Layout};
 use super::load;
 use crate::exit::{BadInput, Failure};
+use crate::stop::Signals;
 
 /// Joins, loads and computes.
 pub(super) fn run(
@@ -77,7 +77,7 @@ fn stay_for_draining(fate: &Arc<Fate>, grace_seconds: f64) -> anyhow::Result<()>
         .enable_all()
         .build()
         .context("failed to start the runtime that listens for signals")?;
-    let mut signals = runtime.block_on(async { Stop::listen() })?;
+    let mut signals = runtime.block_on(async { Signals::listen() })?;
     let listen = move || {
         runtime.block_on(async {
             signals.next().await;

@@ -10,7 +10,7 @@ use wharf_fakes::engine::{EngineConfig, FakeEngine};
 use wharf_gateway::{Addresses, Gateway, GatewayConfig, Handle, ServiceConfig};
 
 /// Nothing in these tests takes as long unless it hangs.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A gateway that runs until the test ends.
 pub(crate) struct Running {

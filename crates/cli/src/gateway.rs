@@ -1,0 +1,121 @@
+//! `wharf gateway`: one endpoint for all models. Decides where its configuration comes from; everything else is in `wharf_gateway`.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use wharf_gateway::{Gateway, GatewayConfig, ServeError, ServiceConfig};
+use wharf_telemetry::log;
+
+use crate::exit::{BadInput, Failure};
+use crate::stop;
+
+/// One endpoint for all models: keys, limits, routing, waiting for models that wake
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// File with the gateway's configuration
+    #[arg(long, short, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// A service and a model server of it, as NAME=HOST:PORT; several of one name share the load
+    #[arg(long, value_name = "NAME=HOST:PORT")]
+    endpoint: Vec<String>,
+    /// Address to listen on
+    #[arg(long, value_name = "ADDRESS")]
+    host: Option<String>,
+    /// Port of the API
+    #[arg(long, value_name = "PORT")]
+    port: Option<u16>,
+    /// Port of metrics, health and the demand stream
+    #[arg(long, value_name = "PORT")]
+    metrics_port: Option<u16>,
+    /// File or folder with API keys, as `wharf key create` makes it
+    #[arg(long, value_name = "PATH")]
+    api_key_file: Option<PathBuf>,
+    /// Certificate for HTTPS, PEM
+    #[arg(long, value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
+    /// The certificate's key, PEM
+    #[arg(long, value_name = "FILE")]
+    tls_key: Option<PathBuf>,
+    /// What is logged: error, warn, info, debug, trace
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    log_level: String,
+    /// Print the configuration with all defaults, and stop
+    #[arg(long)]
+    print_config: bool,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  wharf gateway --endpoint assistant=127.0.0.1:8080
+  wharf gateway --endpoint a=10.0.0.1:8080 --endpoint a=10.0.0.2:8080 --api-key-file keys.yaml
+  wharf gateway --config gateway.yaml --port 80
+  wharf gateway --endpoint a=127.0.0.1:8080 --print-config > gateway.yaml
+
+Model servers may be Wharf, vLLM, SGLang or llama.cpp; their load is read from their metrics. The guide routing.md tells how
+an endpoint is picked, access.md what keys may do.";
+
+/// Runs the command to its end.
+pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+    let config = configure(args).bad_input()?;
+    if args.print_config {
+        let text = serde_saphyr::to_string(&config).context("failed to write the configuration")?;
+        return Ok(crate::exit::print(&text)?);
+    }
+    log::init(log::Format::Text, &args.log_level).context("failed to set up logging").bad_input()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("failed to start the asynchronous runtime")?;
+    runtime.block_on(async {
+        let gateway = Gateway::bind(config).map_err(failure)?;
+        stop::serve(|told| gateway.serve(async { drop(told.await) }), failure).await
+    })
+}
+
+fn configure(args: &Args) -> anyhow::Result<GatewayConfig> {
+    let mut config = match &args.config {
+        Some(path) => GatewayConfig::read(path)?,
+        None => GatewayConfig::default(),
+    };
+    for endpoint in &args.endpoint {
+        let (name, address) =
+            endpoint.split_once('=').with_context(|| format!("--endpoint {endpoint} is not NAME=HOST:PORT"))?;
+        add(&mut config, name, address);
+    }
+    let GatewayConfig { host, port, metrics_port, api_keys, tls_cert, tls_key, .. } = &mut config;
+    replace(host, &args.host);
+    replace(port, &args.port);
+    replace(metrics_port, &args.metrics_port);
+    replace(api_keys, &args.api_key_file.clone().map(Some));
+    replace(tls_cert, &args.tls_cert.clone().map(Some));
+    replace(tls_key, &args.tls_key.clone().map(Some));
+    if config.services.is_empty() {
+        anyhow::bail!("there is no service: give --endpoint NAME=HOST:PORT, or --config with services");
+    }
+    config.check()?;
+    Ok(config)
+}
+
+fn add(config: &mut GatewayConfig, name: &str, address: &str) {
+    let listed = ServiceConfig::new(name, [address]);
+    match config.services.iter_mut().find(|service| service.name == name) {
+        Some(service) => service.endpoints.extend(listed.endpoints),
+        None => config.services.push(listed),
+    }
+}
+
+fn replace<T: Clone>(field: &mut T, given: &Option<T>) {
+    if let Some(given) = given {
+        field.clone_from(given);
+    }
+}
+
+/// Keys, certificates and files are the user's input; ports and threads are the machine's.
+fn failure(error: ServeError) -> Failure {
+    match error {
+        ServeError::Tls(_) | ServeError::Setup(_) => Failure::BadInput(error.into()),
+        ServeError::Bind(_) | ServeError::Threads(_) => Failure::Failed(error.into()),
+    }
+}
