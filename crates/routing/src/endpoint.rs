@@ -60,6 +60,9 @@ pub(crate) struct Known {
     pub(crate) saturated_until: Now,
     /// What it last said, and when.
     pub(crate) load: Option<(Load, Now)>,
+    /// Requests of others that it had then: what it said less what we had there. Counted at that moment, since a later comparison would
+    /// take requests of ours that have ended since for those of others.
+    pub(crate) others: u32,
     /// Requests that we sent and that have not ended.
     pub(crate) in_flight: u32,
     /// Tokens of our requests that must be computed before their first answer's token: what no cache spared.
@@ -79,6 +82,7 @@ impl Known {
             unhealthy: false,
             saturated_until: Now::ZERO,
             load: None,
+            others: 0,
             in_flight: 0,
             pending_tokens: 0,
             tokens: 0,

@@ -50,7 +50,7 @@ impl Default for Policy {
         Policy {
             policy: PolicyName::default(),
             weights: Weights::default(),
-            hot_spot_factor: 1.25,
+            hot_spot_factor: 3.0,
             max_in_flight: None,
             load_max_age_seconds: 5.0,
             remembered_blocks: 32_768,
@@ -79,7 +79,7 @@ pub struct Weights {
 
 impl Default for Weights {
     fn default() -> Self {
-        Weights { prefill: 1.0, decode: 16.0, queue: 1.0, kv_cache: 0.15, adapter: 4096.0, session: 0.25 }
+        Weights { prefill: 1.0, decode: 64.0, queue: 1.0, kv_cache: 0.15, adapter: 4096.0, session: 0.25 }
     }
 }
 

@@ -93,8 +93,10 @@ impl Service {
             })
             .collect();
         self.matched = matched;
-        let total: f64 =
-            candidates.iter().map(|candidate| f64::from(candidate.in_flight + candidate.others)).sum();
+        let total: f64 = candidates
+            .iter()
+            .map(|candidate| f64::from(candidate.in_flight) + f64::from(candidate.others))
+            .sum();
         let mean = (total + 1.0) / candidates.len().max(1) as f64;
         let setting = Setting {
             weights: &self.policy.weights,
@@ -120,7 +122,6 @@ impl Service {
         now: Now,
     ) -> Candidate {
         let load = known.fresh_load(now, self.load_max_age());
-        let there = load.map_or(0, |load| load.running + load.waiting);
         let cached = match request.prompt.bytes {
             0 => 0.0,
             bytes => request.prompt.covered(matched as usize) as f64 / bytes as f64,
@@ -128,7 +129,7 @@ impl Service {
         Candidate {
             slot,
             in_flight: known.in_flight,
-            others: there.saturating_sub(known.in_flight),
+            others: load.map_or(0, |_| known.others),
             waiting: load.map_or(0, |load| load.waiting),
             pending_tokens: known.pending_tokens,
             kv_cache: load.map_or(0.0, |load| load.kv_cache),
