@@ -1,6 +1,7 @@
 //! What is known of one endpoint: who it is, what it says of itself, and what we have sent it that has not come back.
 
 use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::Now;
 use crate::breaker::Breaker;
@@ -51,6 +52,8 @@ pub struct Load {
 #[derive(Debug)]
 pub(crate) struct Known {
     pub(crate) endpoint: Endpoint,
+    /// Hash of its address: the same in every gateway.
+    pub(crate) address_hash: u64,
     /// Changes when the slot is given to another endpoint.
     pub(crate) generation: u32,
     pub(crate) breaker: Breaker,
@@ -76,6 +79,7 @@ pub(crate) struct Known {
 impl Known {
     pub(crate) fn new(endpoint: Endpoint, generation: u32) -> Known {
         Known {
+            address_hash: xxh3_64(endpoint.address.as_bytes()),
             endpoint,
             generation,
             breaker: Breaker::default(),

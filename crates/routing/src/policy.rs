@@ -32,7 +32,8 @@ pub struct Policy {
     /// Its weights.
     pub weights: Weights,
     /// An endpoint with more than this many times the average of requests keeps none of its advantage: what it has cached, loaded or
-    /// served before no longer attracts requests (consistent hashing with bounded loads, Mirrokni et al. 2016).
+    /// served before no longer attracts requests (consistent hashing with bounded loads, Mirrokni et al. 2016). A guard, not the balance: that is
+    /// what the weight of a running request is for, and a tight cap tears conversations from their cache.
     pub hot_spot_factor: f64,
     /// Requests at one endpoint at the same time; more wait in the gateway. No limit if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -73,7 +74,7 @@ pub struct Weights {
     pub kv_cache: f64,
     /// Of an adapter that would have to be loaded.
     pub adapter: f64,
-    /// Of leaving the endpoint where the session was, in prompts of this request's length.
+    /// Of leaving the endpoint where the session was, or where gateways that do not know it expect it, in prompts of this request's length.
     pub session: f64,
 }
 

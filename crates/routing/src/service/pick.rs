@@ -1,5 +1,7 @@
 //! Picking: who may take the request, which version's turn it is, who costs least.
 
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
 use super::{NoEndpoint, Pick, Request, SESSIONS, Service, Ticket};
 use crate::Now;
 use crate::breaker::Admits;
@@ -84,7 +86,7 @@ impl Service {
         let mut matched = std::mem::take(&mut self.matched);
         matched.resize(self.slots.len(), 0);
         self.index.matches(&request.prompt.blocks, &mut matched);
-        let session = request.session.and_then(|session| self.sessions.get(&session).copied());
+        let session = request.session.and_then(|session| self.place_of(session, possible));
         let candidates: Vec<Candidate> = possible
             .iter()
             .filter_map(|&slot| {
@@ -110,6 +112,20 @@ impl Service {
             .map(|candidate| (cost(candidate), candidate))
             .min_by(|(a, one), (b, two)| a.total_cmp(b).then(one.picked.cmp(&two.picked)))?;
         Some(best.1.slot)
+    }
+
+    /// Where a session was, as far as this gateway knows; else where every gateway expects it if none knows better (rendezvous hashing,
+    /// Thaler and Ravishankar 1998), so that gateways which know nothing of each other send its turns to the same endpoint.
+    fn place_of(&self, session: u64, possible: &[u32]) -> Option<(u32, u32)> {
+        if let Some(place) = self.sessions.get(&session) {
+            return Some(*place);
+        }
+        let place = |slot: &u32| {
+            let known = self.slots[*slot as usize].as_ref()?;
+            let rank = xxh3_64_with_seed(&known.address_hash.to_le_bytes(), session);
+            Some((rank, (*slot, known.generation)))
+        };
+        possible.iter().filter_map(place).max().map(|(_, place)| place)
     }
 
     fn candidate(

@@ -118,6 +118,12 @@ fn several_gateways_that_know_nothing_of_each_other_still_gain() {
     let [round_robin, _, prefix] = outcomes(&Scenario { gateways: 3, ..scenario("conversations", 4, 107) });
     assert!(prefix.ttft_mean < 0.75 * round_robin.ttft_mean);
     assert_eq!(prefix.left_in_flight, 0);
+
+    // With sessions they agree where a conversation belongs.
+    let mut named = Scenario { gateways: 3, ..scenario("conversations", 4, 107) };
+    named.traffic.sessions = true;
+    let sessions = prefix_only(named);
+    assert!(sessions.ttft_mean < 0.8 * prefix.ttft_mean, "{} and {}", sessions.ttft_mean, prefix.ttft_mean);
 }
 
 #[test]
