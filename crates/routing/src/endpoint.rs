@@ -1,6 +1,7 @@
 //! What is known of one endpoint: who it is, what it says of itself, and what we have sent it that has not come back.
 
 use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::Now;
 use crate::breaker::Breaker;
@@ -51,6 +52,8 @@ pub struct Load {
 #[derive(Debug)]
 pub(crate) struct Known {
     pub(crate) endpoint: Endpoint,
+    /// Hash of its address: the same in every gateway.
+    pub(crate) address_hash: u64,
     /// Changes when the slot is given to another endpoint.
     pub(crate) generation: u32,
     pub(crate) breaker: Breaker,
@@ -60,6 +63,9 @@ pub(crate) struct Known {
     pub(crate) saturated_until: Now,
     /// What it last said, and when.
     pub(crate) load: Option<(Load, Now)>,
+    /// Requests of others that it had then: what it said less what we had there. Counted at that moment, since a later comparison would
+    /// take requests of ours that have ended since for those of others.
+    pub(crate) others: u32,
     /// Requests that we sent and that have not ended.
     pub(crate) in_flight: u32,
     /// Tokens of our requests that must be computed before their first answer's token: what no cache spared.
@@ -73,12 +79,14 @@ pub(crate) struct Known {
 impl Known {
     pub(crate) fn new(endpoint: Endpoint, generation: u32) -> Known {
         Known {
+            address_hash: xxh3_64(endpoint.address.as_bytes()),
             endpoint,
             generation,
             breaker: Breaker::default(),
             unhealthy: false,
             saturated_until: Now::ZERO,
             load: None,
+            others: 0,
             in_flight: 0,
             pending_tokens: 0,
             tokens: 0,

@@ -10,6 +10,7 @@ pub mod endpoint;
 pub mod index;
 pub mod policy;
 pub mod prefix;
+mod recency;
 pub mod service;
 pub mod simulate;
 

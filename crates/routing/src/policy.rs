@@ -32,7 +32,8 @@ pub struct Policy {
     /// Its weights.
     pub weights: Weights,
     /// An endpoint with more than this many times the average of requests keeps none of its advantage: what it has cached, loaded or
-    /// served before no longer attracts requests (consistent hashing with bounded loads, Mirrokni et al. 2016).
+    /// served before no longer attracts requests (consistent hashing with bounded loads, Mirrokni et al. 2016). A guard, not the balance: that is
+    /// what the weight of a running request is for, and a tight cap tears conversations from their cache.
     pub hot_spot_factor: f64,
     /// Requests at one endpoint at the same time; more wait in the gateway. No limit if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -50,7 +51,7 @@ impl Default for Policy {
         Policy {
             policy: PolicyName::default(),
             weights: Weights::default(),
-            hot_spot_factor: 1.25,
+            hot_spot_factor: 3.0,
             max_in_flight: None,
             load_max_age_seconds: 5.0,
             remembered_blocks: 32_768,
@@ -73,13 +74,13 @@ pub struct Weights {
     pub kv_cache: f64,
     /// Of an adapter that would have to be loaded.
     pub adapter: f64,
-    /// Of leaving the endpoint where the session was, in prompts of this request's length.
+    /// Of leaving the endpoint where the session was, or where gateways that do not know it expect it, in prompts of this request's length.
     pub session: f64,
 }
 
 impl Default for Weights {
     fn default() -> Self {
-        Weights { prefill: 1.0, decode: 16.0, queue: 1.0, kv_cache: 0.15, adapter: 4096.0, session: 0.25 }
+        Weights { prefill: 1.0, decode: 64.0, queue: 1.0, kv_cache: 0.15, adapter: 4096.0, session: 0.25 }
     }
 }
 

@@ -197,6 +197,7 @@ impl Service {
     /// An endpoint's metrics were read.
     pub fn reported(&mut self, address: &str, load: Load, now: Now) {
         if let Some(known) = self.known_at(address) {
+            known.others = load.running.saturating_add(load.waiting).saturating_sub(known.in_flight);
             known.load = Some((load, now));
         }
     }
@@ -303,5 +304,7 @@ pub struct EndpointState {
     pub load: Option<Load>,
 }
 
+#[cfg(test)]
+mod model_tests;
 #[cfg(test)]
 mod tests;

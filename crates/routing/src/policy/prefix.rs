@@ -25,7 +25,7 @@ pub(super) fn cost(candidate: &Candidate, setting: &Setting<'_>) -> f64 {
         + weights.decode * requests
         + weights.queue * foreign_waiting * setting.mean_tokens
         + weights.kv_cache * setting.mean_tokens * used / (1.0 - used);
-    if !candidate.has_adapter {
+    if is_hot_spot || !candidate.has_adapter {
         cost += weights.adapter;
     }
     if is_hot_spot || !candidate.has_session {

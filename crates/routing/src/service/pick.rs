@@ -1,5 +1,7 @@
 //! Picking: who may take the request, which version's turn it is, who costs least.
 
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
 use super::{NoEndpoint, Pick, Request, SESSIONS, Service, Ticket};
 use crate::Now;
 use crate::breaker::Admits;
@@ -84,7 +86,7 @@ impl Service {
         let mut matched = std::mem::take(&mut self.matched);
         matched.resize(self.slots.len(), 0);
         self.index.matches(&request.prompt.blocks, &mut matched);
-        let session = request.session.and_then(|session| self.sessions.get(&session).copied());
+        let session = request.session.and_then(|session| self.place_of(session, possible));
         let candidates: Vec<Candidate> = possible
             .iter()
             .filter_map(|&slot| {
@@ -93,8 +95,10 @@ impl Service {
             })
             .collect();
         self.matched = matched;
-        let total: f64 =
-            candidates.iter().map(|candidate| f64::from(candidate.in_flight + candidate.others)).sum();
+        let total: f64 = candidates
+            .iter()
+            .map(|candidate| f64::from(candidate.in_flight) + f64::from(candidate.others))
+            .sum();
         let mean = (total + 1.0) / candidates.len().max(1) as f64;
         let setting = Setting {
             weights: &self.policy.weights,
@@ -110,6 +114,20 @@ impl Service {
         Some(best.1.slot)
     }
 
+    /// Where a session was, as far as this gateway knows; else where every gateway expects it if none knows better (rendezvous hashing,
+    /// Thaler and Ravishankar 1998), so that gateways which know nothing of each other send its turns to the same endpoint.
+    fn place_of(&self, session: u64, possible: &[u32]) -> Option<(u32, u32)> {
+        if let Some(place) = self.sessions.get(&session) {
+            return Some(*place);
+        }
+        let place = |slot: &u32| {
+            let known = self.slots[*slot as usize].as_ref()?;
+            let rank = xxh3_64_with_seed(&known.address_hash.to_le_bytes(), session);
+            Some((rank, (*slot, known.generation)))
+        };
+        possible.iter().filter_map(place).max().map(|(_, place)| place)
+    }
+
     fn candidate(
         &self,
         slot: u32,
@@ -120,7 +138,6 @@ impl Service {
         now: Now,
     ) -> Candidate {
         let load = known.fresh_load(now, self.load_max_age());
-        let there = load.map_or(0, |load| load.running + load.waiting);
         let cached = match request.prompt.bytes {
             0 => 0.0,
             bytes => request.prompt.covered(matched as usize) as f64 / bytes as f64,
@@ -128,7 +145,7 @@ impl Service {
         Candidate {
             slot,
             in_flight: known.in_flight,
-            others: there.saturating_sub(known.in_flight),
+            others: load.map_or(0, |_| known.others),
             waiting: load.map_or(0, |load| load.waiting),
             pending_tokens: known.pending_tokens,
             kv_cache: load.map_or(0.0, |load| load.kv_cache),

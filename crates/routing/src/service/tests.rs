@@ -115,6 +115,40 @@ fn sessions_and_adapters_attract_their_requests() {
 }
 
 #[test]
+fn gateways_that_know_nothing_of_each_other_send_a_session_to_the_same_endpoint() {
+    let empty = prompt("");
+    for session in 0..20 {
+        let request = Request { session: Some(session), tokens: 50, ..plain(&empty) };
+        let (mut one, mut other) = (service(PolicyName::Prefix, 5), service(PolicyName::Prefix, 5));
+        let place = go(&mut one, &request);
+        assert_eq!(go(&mut other, &request), place);
+        // Fewer endpoints move only the sessions of those that are gone.
+        let fewer: Vec<Endpoint> = (0..5)
+            .rev()
+            .map(|i| format!("e{i}"))
+            .filter(|name| *name != "e3")
+            .map(|name| Endpoint::ready(name, "blue"))
+            .collect();
+        let mut third = Service::new(Policy::default());
+        third.set_endpoints(&fewer);
+        assert!(place == "e3" || go(&mut third, &request) == place);
+    }
+}
+
+#[test]
+fn requests_of_ours_that_have_ended_are_not_taken_for_those_of_others() {
+    let mut service = service(PolicyName::LeastLoad, 2);
+    let hello = prompt("hello");
+    let held: Vec<Pick> =
+        (0..4).map(|_| service.pick(&Request { tried: &[1], ..plain(&hello) }, at(0.0)).unwrap()).collect();
+    service.reported("e0", Load { running: 4, ..Load::default() }, at(0.0));
+    held.into_iter().for_each(|pick| service.finish(pick.ticket, Outcome::Answered, at(0.0)));
+    let other = service.pick(&Request { tried: &[0], ..plain(&hello) }, at(0.0)).unwrap();
+    assert_eq!(go(&mut service, &plain(&hello)), "e0", "it has nothing, the other has one");
+    service.finish(other.ticket, Outcome::Answered, at(0.0));
+}
+
+#[test]
 fn a_full_kv_cache_repels() {
     let mut service = service(PolicyName::Prefix, 2);
     service.reported("e0", Load { kv_cache: 0.98, ..Load::default() }, at(0.0));
