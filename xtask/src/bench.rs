@@ -1,11 +1,12 @@
 //! `cargo xtask bench`: how fast we are beside others, in one run on one machine. This file is `bench peers`, engines beside engines;
-//! `bench optimize` is a module of its own.
+//! `bench optimize` and `bench gateway` are modules of their own.
 //!
 //! Every row is measured in rounds: in each, ours and every peer run once, one after the other, and who goes first changes.
 //! Only figures of one round are compared, because the speed of a shared machine drifts. `stats` says what counts.
 
 mod checkpoint;
 mod engines;
+mod gateway;
 mod optimize;
 mod peers;
 mod plot;
@@ -42,6 +43,7 @@ pub(crate) struct Args {
 enum Command {
     Peers(PeersArgs),
     Optimize(optimize::Args),
+    Gateway(gateway::Args),
 }
 
 /// Compare speed and memory with llama.cpp and OpenVINO GenAI
@@ -81,6 +83,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     match &args.command {
         Command::Peers(args) => compare(args),
         Command::Optimize(args) => optimize::run(args),
+        Command::Gateway(args) => gateway::run(args),
     }
 }
 

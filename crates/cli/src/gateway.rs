@@ -80,8 +80,9 @@ fn configure(args: &Args) -> anyhow::Result<GatewayConfig> {
         None => GatewayConfig::default(),
     };
     for endpoint in &args.endpoint {
-        let (name, address) =
-            endpoint.split_once('=').with_context(|| format!("--endpoint {endpoint} is not NAME=HOST:PORT"))?;
+        let (name, address) = endpoint
+            .split_once('=')
+            .with_context(|| format!("--endpoint {endpoint} is not NAME=HOST:PORT"))?;
         add(&mut config, name, address);
     }
     let GatewayConfig { host, port, metrics_port, api_keys, tls_cert, tls_key, .. } = &mut config;

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use anyhow::Context;
 use clap::{Subcommand, ValueEnum};
 use jiff::{SignedDuration, Timestamp};
+use wharf_access::Limits;
 use wharf_access::keys::{self, KeyRecord, KeysError, NewKey};
 use wharf_access::principal::{Models, Priority};
-use wharf_access::Limits;
 
 use crate::args::Output;
 use crate::exit::{self, BadInput, Failure};
@@ -181,7 +181,8 @@ fn table(keys: &[KeyRecord]) -> String {
         (0..5).map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)).collect();
     rows.iter()
         .map(|row| {
-            let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+            let cells: Vec<String> =
+                row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
             format!("{}\n", cells.join("  ").trim_end())
         })
         .collect()
@@ -189,7 +190,8 @@ fn table(keys: &[KeyRecord]) -> String {
 
 /// `30d`, `12h`, or a moment in RFC 3339.
 fn moment(text: &str, now: Timestamp) -> anyhow::Result<Timestamp> {
-    let explained = || format!("--expires {text}: give a time from now (12h, 30d) or a moment (2027-01-01T00:00:00Z)");
+    let explained =
+        || format!("--expires {text}: give a time from now (12h, 30d) or a moment (2027-01-01T00:00:00Z)");
     let hours = |number: &str, factor: i64| number.parse::<u32>().ok().map(|n| i64::from(n) * factor);
     let from_now = text
         .strip_suffix('d')

@@ -225,7 +225,10 @@ impl EndpointConfig {
 
 impl ServiceConfig {
     /// A service of this name with these endpoints, and otherwise the defaults.
-    pub fn new(name: impl Into<String>, endpoints: impl IntoIterator<Item = impl Into<String>>) -> ServiceConfig {
+    pub fn new(
+        name: impl Into<String>,
+        endpoints: impl IntoIterator<Item = impl Into<String>>,
+    ) -> ServiceConfig {
         ServiceConfig {
             name: name.into(),
             endpoints: endpoints.into_iter().map(|address| EndpointConfig::Address(address.into())).collect(),
@@ -304,7 +307,8 @@ impl GatewayConfig {
             if service.name.is_empty() {
                 return invalid("a service has no name".to_owned());
             }
-            for model in service.model_names().into_iter().chain(service.adapters.iter().map(String::as_str)) {
+            for model in service.model_names().into_iter().chain(service.adapters.iter().map(String::as_str))
+            {
                 if let Some(other) = owners.insert(model.to_owned(), &service.name) {
                     return invalid(format!("{other} and {} both serve the model {model}", service.name));
                 }
@@ -348,7 +352,9 @@ mod tests {
     #[test]
     fn what_contradicts_itself_is_refused_in_words() {
         let refused = |text: &str| parse(text).unwrap_err();
-        assert!(refused("services: [{name: a/x}, {name: b/x}]").contains("a/x and b/x both serve the model x"));
+        assert!(
+            refused("services: [{name: a/x}, {name: b/x}]").contains("a/x and b/x both serve the model x")
+        );
         assert!(refused("services: [{name: a, endpoints: [nowhere]}]").contains("write host:port"));
         assert!(refused("tlsCert: a.pem").contains("give both"));
         assert!(refused("prot: 1").contains("prot"));

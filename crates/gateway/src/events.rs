@@ -157,7 +157,10 @@ mod tests {
         let (_, mut events) = through(false, &[TOKEN, "data: {\"half"]);
         let end = events.broken_off(&ApiError::Internal("gone".to_owned()));
         let end = std::str::from_utf8(&end).unwrap();
-        assert!(end.starts_with("data: {\"error\":{\"message\":\"gone\"") && end.ends_with("data: [DONE]\n\n"), "{end}");
+        assert!(
+            end.starts_with("data: {\"error\":{\"message\":\"gone\"") && end.ends_with("data: [DONE]\n\n"),
+            "{end}"
+        );
         assert!(events.rest().is_empty());
     }
 }

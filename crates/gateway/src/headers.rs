@@ -25,15 +25,15 @@ const HOP_BY_HOP: [HeaderName; 9] = [
 ];
 
 /// What only the platform may say. A client that could would pick its own endpoint or priority.
-const INTERNAL: [&str; 6] =
-    ["x-gateway-", "x-wharf-", "x-smg-", "x-llm-d-", "x-envoy-", "x-slo-"];
+const INTERNAL: [&str; 6] = ["x-gateway-", "x-wharf-", "x-smg-", "x-llm-d-", "x-envoy-", "x-slo-"];
 
 /// The headers that an endpoint gets. `key` stands in for the client's key, which an endpoint has no business with.
 pub(crate) fn to_endpoint(headers: &HeaderMap, id: &HeaderValue, key: Option<&HeaderValue>) -> HeaderMap {
     let mut sent = HeaderMap::with_capacity(headers.len() + 2);
     let named = connection_names(headers);
     for (name, value) in headers {
-        let own = *name == HOST || *name == CONTENT_LENGTH || *name == AUTHORIZATION || *name == ACCEPT_ENCODING;
+        let own =
+            *name == HOST || *name == CONTENT_LENGTH || *name == AUTHORIZATION || *name == ACCEPT_ENCODING;
         let internal = INTERNAL.iter().any(|prefix| name.as_str().starts_with(prefix));
         if own || internal || is_hop_by_hop(name, &named) || *name == REQUEST_ID {
             continue;
@@ -76,9 +76,9 @@ fn connection_names(headers: &HeaderMap) -> Vec<HeaderName> {
 
 /// The client's request id if it can be used, else a new one.
 pub(crate) fn request_id(headers: &HeaderMap) -> HeaderValue {
-    let given = headers.get(REQUEST_ID).filter(|id| {
-        (1..=128).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
-    });
+    let given = headers
+        .get(REQUEST_ID)
+        .filter(|id| (1..=128).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic));
     given.cloned().unwrap_or_else(|| {
         let id = format!("{:032x}", fastrand::u128(..));
         HeaderValue::try_from(id).expect("hex digits")

@@ -28,7 +28,9 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         .build()
     {
         Ok(client) => client,
-        Err(error) => return tracing::error!(%error, "failed to set up polling; endpoints are not looked after"),
+        Err(error) => {
+            return tracing::error!(%error, "failed to set up polling; endpoints are not looked after");
+        }
     };
     let mut tasks = JoinSet::new();
     let mut running: HashMap<(Arc<str>, String), AbortHandle> = HashMap::new();
@@ -53,7 +55,8 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         });
         for (name, service) in wanted {
             if !running.contains_key(&name) {
-                let task = look_after(Arc::clone(&shared), Arc::clone(service), name.1.clone(), client.clone());
+                let task =
+                    look_after(Arc::clone(&shared), Arc::clone(service), name.1.clone(), client.clone());
                 let task = tasks.spawn(task);
                 running.insert(name, task);
             }
@@ -62,7 +65,12 @@ pub(crate) async fn run(shared: Arc<Shared>) {
     }
 }
 
-async fn look_after(shared: Arc<Shared>, service: Arc<ServiceState>, address: String, client: reqwest::Client) {
+async fn look_after(
+    shared: Arc<Shared>,
+    service: Arc<ServiceState>,
+    address: String,
+    client: reqwest::Client,
+) {
     let polling = &shared.config.polling;
     let health_url = format!("http://{address}{}", polling.health_path);
     let metrics_url = format!("http://{address}/metrics");

@@ -170,7 +170,11 @@ impl Worker {
     }
 
     /// `/v1/models` and `/v1/models/{name}`: what this caller may use.
-    fn models(&self, table: &Table, request: &Request<Incoming>) -> Result<Option<Response<Answer>>, ApiError> {
+    fn models(
+        &self,
+        table: &Table,
+        request: &Request<Incoming>,
+    ) -> Result<Option<Response<Answer>>, ApiError> {
         let path = request.uri().path();
         if request.method() != Method::GET || !(path == "/v1/models" || path.starts_with("/v1/models/")) {
             return Ok(None);

@@ -57,7 +57,9 @@ impl Relay {
                 Poll::Pending => {
                     ready!(self.silence.as_mut().poll(context));
                     let seconds = self.idle.as_secs_f64();
-                    return Poll::Ready(self.break_off(&format!("the model server sent nothing for {seconds} s")));
+                    return Poll::Ready(
+                        self.break_off(&format!("the model server sent nothing for {seconds} s")),
+                    );
                 }
             };
             match frame {

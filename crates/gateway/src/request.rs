@@ -236,7 +236,8 @@ mod tests {
             format!(r#"{{"model":"m","messages":[{{"role":"user","content":"{}"}}{rest}]}}"#, "x".repeat(500))
         };
         let (first, second) = (call(&turn("")), call(&turn(r#",{"role":"assistant","content":"y"}"#)));
-        let shared = first.prompt.blocks.iter().zip(&second.prompt.blocks).take_while(|(a, b)| a == b).count();
+        let shared =
+            first.prompt.blocks.iter().zip(&second.prompt.blocks).take_while(|(a, b)| a == b).count();
         assert_eq!(shared, first.prompt.blocks.len());
         assert!(shared >= 8);
     }

@@ -73,7 +73,12 @@ pub(crate) fn count(counter: &AtomicU64, amount: u64) {
 }
 
 impl ServiceState {
-    pub(crate) fn new(spec: ServiceSpec, policy: wharf_routing::Policy, origin: Instant, demand_changed: Arc<Notify>) -> ServiceState {
+    pub(crate) fn new(
+        spec: ServiceSpec,
+        policy: wharf_routing::Policy,
+        origin: Instant,
+        demand_changed: Arc<Notify>,
+    ) -> ServiceState {
         let mut routing = Service::new(policy);
         routing.set_endpoints(&spec.config.endpoints());
         routing.set_traffic(&spec.config.traffic);

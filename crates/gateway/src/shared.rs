@@ -116,7 +116,10 @@ impl Shared {
             .collect();
         for (name, service) in &before.services {
             if !services.contains_key(name) {
-                let gone = ServiceSpec { trouble: Some("the service was deleted".to_owned()), ..(*service.spec()).clone() };
+                let gone = ServiceSpec {
+                    trouble: Some("the service was deleted".to_owned()),
+                    ..(*service.spec()).clone()
+                };
                 service.update(gone, self.config.routing.clone());
             }
         }
@@ -159,8 +162,11 @@ impl Shared {
 /// The key as a header's value.
 fn read_key(path: &Path) -> Result<HeaderValue, SetupError> {
     let shown = path.display().to_string();
-    let key = std::fs::read_to_string(path)
-        .map_err(|source| SetupError::Open { what: "the endpoints' key", path: shown.clone(), source })?;
+    let key = std::fs::read_to_string(path).map_err(|source| SetupError::Open {
+        what: "the endpoints' key",
+        path: shown.clone(),
+        source,
+    })?;
     let mut value = HeaderValue::try_from(format!("Bearer {}", key.trim()))
         .map_err(|_| SetupError::EndpointKey { path: shown })?;
     value.set_sensitive(true);

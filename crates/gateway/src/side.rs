@@ -126,7 +126,10 @@ impl Side {
         let body = match Limited::new(request.into_body(), MAX_REPORT).collect().await {
             Ok(body) => body.to_bytes(),
             Err(error) => {
-                return answer::failure(&ApiError::invalid("body", format!("failed to read the report: {error}")));
+                return answer::failure(&ApiError::invalid(
+                    "body",
+                    format!("failed to read the report: {error}"),
+                ));
             }
         };
         match serde_json::from_slice::<UsageReport>(&body) {

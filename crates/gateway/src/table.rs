@@ -83,7 +83,12 @@ impl Table {
     }
 
     /// Refuses who is known nowhere, before anything of the request is read.
-    pub(crate) fn admit(&self, gateway: &KeySet, headers: &http::HeaderMap, now: Moment) -> Result<(), Denied> {
+    pub(crate) fn admit(
+        &self,
+        gateway: &KeySet,
+        headers: &http::HeaderMap,
+        now: Moment,
+    ) -> Result<(), Denied> {
         let services = self.services.values().filter_map(|service| service.keys());
         let refused = match gateway.check(headers, now) {
             Ok(_) if !gateway.is_open() => return Ok(()),

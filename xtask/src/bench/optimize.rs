@@ -3,7 +3,7 @@
 //! Speed is measured in rounds, as `bench peers` does it. How good files are is asked of llama.cpp's own `llama-perplexity`, ours and
 //! theirs from the same source alike, so that our own judge cannot flatter us; that they load there follows.
 
-mod figures;
+pub(super) mod figures;
 mod perplexity;
 mod programs;
 

@@ -138,8 +138,12 @@ pub(crate) enum Verdict {
 
 impl Verdict {
     pub(crate) fn of(summary: &Summary, bar: Option<Bar>, probe: &Probe, best: &Probe) -> Verdict {
-        let sound =
-            summary.samples >= PAIRS_THAT_COUNT && summary.spread() <= WIDEST_SPREAD && !probe.too_slow(best);
+        if probe.too_slow(best) { Verdict::Inconclusive } else { Verdict::of_samples(summary, bar) }
+    }
+
+    /// Of what no probe says anything about.
+    pub(crate) fn of_samples(summary: &Summary, bar: Option<Bar>) -> Verdict {
+        let sound = summary.samples >= PAIRS_THAT_COUNT && summary.spread() <= WIDEST_SPREAD;
         match bar {
             _ if !sound => Verdict::Inconclusive,
             None => Verdict::NoBar,

@@ -69,7 +69,8 @@ pub(super) async fn read(client: &reqwest::Client, url: &str) -> Result<Option<L
 /// The load in Prometheus' text format.
 fn parse(text: &str) -> Option<Load> {
     let samples: Vec<Sample<'_>> = text.lines().filter_map(sample).collect();
-    let dialect = DIALECTS.iter().find(|dialect| samples.iter().any(|sample| sample.name == dialect.running))?;
+    let dialect =
+        DIALECTS.iter().find(|dialect| samples.iter().any(|sample| sample.name == dialect.running))?;
     // Several models or ranks of one server: requests add up, the fullest cache is the one that hurts.
     let sum = |name: &str| -> u32 {
         let total: f64 = samples.iter().filter(|sample| sample.name == name).map(|sample| sample.value).sum();
@@ -90,10 +91,8 @@ fn parse(text: &str) -> Option<Load> {
     });
     let adapters = dialect.adapters.and_then(|(name, label)| {
         // The sample's value is the time of its last change: the latest holds.
-        let latest = samples
-            .iter()
-            .filter(|sample| sample.name == name)
-            .max_by(|a, b| a.value.total_cmp(&b.value))?;
+        let latest =
+            samples.iter().filter(|sample| sample.name == name).max_by(|a, b| a.value.total_cmp(&b.value))?;
         let list = latest.labels().get(label)?.clone();
         Some(list.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect())
     });
@@ -171,7 +170,8 @@ mod tests {
         let wanted = Load { running: 5, waiting: 4, kv_cache: 0.5, kv_tokens: Some(1600), adapters };
         assert_eq!(parse(vllm), Some(wanted));
 
-        let sglang = "sglang:num_running_reqs{a=\"b\"} 1\nsglang:num_queue_reqs 7 1700000\nsglang:token_usage 0.9\n";
+        let sglang =
+            "sglang:num_running_reqs{a=\"b\"} 1\nsglang:num_queue_reqs 7 1700000\nsglang:token_usage 0.9\n";
         let wanted = Load { running: 1, waiting: 7, kv_cache: 0.9, ..Load::default() };
         assert_eq!(parse(sglang), Some(wanted));
 

@@ -38,9 +38,7 @@ pub(super) async fn acquire(
         match service.pick(request) {
             Ok(in_flight) => return Ok(in_flight),
             Err(NoEndpoint::Tried) => return Err(Refused::Tried),
-            Err(
-                NoEndpoint::Nobody | NoEndpoint::NotReady | NoEndpoint::Full(_) | NoEndpoint::Broken(_),
-            ) => {}
+            Err(NoEndpoint::Nobody | NoEndpoint::NotReady | NoEndpoint::Full(_) | NoEndpoint::Broken(_)) => {}
         }
     }
     let place = enter(service, rank, hold)?;
@@ -101,7 +99,10 @@ fn too_late(service: &ServiceState, why: NoEndpoint) -> ApiError {
         NoEndpoint::Full(_) => "has no replica that could take more",
         NoEndpoint::Broken(_) | NoEndpoint::Tried => "has no replica that works",
     };
-    ApiError::Unavailable { reason: format!("{} {why}; try again later", service.name), retry_after_seconds: 5 }
+    ApiError::Unavailable {
+        reason: format!("{} {why}; try again later", service.name),
+        retry_after_seconds: 5,
+    }
 }
 
 /// A full queue moves on within about its deadline; clients need not all come back at its end.

@@ -225,7 +225,12 @@ async fn begin(
             },
             Ok(None) => {
                 let bytes = join(first, read);
-                return Ok(Begun { status: head.status, headers: head.headers, body: Rest::Whole(bytes), answering });
+                return Ok(Begun {
+                    status: head.status,
+                    headers: head.headers,
+                    body: Rest::Whole(bytes),
+                    answering,
+                });
             }
             Ok(Some(Err(error))) => {
                 let trouble = trouble(&Failed::Broken(error), answering.address());
@@ -245,7 +250,12 @@ async fn begin(
         }
         if !whole || read.len() > WHOLE {
             let first = Some(join(first, read));
-            return Ok(Begun { status: head.status, headers: head.headers, body: Rest::More { first, body }, answering });
+            return Ok(Begun {
+                status: head.status,
+                headers: head.headers,
+                body: Rest::More { first, body },
+                answering,
+            });
         }
     }
 }

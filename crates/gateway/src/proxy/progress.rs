@@ -71,7 +71,9 @@ async fn pass(answer: Result<Response<Answer>, ApiError>, sender: &mpsc::Sender<
                 return;
             }
         },
-        Err(error) => [sse::frame(&error.body()).unwrap_or_default().as_bytes(), sse::DONE.as_bytes()].concat(),
+        Err(error) => {
+            [sse::frame(&error.body()).unwrap_or_default().as_bytes(), sse::DONE.as_bytes()].concat()
+        }
     };
     // Nobody is left to read it if this fails.
     let _ = sender.send(Ok(Bytes::from(end))).await;

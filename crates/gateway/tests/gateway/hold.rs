@@ -95,7 +95,8 @@ async fn nobody_waits_beyond_the_deadline() {
 #[tokio::test]
 async fn who_leaves_while_waiting_waits_no_more() {
     let gateway = Running::start(config(vec![asleep()]));
-    let waiting = tokio::spawn(gateway.client.post(gateway.url("/v1/chat/completions")).json(&chat("x")).send());
+    let waiting =
+        tokio::spawn(gateway.client.post(gateway.url("/v1/chat/completions")).json(&chat("x")).send());
     until("it waits", || queued(&gateway) == 1).await;
     waiting.abort();
     until("it has left", || queued(&gateway) == 0).await;

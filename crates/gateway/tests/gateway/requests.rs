@@ -39,7 +39,8 @@ async fn the_model_in_the_body_selects_the_service() {
     assert_eq!((status, error["error"]["code"].as_str()), (404, Some("model_not_found")));
     let models = gateway.client.get(gateway.url("/v1/models")).send().await.unwrap();
     let models: serde_json::Value = models.json().await.unwrap();
-    let names: Vec<&str> = models["data"].as_array().unwrap().iter().filter_map(|m| m["id"].as_str()).collect();
+    let names: Vec<&str> =
+        models["data"].as_array().unwrap().iter().filter_map(|m| m["id"].as_str()).collect();
     assert_eq!(names, ["one", "two"]);
 }
 
@@ -112,7 +113,8 @@ async fn http2_clients_share_one_connection() {
     let engines = engines(2).await;
     let gateway = Running::start(config(vec![service(&engines)]));
     let client = reqwest::Client::builder().http2_prior_knowledge().no_proxy().build().unwrap();
-    let requests = (0..20).map(|_| client.post(gateway.url("/v1/chat/completions")).json(&streamed("hi")).send());
+    let requests =
+        (0..20).map(|_| client.post(gateway.url("/v1/chat/completions")).json(&streamed("hi")).send());
     for response in futures_util::future::join_all(requests).await {
         let response = response.unwrap();
         assert_eq!((response.status().as_u16(), response.version()), (200, http::Version::HTTP_2));

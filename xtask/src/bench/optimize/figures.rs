@@ -9,7 +9,7 @@ use super::super::stats::{Probe, Summary, Verdict, exit_code, ratios};
 
 /// One row of the table.
 #[derive(Debug, Serialize)]
-pub(super) struct Row {
+pub(in super::super) struct Row {
     pub(super) row: String,
     unit: &'static str,
     ours: Option<Summary>,
@@ -53,8 +53,31 @@ impl Row {
         }
     }
 
+    /// Figures that change from round to round, of what no probe of ours says anything about.
+    ///
+    /// # Panics
+    /// Without rounds.
+    pub(in super::super) fn compared(
+        row: String,
+        unit: &'static str,
+        ours: &[f64],
+        (peer, theirs): (&'static str, &[f64]),
+        bar: Option<Bar>,
+    ) -> Row {
+        let summary = |samples: &[f64]| Summary::of(samples).expect("there is at least one round");
+        let ratio = summary(&ratios(ours, theirs));
+        let verdict = Verdict::of_samples(&ratio, bar);
+        let (ours, theirs) = (Some(summary(ours)), summary(theirs));
+        Row { row, unit, ours, peer, theirs, ratio: Some(ratio), bar, verdict, probe: None }
+    }
+
+    /// What became of its bar.
+    pub(in super::super) fn verdict(&self) -> Verdict {
+        self.verdict
+    }
+
     /// Figures that every round would give again; `ours` is `None` where theirs is only told.
-    pub(super) fn fixed(
+    pub(in super::super) fn fixed(
         row: String,
         unit: &'static str,
         ours: Option<f64>,
@@ -77,7 +100,8 @@ impl Row {
         }
     }
 
-    fn cells(&self) -> [String; 7] {
+    /// As [`HEAD`] names them.
+    pub(in super::super) fn cells(&self) -> [String; 7] {
         let figure =
             |summary: &Summary| format!("{} {}", short(summary.median), self.unit).trim_end().to_owned();
         let ratio = |summary: Summary| match summary.samples {
@@ -96,7 +120,8 @@ impl Row {
     }
 }
 
-const HEAD: [&str; 7] = ["row", "ours", "peer", "theirs", "ratio [quartiles]", "bar", "verdict"];
+pub(in super::super) const HEAD: [&str; 7] =
+    ["row", "ours", "peer", "theirs", "ratio [quartiles]", "bar", "verdict"];
 
 /// A whole run.
 #[derive(Debug, Serialize)]

@@ -1,0 +1,112 @@
+//! What an idle stream costs: many clients that each wait for the next token, and the gateway's memory before and after.
+
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::programs::{Programs, request};
+
+/// Streams that are opened at the same time.
+const AT_ONCE: usize = 64;
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The gateway's memory.
+pub(super) struct Memory {
+    /// Bytes that each stream added.
+    pub(super) bytes_each: f64,
+}
+
+/// Opens so many streams through the gateway to a server that sends one token and then nothing.
+pub(super) fn memory(programs: &Programs, streams: usize) -> anyhow::Result<Memory> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("failed to start the asynchronous runtime")?;
+    runtime.block_on(async {
+        let upstream = TcpListener::bind("127.0.0.1:0").await.context("failed to listen")?;
+        let address = upstream.local_addr().context("failed to look at a port")?;
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = upstream.accept().await {
+                tokio::spawn(one_token(stream));
+            }
+        });
+        let router = programs.ours(&[address.to_string()])?;
+        // What the first streams allocate for all is not counted with the rest.
+        let mut open = many(router.port, AT_ONCE).await?;
+        let before = resident(router.program.id())?;
+        while open.len() < streams + AT_ONCE {
+            open.extend(many(router.port, AT_ONCE.min(streams + AT_ONCE - open.len())).await?);
+        }
+        let after = resident(router.program.id())?;
+        let bytes_each = (after - before) / streams as f64;
+        eprintln!(
+            "{streams} idle streams: {:.0} MB, {:.1} kB each",
+            (after - before) / 1e6,
+            bytes_each / 1e3
+        );
+        Ok(Memory { bytes_each })
+    })
+}
+
+/// A model server: one event of each stream, and then it holds the connection.
+async fn one_token(mut stream: TcpStream) -> std::io::Result<()> {
+    let mut received = Vec::new();
+    let mut buffer = [0; 2048];
+    loop {
+        let count = stream.read(&mut buffer).await?;
+        if count == 0 {
+            return Ok(());
+        }
+        received.extend_from_slice(&buffer[..count]);
+        if received.starts_with(b"GET") && received.ends_with(b"\r\n\r\n") {
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await?;
+            received.clear();
+        } else if received.ends_with(b"}") {
+            let event = "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n";
+            let head =
+                "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+            stream.write_all(format!("{head}{:x}\r\n{event}\r\n", event.len()).as_bytes()).await?;
+            received.clear();
+        }
+    }
+}
+
+async fn many(port: u16, count: usize) -> anyhow::Result<Vec<TcpStream>> {
+    let mut opening = JoinSet::new();
+    for _ in 0..count {
+        opening.spawn(timeout(PATIENCE, open(port)));
+    }
+    let mut streams = Vec::with_capacity(count);
+    while let Some(opened) = opening.join_next().await {
+        streams.push(opened.context("a stream's task panicked")?.context("a stream did not open in time")??);
+    }
+    Ok(streams)
+}
+
+async fn open(port: u16) -> anyhow::Result<TcpStream> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.context("failed to connect")?;
+    stream.write_all(request(true).as_bytes()).await.context("failed to ask for a stream")?;
+    let mut received = Vec::new();
+    let mut buffer = [0; 2048];
+    while !received.windows(6).any(|window| window == b"data: ") {
+        let count = stream.read(&mut buffer).await.context("failed to read a stream")?;
+        if count == 0 {
+            bail!("a stream ended: {}", String::from_utf8_lossy(&received));
+        }
+        received.extend_from_slice(&buffer[..count]);
+    }
+    Ok(stream)
+}
+
+/// Resident memory of a process, in bytes.
+fn resident(pid: u32) -> anyhow::Result<f64> {
+    let path = format!("/proc/{pid}/status");
+    let status = std::fs::read_to_string(&path).with_context(|| format!("failed to read {path}"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("there is no VmRSS")?;
+    let kilobytes: f64 = line.trim().trim_end_matches("kB").trim().parse().context("failed to read VmRSS")?;
+    Ok(kilobytes * 1024.0)
+}
