@@ -10,6 +10,7 @@ use wharf_access::{Limits, WatchedKeys};
 use wharf_api::demand::{EndpointLoad, FIRST_TOKEN_BUCKETS_MS, ServiceDemand};
 use wharf_routing::service::EndpointState;
 use wharf_routing::{Load, NoEndpoint, Now, Outcome, Pick, Prompt, Request, Service, Ticket};
+use wharf_spec::service::Traffic;
 
 use crate::config::{Hold as HoldConfig, ServiceConfig};
 use crate::hold::Hold;
@@ -23,11 +24,13 @@ pub struct ServiceSpec {
     pub keys: Option<WatchedKeys>,
     /// Why it cannot start, if that is known: waiting for it makes no sense.
     pub trouble: Option<String>,
+    /// Shares of traffic as the operator wrote them, to be acknowledged.
+    pub traffic: Vec<Traffic>,
 }
 
 impl From<ServiceConfig> for ServiceSpec {
     fn from(config: ServiceConfig) -> ServiceSpec {
-        ServiceSpec { config, keys: None, trouble: None }
+        ServiceSpec { config, keys: None, trouble: None, traffic: Vec::new() }
     }
 }
 

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use wharf_routing::Policy;
 
-use crate::config::{ConfigError, EndpointConfig, GatewayConfig, Polling, ServiceConfig, Timeouts, read_yaml};
+use crate::config::{
+    ConfigError, EndpointConfig, GatewayConfig, Polling, ServiceConfig, Timeouts, read_yaml,
+};
 
 /// How an endpoint picker runs and what it picks from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -147,7 +147,7 @@ pub(crate) struct Exchange {
 pub(crate) enum Reply {
     Goes {
         /// The headers' answer, metadata with it.
-        head: ProcessingResponse,
+        head: Box<ProcessingResponse>,
         /// The body as it goes on.
         body: Vec<u8>,
         /// Lengths of its pieces.
@@ -186,18 +186,17 @@ impl Exchange {
             return Reply::Refused(refusal);
         }
         let (mut body, mut pieces) = (Vec::new(), Vec::new());
-        while with_body {
+        let mut ended = !with_body;
+        while !ended {
             let Some(Response::RequestBody(reply)) = self.hear().await.unwrap().unwrap().response else {
                 panic!("a piece of the body is next")
             };
             let piece = streamed(reply);
             pieces.push(piece.body.len());
             body.extend(piece.body);
-            if piece.end_of_stream {
-                break;
-            }
+            ended = piece.end_of_stream;
         }
-        Reply::Goes { head, body, pieces }
+        Reply::Goes { head: Box::new(head), body, pieces }
     }
 
     /// The answer's head, by this endpoint if one is named.
