@@ -6,6 +6,7 @@ for each fact; exits with 1 when one does not hold.
 """
 
 import argparse
+import dataclasses
 import http.client
 import json
 import pathlib
@@ -22,7 +23,7 @@ DESTINATION = "x-gateway-destination-endpoint"
 
 
 class Failed(Exception):
-    pass
+    """A fact that does not hold."""
 
 
 def expect(condition, what):
@@ -125,7 +126,17 @@ def original_dst(_):
     }
 
 
-def envoy_config(port, pool, picker, tls):
+def subset_hint(addresses):
+    """What a gateway says when a route allows only some of the endpoints."""
+    if not addresses:
+        return []
+    value = {f"{DESTINATION}-subset": addresses}
+    metadata = [{"metadata_namespace": "envoy.lb.subset_hint", "value": value}]
+    kind = "extensions.filters.http.set_metadata.v3.Config"
+    return [extension("envoy.filters.http.set_metadata", kind, metadata=metadata)]
+
+
+def envoy_config(port, pool, picker, tls, subset):
     namespaces = {"untyped": ["envoy.lb", "envoy.lb.subset_hint"]}
     ext_proc = extension(
         "envoy.filters.http.ext_proc",
@@ -160,6 +171,7 @@ def envoy_config(port, pool, picker, tls):
         stat_prefix="front",
         route_config={"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [route]}]},
         http_filters=[
+            *subset_hint(subset),
             ext_proc,
             extension("envoy.filters.http.router", "extensions.filters.http.router.v3.Router"),
         ],
@@ -172,18 +184,18 @@ def envoy_config(port, pool, picker, tls):
 class Setup:
     """Engines, a picker and an Envoy, all of their own processes."""
 
-    def __init__(self, args, work, engines, pool, tls, picker=None):
-        self.engines = engines
+    def __init__(self, args, engines, run):
+        self.engines, work = engines, args.work
         addresses = [engine.address for engine in engines]
         config = {
             "port": 0, "healthPort": 0, "metricsPort": 0, "drain": 2, "pool": "demo/pool", "endpoints": addresses,
-            "tls": "selfSigned" if tls else "plaintext", "polling": {"health": 0.1, "metrics": 0.1}, **(picker or {}),
+            "tls": "selfSigned" if run.tls else "plaintext", "polling": {"health": 0.1, "metrics": 0.1}, **run.picker,
         }
         (work / "epp.yaml").write_text(json.dumps(config))
         self.picker = subprocess.Popen([args.epp, work / "epp.yaml"], stdout=subprocess.PIPE, text=True)
         grpc, self.side = self.picker.stdout.readline().split()
         self.port = free_port()
-        (work / "envoy.json").write_text(json.dumps(envoy_config(self.port, pool(addresses), grpc, tls)))
+        (work / "envoy.json").write_text(json.dumps(envoy_config(self.port, run.pool(addresses), grpc, run.tls, addresses[: run.subset])))
         self.log = work / "envoy.log"
         command = [args.envoy, "-c", work / "envoy.json", "--log-path", self.log, "--use-dynamic-base-id", "--concurrency", "2"]
         self.envoy = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -247,8 +259,10 @@ def routes_streams_and_counts(setup):
     others = [engine.address for engine in setup.engines if engine.name != kept]
     headers = {DESTINATION: others[0], "x-gateway-other": "1"}
     expect(setup.engine_of(prefix, headers) == kept, "a destination that the client sends changes nothing")
-    status, _, body = setup.ask("y" * 300_000)
-    expect(status != 413 and "fake-model" in body or "context" in body, "a body of 300 kB arrives whole at an engine")
+    words = 7000
+    status, _, body = setup.ask(f"{'long' * 12} " * words)
+    tokens = json.loads(body).get("usage", {}).get("prompt_tokens", 0)
+    expect(status == 200 and tokens >= words, f"a body of {49 * words // 1000} kB arrives whole: {tokens} tokens of prompt")
     response = setup.send(json.dumps(chat("stream", stream=True, max_tokens=8)))
     times, events = [], []
     while line := response.readline():
@@ -306,27 +320,54 @@ def sheds(setup):
     expect(setup.ask("after")[0] == 200, "there is room again after that")
 
 
+def fails_over_by_the_list_alone(setup):
+    prefix = "Nobody looks whether this engine is well. " * 60
+    first = setup.engine_of(prefix)
+    gone = next(engine for engine in setup.engines if engine.name == first)
+    gone.kill()
+    answers = [setup.ask(prefix) for _ in range(6)]
+    statuses = [status for status, _, _ in answers]
+    expect(statuses == [200] * 6, "Envoy goes to the next endpoint of the list")
+    until(lambda: not setup.demand()["endpoints"][gone.address]["ready"], "the picker learns from Envoy who answered")
+    expect(setup.demand()["in_flight"] == 0, "the picker learns from Envoy who answered instead, and opens the breaker")
+
+
+def keeps_to_the_subset(setup):
+    engines = {setup.engine_of(f"{number}" * 2000) for number in range(12)}
+    expect(engines == {"e0", "e1"}, "only the endpoints of the subset hint are picked")
+
+
+@dataclasses.dataclass
+class Run:
+    name: str
+    checks: list
+    pool: object = override_host
+    tls: bool = True
+    picker: dict = dataclasses.field(default_factory=dict)
+    subset: int = 0
+
+
+RUNS = [
+    Run("override_host, TLS", [routes_streams_and_counts, client_leaves, fails_over]),
+    Run("ORIGINAL_DST, plain text", [routes_streams_and_counts, client_leaves], original_dst, False, {"alternatives": 0}),
+    Run("overload", [sheds], picker={"routing": {"maxInFlight": 2}}),
+    Run("no health checks", [fails_over_by_the_list_alone], picker={"polling": {"health": 1000, "metrics": 1000}}),
+    Run("subset hint", [keeps_to_the_subset], subset=2),
+]
+
+
 def main():
     parser = argparse.ArgumentParser()
     for name in ["envoy", "epp", "engine", "work"]:
         parser.add_argument(f"--{name}", required=True, type=pathlib.Path)
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
-
-    def engines(*options):
-        return [Engine(args.engine, f"e{number}", *options) for number in range(ENGINES)]
-
-    slow = ("--itl-ms", "30")
-    runs = [
-        ("override_host, TLS", override_host, True, slow, None, [routes_streams_and_counts, client_leaves, fails_over]),
-        ("ORIGINAL_DST, plain text", original_dst, False, slow, {"alternatives": 0}, [routes_streams_and_counts, client_leaves]),
-        ("overload", override_host, True, slow, {"routing": {"maxInFlight": 2}}, [sheds]),
-    ]
     failures = 0
-    for name, pool, tls, options, picker, checks in runs:
-        print(name, flush=True)
-        with Setup(args, args.work, engines(*options), pool, tls, picker) as setup:
-            for check in checks:
+    for run in RUNS:
+        print(run.name, flush=True)
+        engines = [Engine(args.engine, f"e{number}", "--itl-ms", "30") for number in range(ENGINES)]
+        with Setup(args, engines, run) as setup:
+            for check in run.checks:
                 try:
                     check(setup)
                 except Failed as failed:

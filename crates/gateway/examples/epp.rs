@@ -18,6 +18,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     writeln!(output, "{} {}", addresses.grpc, addresses.metrics)?;
     output.flush()?;
     let mut terminate = signal(SignalKind::terminate())?;
-    epp.serve(async move { drop(terminate.recv().await) }).await?;
+    let stopped = async move {
+        terminate.recv().await;
+    };
+    epp.serve(stopped).await?;
     Ok(())
 }

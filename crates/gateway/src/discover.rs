@@ -5,10 +5,12 @@
 //! is served on the gateway's side port as a [`TrafficReport`], straight from the table that requests are routed by.
 
 mod keys;
+mod pool;
 mod services;
 mod watched;
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +25,8 @@ use wharf_spec::service::Traffic;
 
 use crate::serve::Handle;
 use crate::service::ServiceSpec;
+
+pub use pool::pool;
 
 use keys::Secrets;
 use services::{Found, Seen};
@@ -100,6 +104,11 @@ struct Scope {
     services: Watched<LLMService>,
     slices: Watched<EndpointSlice>,
     pods: Watched<services::PodLabels>,
+}
+
+/// An address with its port; one of IP version 6 in brackets.
+fn joined(address: &str, port: impl Display) -> String {
+    if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") }
 }
 
 fn with_keys(found: Found, secrets: &Secrets) -> ServiceSpec {

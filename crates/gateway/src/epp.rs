@@ -102,8 +102,8 @@ impl Epp {
         let services = gateway.services.iter().cloned().map(Into::into).collect();
         let shared = Shared::new(gateway)?;
         shared.set_services(services);
-        let EppConfig { pool, alternatives, shed_above, .. } = config;
-        let picker = Arc::new(Picker { shared, pool, alternatives, shed_above });
+        let EppConfig { pool, adapters, alternatives, shed_above, .. } = config;
+        let picker = Arc::new(Picker { shared, pool, adapters, alternatives, shed_above });
         let addresses = EppAddresses { grpc: grpc_address, health: health_address, metrics: metrics_address };
         Ok(Epp { picker, tls, grpc, health, metrics, addresses })
     }

@@ -35,6 +35,8 @@ pub(super) struct Secrets {
 struct Known {
     keys: WatchedKeys,
     read: watch::Receiver<bool>,
+    /// It was waited for: once is enough, others have waited with it.
+    awaited: bool,
     task: AbortHandle,
 }
 
@@ -59,16 +61,17 @@ impl Secrets {
                 let (sender, read) = watch::channel(false);
                 let api = Api::namespaced(client.clone(), namespace);
                 let follow = follow(api, name.clone(), keys.clone(), sender, Arc::clone(changed));
-                Known { keys, read, task: tasks.spawn(follow) }
+                Known { keys, read, awaited: false, task: tasks.spawn(follow) }
             });
         }
         while self.tasks.try_join_next().is_some() {}
     }
 
-    /// Returns when all have been looked at once.
+    /// Returns when all that are new have been looked at once.
     pub(super) async fn settle(&mut self) {
         let end = Instant::now() + SETTLE;
-        for known in self.known.values_mut() {
+        for known in self.known.values_mut().filter(|known| !known.awaited) {
+            known.awaited = true;
             // Late ones are still followed; their services answer 401 until then.
             let _ = timeout_at(end, known.read.wait_for(|read| *read)).await;
         }

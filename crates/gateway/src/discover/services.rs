@@ -15,12 +15,12 @@ use wharf_routing::{Endpoint, Share};
 use wharf_spec::LLMService;
 use wharf_spec::service::{ConditionStatus, Limits as WrittenLimits, Traffic};
 
-use super::SERVICE;
 use super::keys::SecretName;
+use super::{SERVICE, joined};
 use crate::config::{EndpointConfig, ServiceConfig};
 
 /// The version that a pod belongs to.
-const COLOUR: &str = "wharf.dev/colour";
+pub(super) const COLOUR: &str = "wharf.dev/colour";
 /// Name of the port of the API.
 const PORT: &str = "http";
 /// Endings under which a Service's name resolves, besides its namespace alone.
@@ -135,9 +135,7 @@ fn endpoints(seen: &Seen) -> HashMap<(String, String), BTreeMap<String, Endpoint
 }
 
 fn of_endpoint(endpoint: &SliceEndpoint, port: i32, colour: &str) -> Option<Endpoint> {
-    let address = endpoint.addresses.first()?;
-    let address =
-        if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") };
+    let address = joined(endpoint.addresses.first()?, port);
     let conditions = endpoint.conditions.clone().unwrap_or_default();
     // Absent means unknown, which the API asks to take for yes.
     let serving = conditions.serving.or(conditions.ready).unwrap_or(true);

@@ -86,12 +86,18 @@ impl Conversation {
         }
     }
 
-    /// Envoy has closed the stream.
+    /// Envoy has closed the stream: it has nothing more to show.
     pub(super) fn closed(mut self) {
-        match std::mem::replace(&mut self.phase, Phase::Over) {
-            Phase::Answering(answering) if self.shows_answer => answering.cut(),
-            Phase::Answering(answering) => answering.end(),
-            Phase::Fresh | Phase::Asking(_) | Phase::Over => {}
+        if !self.shows_answer {
+            self.answered();
+        }
+        self.broken_off();
+    }
+
+    /// The stream is gone, whatever the phase: nothing stays in flight.
+    pub(super) fn broken_off(self) {
+        if let Phase::Answering(answering) = self.phase {
+            answering.cut();
         }
     }
 

@@ -20,6 +20,7 @@ use crate::shared::Shared;
 pub(super) struct Picker {
     pub(super) shared: Arc<Shared>,
     pub(super) pool: String,
+    pub(super) adapters: Vec<String>,
     pub(super) alternatives: usize,
     pub(super) shed_above: Option<u32>,
 }
@@ -87,7 +88,7 @@ impl Picker {
 
     fn is_adapter(&self, service: &ServiceState, model: &str) -> bool {
         !model.is_empty()
-            && (service.spec().config.adapters.iter().any(|adapter| adapter == model)
+            && (self.adapters.iter().any(|adapter| adapter == model)
                 || service.endpoints().iter().any(|state| {
                     let load = state.load.as_ref();
                     load.is_some_and(|load| load.adapters.iter().any(|adapter| adapter == model))

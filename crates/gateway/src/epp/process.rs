@@ -43,14 +43,14 @@ async fn converse(
         let message = tokio::select! {
             message = messages.message() => message,
             // Envoy has reset the stream.
-            () = replies.closed() => return,
+            () = replies.closed() => return conversation.broken_off(),
         };
         let said = match message {
             Ok(Some(message)) => conversation.hear(message),
             Ok(None) => return conversation.closed(),
             Err(status) => {
                 tracing::debug!(%status, "an ext-proc stream broke off");
-                return;
+                return conversation.broken_off();
             }
         };
         match said {
@@ -58,7 +58,7 @@ async fn converse(
                 for reply in said {
                     let last = matches!(reply.response, Some(Reply::ImmediateResponse(_)));
                     if replies.send(Ok(reply)).await.is_err() || last {
-                        return;
+                        return conversation.broken_off();
                     }
                 }
             }

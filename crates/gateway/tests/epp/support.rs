@@ -38,6 +38,15 @@ pub(crate) struct Running {
     task: JoinHandle<()>,
 }
 
+impl Running {
+    /// The addresses that take requests.
+    pub(crate) fn ready(&self) -> Vec<String> {
+        let demand = self.handle.demand();
+        let endpoints = demand.services.into_values().flat_map(|demand| demand.endpoints);
+        endpoints.filter(|(_, load)| load.ready).map(|(address, _)| address).collect()
+    }
+}
+
 /// Engines that serve `fake-model`.
 pub(crate) async fn engines(count: usize) -> Vec<FakeEngine> {
     let mut engines = Vec::new();
