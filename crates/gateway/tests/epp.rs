@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
+#[path = "epp/life.rs"]
+mod life;
 #[path = "epp/pool.rs"]
 mod pool;
 #[path = "epp/protocol.rs"]

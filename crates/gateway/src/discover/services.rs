@@ -142,3 +142,92 @@ fn of_endpoint(endpoint: &SliceEndpoint, port: i32, colour: &str) -> Option<Endp
     let draining = conditions.terminating.unwrap_or(false);
     Some(Endpoint { address, colour: colour.to_owned(), ready: serving, draining })
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn seen(services: &[Value], slices: &[Value], pods: &[Value]) -> Seen {
+        fn read<T: serde::de::DeserializeOwned>(values: &[Value]) -> Vec<Arc<T>> {
+            values.iter().map(|value| Arc::new(serde_json::from_value(value.clone()).unwrap())).collect()
+        }
+        Seen { services: read(services), slices: read(slices), pods: read(pods) }
+    }
+
+    fn service(namespace: &str, name: &str) -> Value {
+        json!({
+            "apiVersion": "wharf.dev/v1alpha1", "kind": "LLMService", "metadata": {"name": name, "namespace": namespace},
+            "spec": {"model": {"source": "hf://a/b"}},
+        })
+    }
+
+    fn pod(name: &str, service: &str, colour: &str) -> Value {
+        json!({
+            "apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata",
+            "metadata": {"name": name, "namespace": "n", "labels": {"wharf.dev/service": service, "wharf.dev/colour": colour}},
+        })
+    }
+
+    fn slice(ports: &Value, endpoints: &[(&str, &str, Value)]) -> Value {
+        let endpoint = |(address, pod, conditions): &(&str, &str, Value)| json!({"addresses": [address], "conditions": conditions, "targetRef": {"kind": "Pod", "name": pod}});
+        let endpoints: Vec<Value> = endpoints.iter().map(endpoint).collect();
+        json!({
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": {"name": "x", "namespace": "n"},
+            "addressType": "IPv4", "ports": ports, "endpoints": endpoints,
+        })
+    }
+
+    #[test]
+    fn an_endpoint_is_its_pod_s_service_s_once_and_others_are_nobody_s() {
+        let ports = json!([{"name": "http", "port": 8080}, {"name": "metrics", "port": 9}]);
+        let slices = [
+            slice(
+                &ports,
+                &[
+                    ("10.0.0.1", "a", json!({"ready": true, "serving": true, "terminating": false})),
+                    ("10.0.0.2", "b", json!({"ready": false, "serving": true, "terminating": true})),
+                    ("fd00::3", "c", json!({"ready": false})),
+                    ("10.0.0.4", "gateway", json!({"ready": true})),
+                    ("10.0.0.5", "d", json!({})),
+                ],
+            ),
+            // The same pod, by another Service.
+            slice(&ports, &[("10.0.0.1", "a", json!({"ready": true}))]),
+        ];
+        let pods = [
+            pod("a", "s", "blue"),
+            pod("b", "s", "green"),
+            pod("c", "s", "green"),
+            pod("d", "other", "blue"),
+        ];
+        let found = find(&seen(&[service("n", "s")], &slices, &pods));
+        let endpoint = |address: &str, colour: &str, ready, draining| {
+            let (address, colour) = (address.to_owned(), colour.to_owned());
+            EndpointConfig::Full(Endpoint { address, colour, ready, draining })
+        };
+        assert_eq!(
+            found[0].config.endpoints,
+            [
+                endpoint("10.0.0.1:8080", "blue", true, false),
+                endpoint("10.0.0.2:8080", "green", true, true),
+                endpoint("[fd00::3]:8080", "green", false, false),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_short_host_is_one_service_s_or_nobody_s() {
+        let services = [service("n", "s"), service("m", "s"), service("m", "t")];
+        let found = find(&seen(&services, &[], &[]));
+        let short: Vec<(&str, bool)> = found
+            .iter()
+            .map(|found| {
+                (found.config.name.as_str(), found.config.hosts.iter().any(|host| !host.contains('.')))
+            })
+            .collect();
+        assert_eq!(short, [("m/s", false), ("m/t", true), ("n/s", false)]);
+        assert_eq!(found[1].config.models, ["t"]);
+    }
+}

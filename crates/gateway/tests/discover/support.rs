@@ -13,7 +13,7 @@ use wharf_fakes::engine::{EngineConfig, FakeEngine};
 use wharf_gateway::{Gateway, GatewayConfig, Handle, discover};
 
 /// Nothing in these tests takes as long unless it hangs.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// All of it, until the test ends.
 pub(crate) struct World {
@@ -142,7 +142,7 @@ pub(crate) async fn engine(name: &str) -> FakeEngine {
 pub(crate) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let met = async {
         while !condition() {
-            tokio::time::sleep(Duration::from_millis(2)).await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
     timeout(PATIENCE, met).await.unwrap_or_else(|_| panic!("{what} did not happen"));

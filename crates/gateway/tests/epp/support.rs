@@ -25,7 +25,7 @@ use wharf_gateway::config::EndpointConfig;
 use wharf_gateway::epp::{Epp, EppAddresses, EppConfig, EppTls};
 
 /// Nothing in these tests takes as long unless it hangs.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// The only pool of these tests.
 pub(crate) const POOL: &str = "demo/pool";
 
