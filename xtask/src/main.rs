@@ -14,6 +14,7 @@ mod python;
 mod server;
 mod shell;
 mod tidy;
+mod verify_epp;
 mod verify_fetch;
 mod verify_formats;
 mod verify_manifests;
@@ -40,6 +41,7 @@ enum Command {
     DistillDemo(distill_demo::Args),
     Fuzz(fuzz::Args),
     Tidy(tidy::Args),
+    VerifyEpp(verify_epp::Args),
     VerifyFetch(verify_fetch::Args),
     VerifyFormats(verify_formats::Args),
     VerifyManifests(verify_manifests::Args),
@@ -55,6 +57,7 @@ fn main() -> ExitCode {
         Command::DistillDemo(args) => distill_demo::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),
         Command::Tidy(args) => tidy::run(&args),
+        Command::VerifyEpp(args) => verify_epp::run(&args),
         Command::VerifyFetch(args) => verify_fetch::run(&args),
         Command::VerifyFormats(args) => verify_formats::run(&args),
         Command::VerifyManifests(args) => verify_manifests::run(&args),

@@ -3,7 +3,7 @@
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::{bench, chat, distill, fetch, gateway, key, manifest, model, optimize, plan, serve};
+use crate::{bench, chat, distill, epp, fetch, gateway, key, manifest, model, optimize, plan, serve};
 
 /// From raw weights to a served model, in one binary
 #[derive(Parser)]
@@ -19,6 +19,7 @@ const EXIT_CODES: &str = "Exit codes: 0 success, 1 failure, 2 bad input or usage
 pub(crate) enum Command {
     Serve(serve::Args),
     Gateway(gateway::Args),
+    Epp(epp::Args),
     Key(Box<key::Args>),
     Chat(chat::Args),
     Validate(manifest::validate::Args),

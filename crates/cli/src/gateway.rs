@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Context;
-use wharf_gateway::{Gateway, GatewayConfig, ServeError, ServiceConfig};
+use wharf_gateway::{Gateway, GatewayConfig, ServeError, ServiceConfig, discover, kubernetes};
 use wharf_telemetry::log;
 
 use crate::exit::{BadInput, Failure};
@@ -19,6 +19,12 @@ pub(crate) struct Args {
     /// A service and a model server of it, as NAME=HOST:PORT; several of one name share the load
     #[arg(long, value_name = "NAME=HOST:PORT")]
     endpoint: Vec<String>,
+    /// Follow the LLMServices of the cluster, instead of a list
+    #[arg(long, conflicts_with = "endpoint")]
+    cluster: bool,
+    /// Follow those of this namespace only; may be given several times [default: all]
+    #[arg(long, short, value_name = "NAMESPACE", requires = "cluster")]
+    namespace: Vec<String>,
     /// Address to listen on
     #[arg(long, value_name = "ADDRESS")]
     host: Option<String>,
@@ -50,6 +56,7 @@ Examples:
   wharf gateway --endpoint assistant=127.0.0.1:8080
   wharf gateway --endpoint a=10.0.0.1:8080 --endpoint a=10.0.0.2:8080 --api-key-file keys.yaml
   wharf gateway --config gateway.yaml --port 80
+  wharf gateway --cluster --host 0.0.0.0 --port 8000
   wharf gateway --endpoint a=127.0.0.1:8080 --print-config > gateway.yaml
 
 Model servers may be Wharf, vLLM, SGLang or llama.cpp; their load is read from their metrics. The guide routing.md tells how
@@ -70,6 +77,10 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         .context("failed to start the asynchronous runtime")?;
     runtime.block_on(async {
         let gateway = Gateway::bind(config).map_err(failure)?;
+        if args.cluster {
+            let cluster = kubernetes::connect().await.context("failed to find the cluster").bad_input()?;
+            tokio::spawn(discover::cluster(cluster, args.namespace.clone(), gateway.handle()));
+        }
         stop::serve(|told| gateway.serve(async { drop(told.await) }), failure).await
     })
 }
@@ -92,8 +103,10 @@ fn configure(args: &Args) -> anyhow::Result<GatewayConfig> {
     replace(api_keys, &args.api_key_file.clone().map(Some));
     replace(tls_cert, &args.tls_cert.clone().map(Some));
     replace(tls_key, &args.tls_key.clone().map(Some));
-    if config.services.is_empty() {
-        anyhow::bail!("there is no service: give --endpoint NAME=HOST:PORT, or --config with services");
+    if config.services.is_empty() && !args.cluster {
+        anyhow::bail!(
+            "there is no service: give --endpoint NAME=HOST:PORT, --config with services, or --cluster"
+        );
     }
     config.check()?;
     Ok(config)

@@ -7,6 +7,7 @@ mod args;
 mod bench;
 mod chat;
 mod distill;
+mod epp;
 mod exit;
 mod fetch;
 mod gateway;
@@ -48,6 +49,7 @@ fn run(cli: Cli, env: &Env) -> Result<(), Failure> {
     match cli.command {
         Command::Serve(args) => serve::run(&args, env),
         Command::Gateway(args) => gateway::run(&args),
+        Command::Epp(args) => epp::run(&args),
         Command::Key(args) => key::run(&args),
         Command::Chat(args) => chat::run(&args, env),
         Command::Validate(args) => manifest::validate::run(&args, env),

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use wharf_access::Limits;
 use wharf_routing::{Endpoint, Policy, Share};
@@ -215,7 +216,7 @@ pub enum EndpointConfig {
 }
 
 impl EndpointConfig {
-    fn endpoint(&self) -> Endpoint {
+    pub(crate) fn endpoint(&self) -> Endpoint {
         match self {
             EndpointConfig::Address(address) => Endpoint::ready(address.clone(), ""),
             EndpointConfig::Full(endpoint) => endpoint.clone(),
@@ -259,7 +260,7 @@ impl ServiceConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
-    #[error("failed to read the gateway's configuration {path}")]
+    #[error("failed to read the configuration {path}")]
     Read {
         /// The file.
         path: PathBuf,
@@ -267,7 +268,7 @@ pub enum ConfigError {
         source: std::io::Error,
     },
     /// The file is not YAML of this shape.
-    #[error("failed to understand the gateway's configuration {path}: {message}")]
+    #[error("failed to understand the configuration {path}: {message}")]
     Parse {
         /// The file.
         path: PathBuf,
@@ -275,7 +276,7 @@ pub enum ConfigError {
         message: String,
     },
     /// It contradicts itself.
-    #[error("the gateway's configuration cannot be used: {0}")]
+    #[error("the configuration cannot be used: {0}")]
     Invalid(String),
 }
 
@@ -285,10 +286,7 @@ impl GatewayConfig {
     /// # Errors
     /// [`ConfigError`].
     pub fn read(path: &Path) -> Result<GatewayConfig, ConfigError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        let config: GatewayConfig = serde_saphyr::from_str(&text)
-            .map_err(|error| ConfigError::Parse { path: path.to_owned(), message: error.to_string() })?;
+        let config: GatewayConfig = read_yaml(path)?;
         config.check()?;
         Ok(config)
     }
@@ -325,6 +323,14 @@ impl GatewayConfig {
         }
         Ok(())
     }
+}
+
+/// What a file says, unchecked.
+pub(crate) fn read_yaml<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    serde_saphyr::from_str(&text)
+        .map_err(|error| ConfigError::Parse { path: path.to_owned(), message: error.to_string() })
 }
 
 /// Seconds of the configuration as a time; what is no time is none.

@@ -6,6 +6,8 @@
 
 mod answer;
 pub mod config;
+pub mod discover;
+pub mod epp;
 mod events;
 mod exchange;
 mod headers;
@@ -41,4 +43,15 @@ pub(crate) fn chain(error: &dyn Error) -> String {
         cause = inner.source();
     }
     text
+}
+
+/// The cluster that a process belongs to, or that a kubeconfig names.
+pub mod kubernetes {
+    /// A client of the cluster.
+    ///
+    /// # Errors
+    /// When there is neither a kubeconfig nor a pod's service account, or either is unusable.
+    pub async fn connect() -> Result<kube::Client, kube::Error> {
+        kube::Client::try_default().await
+    }
 }

@@ -54,12 +54,10 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             stays
         });
         for (name, service) in wanted {
-            if !running.contains_key(&name) {
-                let task =
-                    look_after(Arc::clone(&shared), Arc::clone(service), name.1.clone(), client.clone());
-                let task = tasks.spawn(task);
-                running.insert(name, task);
-            }
+            let address = name.1.clone();
+            running.entry(name).or_insert_with(|| {
+                tasks.spawn(look_after(Arc::clone(&shared), Arc::clone(service), address, client.clone()))
+            });
         }
         while tasks.try_join_next().is_some() {}
     }

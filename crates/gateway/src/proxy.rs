@@ -30,7 +30,7 @@ use crate::table::{Served, Table};
 use crate::upstream::Outgoing;
 
 /// Tokens of an answer whose request sets no limit, as far as reservations go; usage settles it.
-const USUAL_ANSWER: u64 = 256;
+pub(crate) const USUAL_ANSWER: u64 = 256;
 
 /// What a worker thread answers with.
 #[derive(Clone)]

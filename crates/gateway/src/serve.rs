@@ -77,7 +77,7 @@ pub struct Gateway {
 
 /// What whoever embeds a gateway may do while it runs. Clones are the same gateway's.
 #[derive(Clone)]
-pub struct Handle(Arc<Shared>);
+pub struct Handle(pub(crate) Arc<Shared>);
 
 impl Handle {
     /// These are all services now.
@@ -224,7 +224,7 @@ impl hyper::service::Service<Request<Incoming>> for Answering {
 pub(crate) struct Running(Arc<AtomicUsize>);
 
 impl Running {
-    fn new(shared: &Shared) -> Running {
+    pub(crate) fn new(shared: &Shared) -> Running {
         shared.running.fetch_add(1, Ordering::Relaxed);
         Running(Arc::clone(&shared.running))
     }
@@ -237,7 +237,7 @@ impl Drop for Running {
 }
 
 /// Refuses new requests and waits for those that are being answered.
-async fn drain(shared: &Shared) {
+pub(crate) async fn drain(shared: &Shared) {
     shared.set_draining();
     let grace = seconds(shared.config.timeouts.drain);
     let deadline = Instant::now() + grace;
@@ -260,7 +260,7 @@ pub(crate) fn limits(config: &GatewayConfig) -> Limits {
     }
 }
 
-fn connections(config: &GatewayConfig) -> Arc<Connections> {
+pub(crate) fn connections(config: &GatewayConfig) -> Arc<Connections> {
     let error = ApiError::Unavailable {
         reason: "the gateway has too many open connections".to_owned(),
         retry_after_seconds: 1,
@@ -269,7 +269,7 @@ fn connections(config: &GatewayConfig) -> Arc<Connections> {
     Connections::new(config.max_connections, Refusal { retry_after_seconds: 1, body })
 }
 
-fn count_reload(shared: &Shared, reload: Reload) {
+pub(crate) fn count_reload(shared: &Shared, reload: Reload) {
     let result = match reload {
         Reload::Taken => "ok",
         Reload::Refused => "error",

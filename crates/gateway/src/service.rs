@@ -9,7 +9,8 @@ use tokio::sync::Notify;
 use wharf_access::{Limits, WatchedKeys};
 use wharf_api::demand::{EndpointLoad, FIRST_TOKEN_BUCKETS_MS, ServiceDemand};
 use wharf_routing::service::EndpointState;
-use wharf_routing::{Load, NoEndpoint, Now, Outcome, Pick, Request, Service, Ticket};
+use wharf_routing::{Load, NoEndpoint, Now, Outcome, Pick, Prompt, Request, Service, Ticket};
+use wharf_spec::service::Traffic;
 
 use crate::config::{Hold as HoldConfig, ServiceConfig};
 use crate::hold::Hold;
@@ -23,11 +24,13 @@ pub struct ServiceSpec {
     pub keys: Option<WatchedKeys>,
     /// Why it cannot start, if that is known: waiting for it makes no sense.
     pub trouble: Option<String>,
+    /// Shares of traffic as the operator wrote them, to be acknowledged.
+    pub traffic: Vec<Traffic>,
 }
 
 impl From<ServiceConfig> for ServiceSpec {
     fn from(config: ServiceConfig) -> ServiceSpec {
-        ServiceSpec { config, keys: None, trouble: None }
+        ServiceSpec { config, keys: None, trouble: None, traffic: Vec::new() }
     }
 }
 
@@ -153,6 +156,26 @@ impl ServiceState {
         Ok(InFlight { service: Arc::clone(self), address, colour, cached, slot, ticket: Some(ticket) })
     }
 
+    /// As [`ServiceState::pick`], among these only if some are given, and who else could take the request, the best first.
+    pub(crate) fn pick_ranked(
+        self: &Arc<Self>,
+        request: &Request<'_>,
+        among: Option<&[String]>,
+    ) -> Result<(InFlight, Vec<String>), NoEndpoint> {
+        let now = self.now();
+        let mut routing = self.routing();
+        let mut tried = match among {
+            Some(addresses) => routing.all_but(addresses).ok_or(NoEndpoint::Nobody)?,
+            None => Vec::new(),
+        };
+        let Pick { address, colour, cached, ticket } = routing.pick(&Request { tried: &tried, ..*request }, now)?;
+        let slot = ticket.slot;
+        tried.push(slot);
+        let others = routing.ranked(&Request { tried: &tried, ..*request }, now);
+        drop(routing);
+        Ok((InFlight { service: Arc::clone(self), address, colour, cached, slot, ticket: Some(ticket) }, others))
+    }
+
     /// A prompt of so many bytes had so many tokens.
     pub(crate) fn measured(&self, bytes: usize, tokens: u64) {
         self.routing().measured(bytes, tokens);
@@ -250,6 +273,24 @@ impl InFlight {
     /// The request has ended.
     pub(crate) fn finish(mut self, outcome: Outcome) {
         self.end(outcome);
+    }
+
+    /// Somebody else sent the request to another endpoint, since this one failed.
+    pub(crate) fn moved(self, address: &str) -> InFlight {
+        let service = Arc::clone(&self.service);
+        self.finish(Outcome::Failed);
+        let prompt = Prompt::default();
+        let request =
+            Request { prompt: &prompt, tokens: 0, answer_tokens: 0, adapter: None, session: None, tried: &[] };
+        let moved = service.pick_ranked(&request, Some(&[address.to_owned()]));
+        moved.map(|(in_flight, _)| in_flight).unwrap_or_else(|_| InFlight {
+            service,
+            address: address.to_owned(),
+            colour: String::new(),
+            cached: 0.0,
+            slot: u32::MAX,
+            ticket: None,
+        })
     }
 
     fn end(&mut self, outcome: Outcome) {

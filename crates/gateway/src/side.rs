@@ -23,7 +23,8 @@ use wharf_telemetry::metrics::{Metrics, gateway as table};
 
 use crate::answer::{self, Answer};
 use crate::config::ServiceConfig;
-use crate::service::ServiceSpec;
+use crate::discover::TrafficReport;
+use crate::service::{ServiceSpec, ServiceState};
 use crate::shared::{SetupError, Shared};
 
 /// How long a line of the demand stream holds.
@@ -39,6 +40,9 @@ const MAX_REPORT: usize = 16 << 20;
 pub(crate) const DEMAND_PATH: &str = "/wharf/v1/demand";
 /// Where gateways tell each other what was used.
 pub(crate) const USAGE_PATH: &str = "/wharf/v1/usage";
+
+/// Where the operator learns which shares of traffic are in force here: an old version may go when every gateway has said so.
+pub(crate) const TRAFFIC_PATH: &str = "/wharf/v1/traffic";
 
 /// What this port shows.
 #[derive(Clone)]
@@ -64,6 +68,7 @@ impl Side {
             ("GET", "/ready") => Response::new(Answer::empty()),
             ("GET", "/metrics") => self.metrics(),
             ("GET", DEMAND_PATH) => self.demand(),
+            ("GET", TRAFFIC_PATH) => answer::json(&traffic(&self.shared)),
             ("GET", USAGE_PATH) => answer::json(&self.shared.limiter.report(Moment::now())),
             ("POST", USAGE_PATH) => self.merge(request).await,
             (method, path) => {
@@ -160,13 +165,22 @@ pub(crate) fn report(shared: &Shared, sequence: u64) -> DemandReport {
     }
 }
 
+/// The shares of traffic in force, as the operator wrote them.
+fn traffic(shared: &Shared) -> TrafficReport {
+    let of = |service: &Arc<ServiceState>| (service.name.to_string(), service.spec().traffic.clone());
+    TrafficReport {
+        gateway: shared.config.name.clone(),
+        services: shared.table().services.values().map(of).collect(),
+    }
+}
+
 /// A listed service with its keys read.
 pub(crate) fn with_keys(config: ServiceConfig) -> Result<ServiceSpec, SetupError> {
     let keys = match &config.api_keys {
         Some(path) => Some(WatchedKeys::follow(KeySource::new(path))?),
         None => None,
     };
-    Ok(ServiceSpec { config, keys, trouble: None })
+    Ok(ServiceSpec { keys, ..ServiceSpec::from(config) })
 }
 
 fn stopping() -> ApiError {

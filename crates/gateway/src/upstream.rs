@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{HOST, RETRY_AFTER};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::SendRequest;
 use tokio::time::{Instant, timeout_at};
@@ -93,7 +93,7 @@ pub(crate) async fn send(
         let sent = timeout_at(deadline, connection.sender.try_send_request(request)).await;
         match sent {
             Ok(Ok(response)) => {
-                let outcome = outcome(&response);
+                let outcome = outcome(response.status(), response.headers());
                 let answering =
                     Answering { pool: Arc::clone(pool), sender: connection.sender, in_flight, outcome };
                 return Ok((response, answering));
@@ -127,14 +127,13 @@ fn build(outgoing: &Outgoing, address: &str) -> Request<Chunks> {
     request
 }
 
-/// What the head says about the endpoint.
-fn outcome(response: &Response<Incoming>) -> Outcome {
-    let retry_after = response
-        .headers()
+/// What an answer's head says about the endpoint.
+pub(crate) fn outcome(status: StatusCode, headers: &HeaderMap) -> Outcome {
+    let retry_after = headers
         .get(RETRY_AFTER)
         .and_then(|value| value.to_str().ok()?.trim().parse().ok())
         .map(|seconds| Duration::from_secs(seconds).min(MAX_SATURATED));
-    match (response.status().as_u16(), retry_after) {
+    match (status.as_u16(), retry_after) {
         (429, wait) => Outcome::Saturated(wait.unwrap_or(SATURATED)),
         (503, Some(wait)) => Outcome::Saturated(wait),
         (500.., _) => Outcome::Failed,

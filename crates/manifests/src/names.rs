@@ -53,6 +53,8 @@ pub const METRICS: u16 = 8082;
 pub const RANKS: u16 = 8083;
 /// Port of the endpoint picker.
 pub const PICKER: u16 = 9002;
+/// gRPC port of its health service, in plain text.
+pub const PICKER_HEALTH: u16 = 9003;
 
 /// Name of a part of an object: `parent-suffix` where that fits, otherwise as much of the parent as does, and a digest of all of it in
 /// between, so that two long parents do not meet.

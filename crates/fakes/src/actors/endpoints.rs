@@ -70,14 +70,14 @@ fn slice(service: &Value, ports: &Value, endpoints: &[Value]) -> Value {
         text(&metadata["name"]),
         if numbers.is_empty() { "none".to_owned() } else { numbers.join("-") }
     );
+    // A Service's labels are those of its slices too.
+    let mut labels = metadata["labels"].as_object().cloned().unwrap_or_default();
+    labels.insert("kubernetes.io/service-name".to_owned(), metadata["name"].clone());
+    labels.insert("endpointslice.kubernetes.io/managed-by".to_owned(), MANAGED_BY.into());
     json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
         "metadata": {
-            "name": name, "namespace": metadata["namespace"],
-            "labels": {
-                "kubernetes.io/service-name": metadata["name"],
-                "endpointslice.kubernetes.io/managed-by": MANAGED_BY,
-            },
+            "name": name, "namespace": metadata["namespace"], "labels": labels,
             "ownerReferences": [{
                 "apiVersion": "v1", "kind": "Service", "name": metadata["name"], "uid": metadata["uid"],
                 "controller": true, "blockOwnerDeletion": true,

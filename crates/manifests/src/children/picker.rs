@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::network;
 use super::pod::{container_security, pod_security};
 use crate::facts::Facts;
-use crate::names::{self, PICKER, Part, SERVICE};
+use crate::names::{self, PICKER, PICKER_HEALTH, Part, SERVICE};
 
 pub(super) fn objects(facts: &Facts<'_>) -> Vec<Value> {
     if !facts.spec.expose.inference_pool {
@@ -41,12 +41,12 @@ pub(super) fn objects(facts: &Facts<'_>) -> Vec<Value> {
     let mut service = object("v1", "Service", &name);
     service["spec"] = json!({
         "type": "ClusterIP",
-        "ports": [{"name": "grpc", "port": PICKER, "targetPort": "grpc", "protocol": "TCP", "appProtocol": "kubernetes.io/h2c"}],
+        "ports": [{"name": "grpc", "port": PICKER, "targetPort": "grpc", "protocol": "TCP"}],
         "selector": selector,
     });
 
     let mut deployment = object("apps/v1", "Deployment", &name);
-    let args = ["epp", "--pool", facts.name, "--port", &PICKER.to_string()].map(str::to_owned);
+    let args = ["epp", "--pool", facts.name, "--host", "0.0.0.0", "--port", &PICKER.to_string()].map(str::to_owned);
     deployment["spec"] = json!({
         "replicas": 1,
         "selector": {"matchLabels": selector},
@@ -60,8 +60,13 @@ pub(super) fn objects(facts: &Facts<'_>) -> Vec<Value> {
                     "image": facts.settings.image,
                     "command": ["wharf"],
                     "args": args,
-                    "ports": [{"name": "grpc", "containerPort": PICKER, "protocol": "TCP"}],
-                    "readinessProbe": {"grpc": {"port": PICKER}, "periodSeconds": 5},
+                    "ports": [
+                        {"name": "grpc", "containerPort": PICKER, "protocol": "TCP"},
+                        {"name": "health", "containerPort": PICKER_HEALTH, "protocol": "TCP"},
+                    ],
+                    // The other port speaks TLS, which kubelet's probe does not.
+                    "readinessProbe": {"grpc": {"port": PICKER_HEALTH, "service": "readiness"}, "periodSeconds": 5},
+                    "livenessProbe": {"grpc": {"port": PICKER_HEALTH, "service": "liveness"}, "periodSeconds": 10},
                     "resources": {"requests": {"cpu": "100m", "memory": "64Mi"}, "limits": {"memory": "512Mi"}},
                     "securityContext": container_security(),
                 }],

@@ -34,6 +34,27 @@ impl Service {
         Ok(self.take(chosen, request, now))
     }
 
+    /// Who could take the request, the cheapest first, whatever the shares of traffic; nothing is counted.
+    pub fn ranked(&mut self, request: &Request<'_>, now: Now) -> Vec<String> {
+        let Ok(possible) = self.possible(request, now) else { return Vec::new() };
+        let mut costs = self.costs(&possible, request, now);
+        costs.sort_by(|(a, one), (b, two)| a.total_cmp(b).then(one.picked.cmp(&two.picked)));
+        let address = |candidate: &Candidate| {
+            self.slots[candidate.slot as usize].as_ref().map(|known| known.endpoint.address.clone())
+        };
+        costs.iter().filter_map(|(_, candidate)| address(candidate)).collect()
+    }
+
+    /// Slots of all endpoints but these, for [`Request::tried`]; `None` if these are none of ours.
+    pub fn all_but(&self, addresses: &[String]) -> Option<Vec<u32>> {
+        let is_among = |known: &Known| addresses.contains(&known.endpoint.address);
+        if !self.slots.iter().flatten().any(is_among) {
+            return None;
+        }
+        let outside = self.slots.iter().enumerate().filter(|(_, known)| !known.as_ref().is_some_and(is_among));
+        Some(outside.map(|(slot, _)| slot as u32).collect())
+    }
+
     /// Slots that may take the request.
     fn possible(&self, request: &Request<'_>, now: Now) -> Result<Vec<u32>, NoEndpoint> {
         let ejected = self.slots.iter().flatten().filter(|known| known.breaker.is_open()).count();
@@ -83,6 +104,14 @@ impl Service {
     }
 
     fn cheapest(&mut self, possible: &[u32], request: &Request<'_>, now: Now) -> Option<u32> {
+        let costs = self.costs(possible, request, now);
+        let best = costs
+            .iter()
+            .min_by(|(a, one), (b, two)| a.total_cmp(b).then(one.picked.cmp(&two.picked)))?;
+        Some(best.1.slot)
+    }
+
+    fn costs(&mut self, possible: &[u32], request: &Request<'_>, now: Now) -> Vec<(f64, Candidate)> {
         let mut matched = std::mem::take(&mut self.matched);
         matched.resize(self.slots.len(), 0);
         self.index.matches(&request.prompt.blocks, &mut matched);
@@ -106,12 +135,10 @@ impl Service {
             mean_tokens: self.mean_tokens,
             hot_spot: (mean * self.policy.hot_spot_factor.max(1.0)).ceil() + 1.0,
         };
-        let cost = |candidate: &Candidate| self.policy.policy.cost(candidate, &setting);
-        let best = candidates
-            .iter()
-            .map(|candidate| (cost(candidate), candidate))
-            .min_by(|(a, one), (b, two)| a.total_cmp(b).then(one.picked.cmp(&two.picked)))?;
-        Some(best.1.slot)
+        candidates
+            .into_iter()
+            .map(|candidate| (self.policy.policy.cost(&candidate, &setting), candidate))
+            .collect()
     }
 
     /// Where a session was, as far as this gateway knows; else where every gateway expects it if none knows better (rendezvous hashing,

@@ -307,3 +307,26 @@ fn tokens_are_estimated_as_those_before_were() {
     }
     assert!(service.estimate(300).abs_diff(100) <= 1);
 }
+
+#[test]
+fn the_ranking_is_that_of_the_picks_and_counts_nothing() {
+    let mut service = service(PolicyName::LeastLoad, 3);
+    let prompt = prompt("hello");
+    let busy = service.pick(&plain(&prompt), at(0.0)).expect("somebody can");
+    assert_eq!((busy.address.as_str(), busy.ticket.slot), ("e0", 0));
+    assert_eq!(service.ranked(&plain(&prompt), at(0.0)), ["e1", "e2", "e0"]);
+    assert_eq!(service.ranked(&Request { tried: &[1], ..plain(&prompt) }, at(0.0)), ["e2", "e0"]);
+    assert_eq!(service.in_flight(), 1);
+    service.set_endpoints(&[]);
+    assert!(service.ranked(&plain(&prompt), at(0.0)).is_empty());
+}
+
+#[test]
+fn a_subset_leaves_out_all_others_and_one_without_ours_is_none() {
+    let mut service = service(PolicyName::RoundRobin, 3);
+    assert_eq!(service.all_but(&["e1".to_owned(), "elsewhere".to_owned()]), Some(vec![0, 2]));
+    assert_eq!(service.all_but(&["elsewhere".to_owned()]), None);
+    assert_eq!(service.all_but(&[]), None);
+    service.set_endpoints(&[Endpoint::ready("e2", "blue")]);
+    assert_eq!(service.all_but(&["e2".to_owned()]).map(|slots| slots.contains(&2)), Some(false));
+}
