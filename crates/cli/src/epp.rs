@@ -59,8 +59,10 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     runtime.block_on(async {
         let cluster = match &args.pool {
             Some(pool) => {
-                let cluster = kubernetes::connect().await.context("failed to find the cluster").bad_input()?;
-                let namespace = args.namespace.clone().unwrap_or_else(|| cluster.default_namespace().to_owned());
+                let cluster =
+                    kubernetes::connect().await.context("failed to find the cluster").bad_input()?;
+                let namespace =
+                    args.namespace.clone().unwrap_or_else(|| cluster.default_namespace().to_owned());
                 config.pool = format!("{namespace}/{pool}");
                 Some((cluster, namespace, pool.clone()))
             }

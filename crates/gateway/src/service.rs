@@ -168,12 +168,16 @@ impl ServiceState {
             Some(addresses) => routing.all_but(addresses).ok_or(NoEndpoint::Nobody)?,
             None => Vec::new(),
         };
-        let Pick { address, colour, cached, ticket } = routing.pick(&Request { tried: &tried, ..*request }, now)?;
+        let Pick { address, colour, cached, ticket } =
+            routing.pick(&Request { tried: &tried, ..*request }, now)?;
         let slot = ticket.slot;
         tried.push(slot);
         let others = routing.ranked(&Request { tried: &tried, ..*request }, now);
         drop(routing);
-        Ok((InFlight { service: Arc::clone(self), address, colour, cached, slot, ticket: Some(ticket) }, others))
+        Ok((
+            InFlight { service: Arc::clone(self), address, colour, cached, slot, ticket: Some(ticket) },
+            others,
+        ))
     }
 
     /// A prompt of so many bytes had so many tokens.
@@ -280,8 +284,14 @@ impl InFlight {
         let service = Arc::clone(&self.service);
         self.finish(Outcome::Failed);
         let prompt = Prompt::default();
-        let request =
-            Request { prompt: &prompt, tokens: 0, answer_tokens: 0, adapter: None, session: None, tried: &[] };
+        let request = Request {
+            prompt: &prompt,
+            tokens: 0,
+            answer_tokens: 0,
+            adapter: None,
+            session: None,
+            tried: &[],
+        };
         let moved = service.pick_ranked(&request, Some(&[address.to_owned()]));
         moved.map(|(in_flight, _)| in_flight).unwrap_or_else(|_| InFlight {
             service,

@@ -46,7 +46,8 @@ pub(super) fn objects(facts: &Facts<'_>) -> Vec<Value> {
     });
 
     let mut deployment = object("apps/v1", "Deployment", &name);
-    let args = ["epp", "--pool", facts.name, "--host", "0.0.0.0", "--port", &PICKER.to_string()].map(str::to_owned);
+    let args =
+        ["epp", "--pool", facts.name, "--host", "0.0.0.0", "--port", &PICKER.to_string()].map(str::to_owned);
     deployment["spec"] = json!({
         "replicas": 1,
         "selector": {"matchLabels": selector},

@@ -51,7 +51,8 @@ impl Service {
         if !self.slots.iter().flatten().any(is_among) {
             return None;
         }
-        let outside = self.slots.iter().enumerate().filter(|(_, known)| !known.as_ref().is_some_and(is_among));
+        let outside =
+            self.slots.iter().enumerate().filter(|(_, known)| !known.as_ref().is_some_and(is_among));
         Some(outside.map(|(slot, _)| slot as u32).collect())
     }
 
@@ -105,9 +106,8 @@ impl Service {
 
     fn cheapest(&mut self, possible: &[u32], request: &Request<'_>, now: Now) -> Option<u32> {
         let costs = self.costs(possible, request, now);
-        let best = costs
-            .iter()
-            .min_by(|(a, one), (b, two)| a.total_cmp(b).then(one.picked.cmp(&two.picked)))?;
+        let best =
+            costs.iter().min_by(|(a, one), (b, two)| a.total_cmp(b).then(one.picked.cmp(&two.picked)))?;
         Some(best.1.slot)
     }
 
