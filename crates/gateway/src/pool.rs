@@ -19,8 +19,8 @@ use crate::request::Chunks;
 const KEPT: usize = 256;
 /// Servers close idle connections after a time of their own (uvicorn after 5 s); a request sent at that moment is lost and sent again.
 const MAX_IDLE: Duration = Duration::from_secs(4);
-/// Read buffers grow to this; answers come in small pieces.
-const MAX_BUFFER: usize = 64 << 10;
+/// Bytes that are read at a time. Tokens come in small pieces, and thousands of streams that wait for the next one each have such a buffer.
+const READ_BYTES: usize = 4 << 10;
 
 /// The idle connections of a worker.
 #[derive(Default)]
@@ -72,7 +72,7 @@ impl Pool {
         // Requests are written whole; a socket that cannot do it still works.
         let _ = stream.set_nodelay(true);
         let (sender, connection) = Builder::new()
-            .max_buf_size(MAX_BUFFER)
+            .read_buf_exact_size(Some(READ_BYTES))
             .handshake(TokioIo::new(stream))
             .await
             .map_err(ConnectError::Handshake)?;

@@ -135,7 +135,8 @@ impl<S: Serves> Served<S> {
         match &self.tls {
             None => self.serve(stream, watcher).await,
             Some(tls) => match timeout(self.limits.header_timeout, tls.accept(stream)).await {
-                Ok(Ok(stream)) => self.serve(stream, watcher).await,
+                // Boxed, so that connections without TLS do not have the room for it.
+                Ok(Ok(stream)) => Box::pin(self.serve(stream, watcher)).await,
                 Ok(Err(e)) => tracing::debug!(error = %e, "TLS handshake failed"),
                 Err(_) => tracing::debug!("TLS handshake took too long"),
             },
