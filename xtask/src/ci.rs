@@ -213,7 +213,7 @@ fn watch(command: &mut Command, mut see: impl FnMut(&str)) -> anyhow::Result<boo
     Ok(child.wait().with_context(|| format!("failed to wait for `{what}`"))?.success())
 }
 
-/// The OpenAI Python package against our server.
+/// The OpenAI Python package against our server, and against our gateway in front of it.
 fn openai_client(wharf: &Path, model: &DemoModel) -> anyhow::Result<Outcome> {
     let Some(python) = Python::find() else {
         return Ok(Outcome::Skipped(Python::MISSING.into()));
@@ -222,7 +222,7 @@ fn openai_client(wharf: &Path, model: &DemoModel) -> anyhow::Result<Outcome> {
     demo::runtime()?.block_on(async {
         let mut server = Server::start(wharf, model)?;
         let tested = match server.ready().await {
-            Ok(_) => client_test(&python, &packages, &server.url()),
+            Ok(_) => client_tests(wharf, model, &server, &python, &packages).await,
             Err(error) => Err(error),
         };
         let stopped = server.stop().await;
@@ -230,7 +230,27 @@ fn openai_client(wharf: &Path, model: &DemoModel) -> anyhow::Result<Outcome> {
     })
 }
 
-fn client_test(python: &Python, packages: &Path, url: &str) -> anyhow::Result<Outcome> {
+async fn client_tests(
+    wharf: &Path,
+    model: &DemoModel,
+    server: &Server,
+    python: &Python,
+    packages: &Path,
+) -> anyhow::Result<Outcome> {
+    let (passed, failed) = client_test(python, packages, &server.url())?;
+    let stem = model.path.file_stem().unwrap_or_default().to_string_lossy();
+    let mut gateway = Server::gateway(wharf, model.name.unwrap_or(&stem), server)?;
+    let through = match gateway.ready().await {
+        Ok(_) => client_test(python, packages, &gateway.url()),
+        Err(error) => Err(error),
+    };
+    gateway.stop().await?;
+    let through = through?;
+    Ok(Outcome::Ran { passed: passed + through.0, failed: failed + through.1 })
+}
+
+/// Tests that passed and failed.
+fn client_test(python: &Python, packages: &Path, url: &str) -> anyhow::Result<(usize, usize)> {
     let mut test = python.command();
     test.arg(CLIENT_TEST).current_dir(environment::root()).env("PYTHONPATH", packages).env("WHARF_URL", url);
     let mut counts = None;
@@ -239,7 +259,7 @@ fn client_test(python: &Python, packages: &Path, url: &str) -> anyhow::Result<Ou
     if !ok && failed == 0 {
         bail!("the client test failed without naming a test");
     }
-    Ok(Outcome::Ran { passed, failed })
+    Ok((passed, failed))
 }
 
 #[cfg(test)]

@@ -41,21 +41,35 @@ impl Server {
     /// and we decide when it stops; if we die, it is killed with us as far as a process can see to that.
     pub(crate) fn start(wharf: &Path, model: &DemoModel) -> anyhow::Result<Server> {
         let port = free_port(8080)?;
-        let metrics_port = free_port(8082)?;
-        let log = shell::target()?.join("demo-serve.log");
-        let open =
-            || std::fs::File::create(&log).with_context(|| format!("failed to create {}", log.display()));
-        let file = open()?;
         let mut command = Command::new(wharf);
-        command.arg("serve").arg("--model").arg(&model.path).args(["--host", "127.0.0.1"]);
-        command.args(["--port", &port.to_string(), "--metrics-port", &metrics_port.to_string()]);
+        command.arg("serve").arg("--model").arg(&model.path);
         if let Some(name) = model.name {
             command.args(["--model-name", name]);
         }
+        Server::spawn(command, port, free_port(8082)?, "demo-serve.log")
+    }
+
+    /// Starts a gateway in front of a server that serves a model of this name.
+    pub(crate) fn gateway(wharf: &Path, model: &str, server: &Server) -> anyhow::Result<Server> {
+        let port = free_port(8000)?;
+        let mut command = Command::new(wharf);
+        command.args(["gateway", "--endpoint", &format!("{model}=127.0.0.1:{}", server.port)]);
+        Server::spawn(command, port, free_port(8002)?, "demo-gateway.log")
+    }
+
+    fn spawn(mut command: Command, port: u16, metrics_port: u16, log: &str) -> anyhow::Result<Server> {
+        let log = shell::target()?.join(log);
+        let open =
+            || std::fs::File::create(&log).with_context(|| format!("failed to create {}", log.display()));
+        let file = open()?;
+        command.args(["--host", "127.0.0.1"]);
+        command.args(["--port", &port.to_string(), "--metrics-port", &metrics_port.to_string()]);
         let errors = file.try_clone().context("failed to share the log file")?;
         command.stdin(Stdio::null()).stdout(file).stderr(errors).process_group(0).kill_on_drop(true);
         eprintln!("$ {}", shell::describe(command.as_std()));
-        let child = command.spawn().with_context(|| format!("failed to start {}", wharf.display()))?;
+        let child = command
+            .spawn()
+            .with_context(|| format!("failed to start {}", shell::describe(command.as_std())))?;
         Ok(Server { child, port, log })
     }
 
