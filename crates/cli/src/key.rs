@@ -206,7 +206,7 @@ fn moment(text: &str, now: Timestamp) -> anyhow::Result<Timestamp> {
 /// What is in the file, and which key is meant, is the user's input.
 fn failure(error: KeysError) -> Failure {
     match error {
-        KeysError::Random { .. } => Failure::Failed(error.into()),
+        KeysError::Random => Failure::Failed(error.into()),
         _ => Failure::BadInput(error.into()),
     }
 }
