@@ -1,6 +1,6 @@
 //! How endpoints are compared. A policy gives each candidate a cost; the lowest wins, and among equals the one that was picked longest ago.
 //!
-//! A new policy is a file beside these, a name in [`PolicyName`] and a line in [`PolicyName::cost`].
+//! A new policy is a file beside these, a name in [`PolicyName`] and a line in `PolicyName::cost`.
 
 mod least_load;
 mod prefix;

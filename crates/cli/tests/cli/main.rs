@@ -6,6 +6,7 @@ mod chat;
 mod distill;
 mod fake;
 mod fetch;
+mod gateway;
 mod large;
 mod manifest;
 mod optimize;

@@ -42,7 +42,7 @@ async fn a_client_that_leaves_stops_the_engine_at_once() {
     let engines = engines(1).await;
     engines[0].configure(|config| {
         config.itl = Duration::from_millis(50);
-        config.tokens = 100_000;
+        config.tokens = 200_000;
     });
     let gateway = Running::start(config(vec![service(&engines)]));
     let mut response = gateway.post(&streamed("hello")).await;
@@ -61,7 +61,7 @@ async fn a_client_that_leaves_stops_the_engine_at_once() {
 async fn a_client_that_does_not_read_holds_its_engine_back_and_nobody_else() {
     let engines = engines(1).await;
     engines[0].configure(|config| {
-        config.tokens = 100_000;
+        config.tokens = 200_000;
         config.max_model_len = 1_000_000;
     });
     let mut config = config(vec![service(&engines)]);
