@@ -65,9 +65,11 @@ async fn a_client_that_does_not_read_holds_its_engine_back_and_nobody_else() {
         config.max_model_len = 1_000_000;
     });
     let mut config = config(vec![service(&engines)]);
-    config.timeouts.idle = 30.0;
+    config.timeouts.first_byte = 60.0;
+    config.timeouts.idle = 60.0;
     let gateway = Running::start(config);
     let stuck = gateway.post(&streamed("stuck")).await;
+    assert_eq!(stuck.status(), 200);
     engines[0].configure(|config| config.tokens = 8);
     for _ in 0..20 {
         let (status, text) = gateway.stream(&streamed("other")).await;
