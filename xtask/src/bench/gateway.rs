@@ -154,13 +154,12 @@ impl Report {
     }
 
     fn markdown(&self) -> String {
-        let lines: Vec<_> = self.rows.iter().map(Row::cells).collect();
+        let Report { circumstances, pairs, seconds, rows } = self;
+        let lines: Vec<_> = rows.iter().map(Row::cells).collect();
         format!(
-            "{}\n\n{} rounds of {} s. {}\n",
-            self.circumstances,
-            self.pairs,
-            self.seconds,
-            markdown_table(HEAD, &lines)
+            "{circumstances}, {pairs} rounds of {seconds} s. Machine: {machine}.\n\n{table}",
+            machine = circumstances.machine,
+            table = markdown_table(HEAD, &lines),
         )
     }
 }
