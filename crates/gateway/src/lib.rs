@@ -26,24 +26,10 @@ mod table;
 mod upstream;
 mod usage;
 
-use std::error::Error;
-
 pub use config::{ConfigError, GatewayConfig, ServiceConfig};
 pub use serve::{Addresses, Gateway, Handle, ServeError};
 pub use service::ServiceSpec;
 pub use shared::SetupError;
-
-/// An error with all its causes, for one log line.
-pub(crate) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text.push_str(": ");
-        text.push_str(&inner.to_string());
-        cause = inner.source();
-    }
-    text
-}
 
 /// The cluster that a process belongs to, or that a kubeconfig names.
 pub mod kubernetes {

@@ -91,7 +91,7 @@ async fn look_after(
                 match scrape::read(&client, &metrics_url).await {
                     Ok(Some(load)) => service.reported(&address, load),
                     Ok(None) => {}
-                    Err(error) => tracing::debug!(address, error = %crate::chain(&error), "failed to read metrics"),
+                    Err(error) => tracing::debug!(address, error = %wharf_telemetry::log::chain(&error), "failed to read metrics"),
                 }
             }
         }

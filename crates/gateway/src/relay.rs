@@ -80,7 +80,7 @@ impl Relay {
                     }
                 }
                 Some(Err(error)) => {
-                    tracing::warn!(error = %crate::chain(&error), "an endpoint's answer broke off");
+                    tracing::warn!(error = %wharf_telemetry::log::chain(&error), "an endpoint's answer broke off");
                     return Poll::Ready(self.break_off("the model server broke off its answer"));
                 }
                 None => return Poll::Ready(self.end().map(Ok)),

@@ -1,6 +1,5 @@
 //! The HTTPS certificate: read once at start, read again when its files change.
 
-use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,6 +12,7 @@ use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use wharf_telemetry::log::chain;
 
 /// How often the files are compared with what is in use. They are small and local.
 const POLL: Duration = Duration::from_secs(1);
@@ -156,18 +156,6 @@ pub enum Reload {
     Taken,
     /// They are broken; those before stay in use.
     Refused,
-}
-
-/// An error with all its causes, for one log line.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text.push_str(": ");
-        text.push_str(&inner.to_string());
-        cause = inner.source();
-    }
-    text
 }
 
 struct Resolver(Arc<Certificate>);

@@ -291,15 +291,3 @@ fn start_metrics_thread(
     std::thread::Builder::new().name("metrics".to_owned()).spawn(work).map_err(ServeError::Thread)?;
     Ok(ended)
 }
-
-/// An error with all its causes, for one log line.
-pub(crate) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text.push_str(": ");
-        text.push_str(&inner.to_string());
-        cause = inner.source();
-    }
-    text
-}

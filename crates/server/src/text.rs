@@ -5,8 +5,8 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 use wharf_model::tokenizer::StreamStart;
 use wharf_model::{ChatTemplate, DecodeStream, EncodeOptions, Tokenizer};
+use wharf_telemetry::log::chain;
 
-use crate::serve::chain;
 use crate::state::unix_seconds;
 
 /// A tokenizer and, for models that chat, a template. Encoding and rendering may take long for long texts: they

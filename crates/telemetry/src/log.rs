@@ -1,5 +1,7 @@
 //! Log lines: one JSON object each for pipelines, or text for people. Both carry the request's id.
 
+use std::error::Error;
+
 use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
@@ -58,6 +60,18 @@ where
             .boxed(),
         Format::Text => fmt::layer().with_ansi(false).with_writer(writer).boxed(),
     }
+}
+
+/// An error with all its causes, for one log line.
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        cause = inner.source();
+    }
+    text
 }
 
 #[cfg(test)]

@@ -114,7 +114,7 @@ async fn follow(
             }
             Ok(Event::Delete(_)) => gone(&name, &keys),
             Err(error) => {
-                tracing::warn!(secret = name, error = %crate::chain(&error), "failed to watch API keys; the last ones hold");
+                tracing::warn!(secret = name, error = %wharf_telemetry::log::chain(&error), "failed to watch API keys; the last ones hold");
             }
         }
     }
@@ -141,7 +141,7 @@ fn take(name: &str, secret: &Secret, keys: &WatchedKeys) {
     match from_entries(Path::new(name), texts) {
         Ok(new) => keys.replace(new),
         Err(error) => {
-            tracing::error!(secret = name, error = %crate::chain(&error), "failed to read API keys; the last ones hold");
+            tracing::error!(secret = name, error = %wharf_telemetry::log::chain(&error), "failed to read API keys; the last ones hold");
         }
     }
 }

@@ -91,7 +91,7 @@ async fn follow(client: Client, namespace: String, name: String, sender: watch::
             }
             Ok(Event::Init | Event::InitDone) => {}
             Err(error) => {
-                tracing::warn!(pool = name, error = %crate::chain(&error), "failed to watch; what was seen last holds");
+                tracing::warn!(pool = name, error = %wharf_telemetry::log::chain(&error), "failed to watch; what was seen last holds");
             }
         }
     }

@@ -79,7 +79,7 @@ where
                 Ok(Event::Init | Event::InitApply(_)) => {}
                 Ok(Event::InitDone | Event::Apply(_) | Event::Delete(_)) => changed.notify_one(),
                 Err(error) => {
-                    tracing::warn!(%kind, error = %crate::chain(&error), "failed to watch; what was seen last holds");
+                    tracing::warn!(%kind, error = %wharf_telemetry::log::chain(&error), "failed to watch; what was seen last holds");
                 }
             }
         }

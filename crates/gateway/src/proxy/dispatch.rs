@@ -275,12 +275,12 @@ fn is_event_stream(headers: &HeaderMap) -> bool {
 fn trouble(failed: &Failed, address: &str) -> Trouble {
     match failed {
         Failed::Connect(error) => {
-            tracing::debug!(address, error = %crate::chain(error), "no connection to an endpoint");
+            tracing::debug!(address, error = %wharf_telemetry::log::chain(error), "no connection to an endpoint");
             let error = ApiError::BadGateway("the model server cannot be reached".to_owned());
             Trouble { reason: "connect", error, unsent: true }
         }
         Failed::Broken(error) => {
-            tracing::debug!(address, error = %crate::chain(error), "an endpoint broke off");
+            tracing::debug!(address, error = %wharf_telemetry::log::chain(error), "an endpoint broke off");
             let error = ApiError::BadGateway("the model server broke off before it answered".to_owned());
             Trouble { reason: "broken", error, unsent: false }
         }
