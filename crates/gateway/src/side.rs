@@ -8,14 +8,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Request, Response};
-use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
-use wharf_access::shares::UsageReport;
-use wharf_access::{KeySource, Moment, WatchedKeys};
+use wharf_access::{KeySource, WatchedKeys};
 use wharf_api::ApiError;
 use wharf_api::demand::DemandReport;
 use wharf_listen::{Connections, Limits, Listener};
@@ -33,13 +31,9 @@ const LEASE: Duration = Duration::from_secs(3);
 const BEAT: Duration = Duration::from_millis(500);
 /// Lines are at least this far apart: a burst of arrivals is one line.
 const APART: Duration = Duration::from_millis(2);
-/// Largest usage report of another gateway.
-const MAX_REPORT: usize = 16 << 20;
 
 /// The demand stream.
 pub(crate) const DEMAND_PATH: &str = "/wharf/v1/demand";
-/// Where gateways tell each other what was used.
-pub(crate) const USAGE_PATH: &str = "/wharf/v1/usage";
 
 /// Where the operator learns which shares of traffic are in force here: an old version may go when every gateway has said so.
 pub(crate) const TRAFFIC_PATH: &str = "/wharf/v1/traffic";
@@ -69,8 +63,6 @@ impl Side {
             ("GET", "/metrics") => self.metrics(),
             ("GET", DEMAND_PATH) => self.demand(),
             ("GET", TRAFFIC_PATH) => answer::json(&traffic(&self.shared)),
-            ("GET", USAGE_PATH) => answer::json(&self.shared.limiter.report(Moment::now())),
-            ("POST", USAGE_PATH) => self.merge(request).await,
             (method, path) => {
                 answer::failure(&ApiError::NotFound { method: method.to_owned(), path: path.to_owned() })
             }
@@ -124,26 +116,6 @@ impl Side {
         let mut response = Response::new(Answer::sent(pieces));
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
         response
-    }
-
-    /// Another gateway says what was used there.
-    async fn merge(&self, request: Request<Incoming>) -> Response<Answer> {
-        let body = match Limited::new(request.into_body(), MAX_REPORT).collect().await {
-            Ok(body) => body.to_bytes(),
-            Err(error) => {
-                return answer::failure(&ApiError::invalid(
-                    "body",
-                    format!("failed to read the report: {error}"),
-                ));
-            }
-        };
-        match serde_json::from_slice::<UsageReport>(&body) {
-            Ok(report) => {
-                self.shared.limiter.merge(Moment::now(), &report);
-                answer::json(&self.shared.limiter.report(Moment::now()))
-            }
-            Err(error) => answer::failure(&ApiError::invalid("body", format!("not a usage report: {error}"))),
-        }
     }
 }
 
