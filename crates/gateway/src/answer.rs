@@ -117,6 +117,11 @@ pub(crate) fn failure(error: &ApiError) -> Response<Answer> {
     response
 }
 
+/// What new requests are told while running ones end.
+pub(crate) fn stopping() -> ApiError {
+    ApiError::Unavailable { reason: "the gateway is stopping".to_owned(), retry_after_seconds: 1 }
+}
+
 /// A 200 with text.
 pub(crate) fn text(media_type: &'static str, text: String) -> Response<Answer> {
     with_type(StatusCode::OK, media_type, Bytes::from(text))

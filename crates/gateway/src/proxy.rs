@@ -47,6 +47,8 @@ struct Accepted {
     exchange: Exchange,
     rank: u8,
     session: Option<u64>,
+    /// Tokens of the prompt, estimated.
+    tokens: u64,
     /// Headers of the answer that say where the caller stands.
     standing: Vec<(&'static str, String)>,
 }
@@ -77,7 +79,7 @@ impl Worker {
     fn local(&self, request: &Request<Incoming>) -> Option<Response<Answer>> {
         match request.uri().path() {
             "/health" | "/ping" => Some(Response::new(Answer::empty())),
-            "/ready" if self.shared.is_draining() => Some(answer::failure(&draining())),
+            "/ready" if self.shared.is_draining() => Some(answer::failure(&answer::stopping())),
             "/ready" => Some(Response::new(Answer::empty())),
             _ => None,
         }
@@ -90,7 +92,7 @@ impl Worker {
         started: Instant,
     ) -> Result<Response<Answer>, ApiError> {
         if self.shared.is_draining() {
-            return Err(draining());
+            return Err(answer::stopping());
         }
         let table = self.shared.table();
         table.admit(&self.shared.keys.current(), request.headers(), Moment::now())?;
@@ -145,7 +147,7 @@ impl Worker {
         let target = uri.path_and_query().cloned().map_or_else(|| Uri::from_static("/"), Uri::from);
         let outgoing = Outgoing { method: method.clone(), target, headers: sent, body };
         let exchange = Exchange::begin(&self.shared, service, principal, reservation, about, started);
-        Ok(Accepted { served, call, outgoing, exchange, rank, session, standing })
+        Ok(Accepted { served, call, outgoing, exchange, rank, session, tokens: prompt_tokens, standing })
     }
 
     /// The caller, by the service's keys or else the gateway's.
@@ -213,10 +215,6 @@ struct Model {
     object: &'static str,
     created: u64,
     owned_by: &'static str,
-}
-
-fn draining() -> ApiError {
-    ApiError::Unavailable { reason: "the gateway is stopping".to_owned(), retry_after_seconds: 1 }
 }
 
 /// Paths whose streams can be asked what they took.

@@ -58,7 +58,7 @@ impl Side {
     async fn answer(self, request: Request<Incoming>) -> Response<Answer> {
         match (request.method().as_str(), request.uri().path()) {
             ("GET", "/health") => Response::new(Answer::empty()),
-            ("GET", "/ready") if self.shared.is_draining() => answer::failure(&stopping()),
+            ("GET", "/ready") if self.shared.is_draining() => answer::failure(&answer::stopping()),
             ("GET", "/ready") => Response::new(Answer::empty()),
             ("GET", "/metrics") => self.metrics(),
             ("GET", DEMAND_PATH) => self.demand(),
@@ -153,8 +153,4 @@ pub(crate) fn with_keys(config: ServiceConfig) -> Result<ServiceSpec, SetupError
         None => None,
     };
     Ok(ServiceSpec { keys, ..ServiceSpec::from(config) })
-}
-
-fn stopping() -> ApiError {
-    ApiError::Unavailable { reason: "the gateway is stopping".to_owned(), retry_after_seconds: 1 }
 }

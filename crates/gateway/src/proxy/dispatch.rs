@@ -58,7 +58,7 @@ struct Trouble {
 impl Worker {
     /// The answer, from whichever endpoint gives one.
     pub(super) async fn dispatch(&self, accepted: Accepted) -> Result<Response<Answer>, ApiError> {
-        let Accepted { served, call, outgoing, mut exchange, rank, session, standing: _ } = accepted;
+        let Accepted { served, call, outgoing, mut exchange, rank, session, tokens, standing: _ } = accepted;
         let config = &self.shared.config;
         let service = &served.service;
         let hold = service.hold_config(config.hold);
@@ -66,7 +66,7 @@ impl Worker {
         let hold_deadline = Instant::now() + seconds(hold.deadline);
         let plain = Request {
             prompt: &call.prompt,
-            tokens: service.estimate(call.prompt.bytes),
+            tokens,
             answer_tokens: call.longest.unwrap_or(USUAL_ANSWER),
             adapter: served.is_adapter.then_some(call.model.as_str()),
             session,
