@@ -57,6 +57,20 @@ pub struct ServiceDemand {
     pub oldest_wait_ms: u64,
     /// What the endpoints themselves say, as last read from their metrics.
     pub endpoints: BTreeMap<String, EndpointLoad>,
+    /// How each version answered, by colour: a release is judged by it.
+    pub versions: BTreeMap<String, VersionCounts>,
+}
+
+/// How the endpoints of one version answered. An attempt that failed counts here even where another endpoint saved the request.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct VersionCounts {
+    /// Attempts that were answered.
+    pub answered: u64,
+    /// Attempts that failed.
+    pub failed: u64,
+    /// How many answers began within each of [`FIRST_TOKEN_BUCKETS_MS`] after they were sent to the endpoint, and how many later.
+    pub first_token: Vec<u64>,
 }
 
 /// What one endpoint says of itself.

@@ -5,6 +5,7 @@
 //! function here is pure, except [`config::ConfigFiles::read`], which reads the two files that users write.
 
 pub mod config;
+pub mod console;
 pub mod demand;
 pub mod digest;
 pub mod error;

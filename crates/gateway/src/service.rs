@@ -1,5 +1,6 @@
 //! A service as the gateway runs it: its endpoints, its queue, and what it counts.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -7,7 +8,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 use wharf_access::{Limits, WatchedKeys};
-use wharf_api::demand::{EndpointLoad, FIRST_TOKEN_BUCKETS_MS, ServiceDemand};
+use wharf_api::demand::{EndpointLoad, FIRST_TOKEN_BUCKETS_MS, ServiceDemand, VersionCounts};
 use wharf_routing::service::EndpointState;
 use wharf_routing::{Load, NoEndpoint, Now, Outcome, Pick, Prompt, Request, Service, Ticket};
 use wharf_spec::service::Traffic;
@@ -58,16 +59,40 @@ pub(crate) struct Counters {
     pub(crate) abandoned: AtomicU64,
     pub(crate) prompt_tokens: AtomicU64,
     pub(crate) generated_tokens: AtomicU64,
-    first_token: [AtomicU64; FIRST_TOKEN_BUCKETS_MS.len() + 1],
+    first_token: [AtomicU64; FIRST_TOKEN_BUCKETS],
+    versions: Mutex<BTreeMap<String, VersionCounts>>,
 }
+
+/// Buckets of times to the first token, the one without an end included.
+const FIRST_TOKEN_BUCKETS: usize = FIRST_TOKEN_BUCKETS_MS.len() + 1;
 
 impl Counters {
     /// An answer began after so long.
     pub(crate) fn first_token(&self, after: Duration) {
-        let ms = after.as_millis();
-        let bucket = FIRST_TOKEN_BUCKETS_MS.iter().position(|end| ms <= u128::from(*end));
-        count(&self.first_token[bucket.unwrap_or(FIRST_TOKEN_BUCKETS_MS.len())], 1);
+        count(&self.first_token[bucket(after)], 1);
     }
+
+    /// Counts for a version; endpoints without a colour belong to none.
+    fn version(&self, colour: &str, change: impl FnOnce(&mut VersionCounts)) {
+        if colour.is_empty() {
+            return;
+        }
+        let mut versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
+        match versions.get_mut(colour) {
+            Some(counts) => change(counts),
+            None => change(versions.entry(colour.to_owned()).or_insert_with(|| VersionCounts {
+                first_token: vec![0; FIRST_TOKEN_BUCKETS],
+                ..VersionCounts::default()
+            })),
+        }
+    }
+}
+
+/// The bucket that a time to the first token falls into.
+fn bucket(after: Duration) -> usize {
+    let ms = after.as_millis();
+    let found = FIRST_TOKEN_BUCKETS_MS.iter().position(|end| ms <= u128::from(*end));
+    found.unwrap_or(FIRST_TOKEN_BUCKETS - 1)
 }
 
 /// Adds to a counter.
@@ -151,9 +176,8 @@ impl ServiceState {
 
     /// Picks an endpoint; the request is in flight there until the result is finished or dropped.
     pub(crate) fn pick(self: &Arc<Self>, request: &Request<'_>) -> Result<InFlight, NoEndpoint> {
-        let Pick { address, colour, cached, ticket } = self.routing().pick(request, self.now())?;
-        let slot = ticket.slot;
-        Ok(InFlight { service: Arc::clone(self), address, colour, cached, slot, ticket: Some(ticket) })
+        let pick = self.routing().pick(request, self.now())?;
+        Ok(InFlight::new(self, pick))
     }
 
     /// As [`ServiceState::pick`], among these only if some are given, and who else could take the request, the best first.
@@ -168,16 +192,11 @@ impl ServiceState {
             Some(addresses) => routing.all_but(addresses).ok_or(NoEndpoint::Nobody)?,
             None => Vec::new(),
         };
-        let Pick { address, colour, cached, ticket } =
-            routing.pick(&Request { tried: &tried, ..*request }, now)?;
-        let slot = ticket.slot;
-        tried.push(slot);
+        let pick = routing.pick(&Request { tried: &tried, ..*request }, now)?;
+        tried.push(pick.ticket.slot);
         let others = routing.ranked(&Request { tried: &tried, ..*request }, now);
         drop(routing);
-        Ok((
-            InFlight { service: Arc::clone(self), address, colour, cached, slot, ticket: Some(ticket) },
-            others,
-        ))
+        Ok((InFlight::new(self, pick), others))
     }
 
     /// A prompt of so many bytes had so many tokens.
@@ -231,7 +250,9 @@ impl ServiceState {
             prompt_tokens,
             generated_tokens,
             first_token,
+            versions,
         } = &self.counters;
+        let versions = versions.lock().unwrap_or_else(PoisonError::into_inner).clone();
         ServiceDemand {
             arrived: get(arrived),
             answered: get(answered),
@@ -246,6 +267,7 @@ impl ServiceState {
             tokens_in_flight: states.iter().map(|state| state.tokens).sum(),
             oldest_wait_ms: u64::try_from(self.hold.oldest().as_millis()).unwrap_or(u64::MAX),
             endpoints: states.iter().map(|state| (state.address.clone(), load(state))).collect(),
+            versions,
         }
     }
 
@@ -264,11 +286,23 @@ pub(crate) struct InFlight {
     pub(crate) cached: f64,
     pub(crate) slot: u32,
     ticket: Option<Ticket>,
+    /// When it was sent there, until the answer begins.
+    sent: Option<Instant>,
 }
 
 impl InFlight {
+    fn new(service: &Arc<ServiceState>, pick: Pick) -> InFlight {
+        let Pick { address, colour, cached, ticket } = pick;
+        let (slot, sent) = (ticket.slot, Some(Instant::now()));
+        InFlight { service: Arc::clone(service), address, colour, cached, slot, ticket: Some(ticket), sent }
+    }
+
     /// The answer has begun.
     pub(crate) fn first_byte(&mut self) {
+        if let Some(sent) = self.sent.take() {
+            let bucket = bucket(sent.elapsed());
+            self.service.counters.version(&self.colour, |counts| counts.first_token[bucket] += 1);
+        }
         if let Some(ticket) = &mut self.ticket {
             self.service.routing().first_byte(ticket);
         }
@@ -300,11 +334,17 @@ impl InFlight {
             cached: 0.0,
             slot: u32::MAX,
             ticket: None,
+            sent: None,
         })
     }
 
     fn end(&mut self, outcome: Outcome) {
         if let Some(ticket) = self.ticket.take() {
+            self.service.counters.version(&self.colour, |counts| match outcome {
+                Outcome::Answered => counts.answered += 1,
+                Outcome::Failed => counts.failed += 1,
+                Outcome::Saturated(_) | Outcome::Unknown => {}
+            });
             let now = self.service.now();
             self.service.routing().finish(ticket, outcome, now);
             self.service.hold.wake_first();
