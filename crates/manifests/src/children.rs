@@ -42,6 +42,8 @@ const OF_SERVICE: &[Builder] = &[
     monitoring::objects,
 ];
 
+pub(crate) use pod::template as pod_template;
+
 pub(crate) fn of_service(facts: &Facts<'_>) -> Vec<Value> {
     OF_SERVICE.iter().flat_map(|build| build(facts)).collect()
 }

@@ -3,12 +3,13 @@
 use std::cell::OnceCell;
 
 use wharf_spec::LLMService;
+use wharf_spec::scalar::Source;
 use wharf_spec::service::{CacheType, Engine, LLMServiceSpec, ScalingMode};
 
-use crate::artifacts::{self, Artifact, MOUNT};
+use crate::artifacts::{Artifact, Store};
 use crate::launch::{self, Launch};
 use crate::names;
-use crate::{Mode, RenderError, Settings, State};
+use crate::{Mode, Places, RenderError, Settings, State};
 
 /// Where model pods find the model.
 #[derive(Clone, Debug, PartialEq)]
@@ -21,6 +22,8 @@ pub(crate) enum Files {
     OfModel(String),
     /// In an OCI image that is mounted.
     Image(String),
+    /// In folders of this machine.
+    Local,
 }
 
 /// A service as builders need it.
@@ -31,6 +34,7 @@ pub struct Facts<'a> {
     pub(crate) state: &'a State,
     pub(crate) settings: &'a Settings,
     pub(crate) mode: Mode,
+    pub(crate) places: Places,
     pub(crate) name: &'a str,
     pub(crate) namespace: Option<&'a str>,
     pub(crate) files: Files,
@@ -44,6 +48,7 @@ impl<'a> Facts<'a> {
         state: &'a State,
         settings: &'a Settings,
         mode: Mode,
+        places: Places,
     ) -> Result<Facts<'a>, RenderError> {
         let spec = &service.spec;
         let error = |path: &str, message: &str| {
@@ -52,7 +57,8 @@ impl<'a> Facts<'a> {
         let Some(name) = service.metadata.name.as_deref() else {
             return error("metadata.name", "is required");
         };
-        if spec.model.source.as_ref().is_some_and(|source| !source.is_remote() && source.claim().is_none()) {
+        let lies_here = |source: &Source| !source.is_remote() && source.claim().is_none();
+        if mode != Mode::Local && spec.model.source.as_ref().is_some_and(lies_here) {
             return error(
                 "spec.model.source",
                 "file:// names a file of one machine, for `wharf up`; pods need pvc:// or a source that can be fetched",
@@ -61,13 +67,14 @@ impl<'a> Facts<'a> {
         if mode == Mode::Standalone {
             standalone(spec)?;
         }
-        let (files, artifact) = files(service, name);
+        let (files, artifact) = files(service, name, mode, &places);
         Ok(Facts {
             service,
             spec,
             state,
             settings,
             mode,
+            places,
             name,
             namespace: service.metadata.namespace.as_deref(),
             files,
@@ -120,13 +127,14 @@ impl<'a> Facts<'a> {
     where
         'a: 'b,
     {
-        let (files, artifact) = files(released, self.name);
+        let (files, artifact) = files(released, self.name, self.mode, &self.places);
         let Facts {
             service,
             spec: _,
             state,
             settings,
             mode,
+            ref places,
             name,
             namespace,
             files: _,
@@ -139,6 +147,7 @@ impl<'a> Facts<'a> {
             state,
             settings,
             mode,
+            places: places.clone(),
             name,
             namespace,
             files,
@@ -177,29 +186,34 @@ fn standalone(spec: &LLMServiceSpec) -> Result<(), RenderError> {
     }
 }
 
-fn files(service: &LLMService, name: &str) -> (Files, Artifact) {
-    let model = &service.spec.model;
+fn files(service: &LLMService, name: &str, mode: Mode, places: &Places) -> (Files, Artifact) {
+    let (model, store) = (&service.spec.model, Store(places));
     let digest = model.digest.as_ref().map(|digest| digest.as_str());
-    let plain = |path: String| Artifact { path, student: None, quantized: None };
     let Some(source) = &model.source else {
         let reference = model.reference.as_ref().map_or("", |name| name.as_str());
         // The operator fills in what the Model's status says; this is where a Model without a recipe has it.
-        return (Files::OfModel(reference.to_owned()), plain(format!("{MOUNT}/current")));
+        let current = format!("{}/current", places.models);
+        return (Files::OfModel(reference.to_owned()), Artifact::plain(current));
     };
+    let made = |original: String| store.artifact(source, digest, model.optimize.as_ref(), original);
+    if mode == Mode::Local {
+        return (Files::Local, made(store.located(source, digest).path));
+    }
     match model.cache_type() {
         CacheType::Image => {
             let reference = source.as_str().trim_start_matches("oci://");
-            (Files::Image(reference.to_owned()), plain(MOUNT.to_owned()))
+            (Files::Image(reference.to_owned()), Artifact::plain(places.models.clone()))
         }
         CacheType::EmptyDir => {
+            // The one volume that such a pod has is mounted where models are.
             let (claim, path) = source.claim().unwrap_or_default();
-            let path = format!("{MOUNT}/{path}").trim_end_matches('/').to_owned();
-            (Files::TheirClaim(claim.to_owned()), plain(path))
+            let path = format!("{}/{path}", places.models).trim_end_matches('/').to_owned();
+            (Files::TheirClaim(claim.to_owned()), Artifact::plain(path))
         }
         CacheType::Pvc => {
             let claim = model.cache.claim_name.clone();
             let claim = claim.unwrap_or_else(|| names::child(name, "cache"));
-            (Files::OwnClaim(claim), artifacts::artifact(source, digest, model.optimize.as_ref()))
+            (Files::OwnClaim(claim), made(store.fetched_file(source, digest)))
         }
     }
 }

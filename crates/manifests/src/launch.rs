@@ -11,40 +11,38 @@ use wharf_spec::service::Engine;
 
 use crate::facts::Facts;
 
-pub(crate) use wharf::{CONFIG, TLS};
-
 /// How an engine is started, and where it tells how it is.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Launch {
+pub struct Launch {
     /// The program; the image's own if empty.
-    pub(crate) command: Vec<String>,
+    pub command: Vec<String>,
     /// Its arguments, those of the user last.
-    pub(crate) args: Vec<String>,
+    pub args: Vec<String>,
     /// Arguments of a process that computes for a server on another node.
-    pub(crate) worker_args: Vec<String>,
+    pub worker_args: Vec<String>,
     /// Environment that the engine itself needs.
-    pub(crate) env: Vec<Value>,
+    pub env: Vec<Value>,
     /// Port of the HTTP API.
-    pub(crate) http: u16,
+    pub http: u16,
     /// Port of metrics, and their path.
-    pub(crate) metrics: (u16, String),
+    pub metrics: (u16, String),
     /// Path that answers 200 once the model is loaded, and while the process lives.
-    pub(crate) liveness: String,
+    pub liveness: String,
     /// Path that answers 200 while requests are taken.
-    pub(crate) readiness: String,
+    pub readiness: String,
     /// The environment variable that the engine takes a key from.
-    pub(crate) api_key: Option<&'static str>,
+    pub api_key: Option<&'static str>,
     /// Files that the engine reads its configuration from.
-    pub(crate) config: Option<Config>,
+    pub config: Option<Config>,
 }
 
 /// Configuration files, by a name that stands for their content.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Config {
+pub struct Config {
     /// Name of the ConfigMap.
-    pub(crate) name: String,
+    pub name: String,
     /// Its data: file name to text.
-    pub(crate) data: Value,
+    pub data: Value,
 }
 
 /// How the engine of a service is started.
@@ -95,12 +93,12 @@ impl Args {
 }
 
 /// What PyTorch's engines need in a pod that may write only to its cache and reaches nobody.
-fn torch_env() -> Vec<Value> {
+fn torch_env(cache: &str) -> Vec<Value> {
     vec![
         variable("HF_HUB_OFFLINE", 1),
-        variable("HOME", "/cache/home"),
+        variable("HOME", format!("{cache}/home")),
         variable("TORCH_CUDNN_V8_API_ENABLED", 1),
-        variable("TRITON_CACHE_DIR", "/cache/triton"),
-        variable("XDG_CACHE_HOME", "/cache"),
+        variable("TRITON_CACHE_DIR", format!("{cache}/triton")),
+        variable("XDG_CACHE_HOME", cache),
     ]
 }

@@ -10,6 +10,9 @@ mod facts;
 mod launch;
 mod merge;
 pub mod names;
+mod places;
+mod process;
+mod recipe;
 mod settings;
 mod version;
 
@@ -18,7 +21,11 @@ use wharf_spec::{LLMService, Model};
 
 pub use children::print_yaml;
 pub use facts::Facts;
+pub use launch::{Config, Launch};
 pub use merge::strategic_merge;
+pub use places::Places;
+pub use process::{Process, process, revision};
+pub use recipe::Step;
 pub use settings::{Peer, Settings};
 pub use version::{Colour, State, Version};
 
@@ -29,6 +36,8 @@ pub enum Mode {
     Managed,
     /// Nobody: Services select the pods, autoscalers scale Deployments.
     Standalone,
+    /// No cluster: processes of one machine, behind a gateway.
+    Local,
 }
 
 /// A service cannot be rendered as asked.
@@ -52,7 +61,7 @@ pub fn service(
     settings: &Settings,
     mode: Mode,
 ) -> Result<Vec<Value>, RenderError> {
-    let facts = Facts::new(object, state, settings, mode)?;
+    let facts = Facts::new(object, state, settings, mode, Places::pod())?;
     let mut objects = children::of_service(&facts);
     for (kind, patch) in object.spec.overrides.patches() {
         for object in objects.iter_mut().filter(|object| object["kind"] == kind) {

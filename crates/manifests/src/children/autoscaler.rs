@@ -49,7 +49,7 @@ pub(super) fn is_scaled(facts: &Facts<'_>) -> bool {
 /// What is scaled: the service itself, whose operator scales the version that serves; without an operator, that version.
 pub(super) fn target(facts: &Facts<'_>) -> Value {
     match facts.mode {
-        Mode::Managed => {
+        Mode::Managed | Mode::Local => {
             json!({"apiVersion": wharf_spec::API_VERSION, "kind": "LLMService", "name": facts.name})
         }
         Mode::Standalone => {

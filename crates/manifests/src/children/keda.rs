@@ -63,7 +63,7 @@ fn triggers(facts: &Facts<'_>) -> Vec<Value> {
 
 fn trigger(facts: &Facts<'_>, metric: &str, target: f64) -> Value {
     match facts.mode {
-        Mode::Managed => json!({"type": "external-push", "metadata": {
+        Mode::Managed | Mode::Local => json!({"type": "external-push", "metadata": {
             "scalerAddress": facts.settings.scaler_address, "service": facts.name, "metric": metric, "target": target.to_string(),
         }}),
         Mode::Standalone => json!({"type": "prometheus", "metadata": {

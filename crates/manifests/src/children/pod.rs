@@ -8,7 +8,6 @@ use wharf_spec::scalar::Quantity;
 use wharf_spec::service::{Amounts, Engine, Gpu};
 
 use super::{identity, shared, volume, workload};
-use crate::artifacts::MOUNT;
 use crate::facts::{Facts, Files};
 use crate::launch::{Launch, variable};
 use crate::names::{self, HTTPS, Part, RANKS, SERVICE};
@@ -23,7 +22,7 @@ const GOODBYE_SECONDS: i64 = 30;
 const PROBE_SECONDS: i64 = 5;
 
 /// What makes the pods of a version that are a part of the service.
-pub(super) fn template(facts: &Facts<'_>, colour: Colour, part: Part) -> Value {
+pub(crate) fn template(facts: &Facts<'_>, colour: Colour, part: Part) -> Value {
     let mut labels = names::pod_labels(SERVICE, facts.name, part);
     labels.extend(workload::selector(facts, colour, part));
     let launch = facts.launch();
@@ -159,7 +158,7 @@ fn env(facts: &Facts<'_>, launch: &Launch) -> Vec<Value> {
         env.push(variable("OMP_NUM_THREADS", (cores.milli() / 1000).max(1)));
     }
     if spec.resources.gpu.is_some() {
-        env.push(variable("CUDA_CACHE_PATH", "/cache/cuda"));
+        env.push(variable("CUDA_CACHE_PATH", format!("{}/cuda", facts.places.cache)));
         env.push(variable("CUDA_CACHE_MAXSIZE", 2_147_483_648_u64));
         env.push(variable("CUDA_CACHE_DISABLE", 0));
         env.push(variable("CUDA_MODULE_LOADING", "LAZY"));
@@ -197,7 +196,7 @@ pub(super) fn resources(requests: &Amounts, limits: &Amounts, gpu: Option<&Gpu>)
 
 /// Waits until Jobs have made the model, where no operator does.
 fn wait(facts: &Facts<'_>) -> Value {
-    let mounts = vec![json!({"name": "models", "mountPath": MOUNT, "readOnly": true})];
+    let mounts = vec![json!({"name": "models", "mountPath": facts.places.models, "readOnly": true})];
     shared::wait("await-model", &facts.settings.image, &facts.artifact.path, mounts)
 }
 
@@ -210,6 +209,7 @@ struct Mounts {
 impl Mounts {
     fn of(facts: &Facts<'_>, launch: &Launch) -> Mounts {
         let mut all = Mounts { volumes: Vec::new(), mounts: Vec::new() };
+        let places = &facts.places;
         let claim = |name: &str| json!({"persistentVolumeClaim": {"claimName": name, "readOnly": true}});
         let models = match &facts.files {
             Files::OwnClaim(name) | Files::TheirClaim(name) => claim(name),
@@ -217,14 +217,15 @@ impl Mounts {
             Files::Image(reference) => {
                 json!({"image": {"reference": reference, "pullPolicy": "IfNotPresent"}})
             }
+            Files::Local => json!({"emptyDir": {}}),
         };
-        all.add("models", MOUNT, models, true);
-        all.add("cache", "/cache", json!({"emptyDir": {}}), false);
+        all.add("models", &places.models, models, true);
+        all.add("cache", &places.cache, json!({"emptyDir": {}}), false);
         all.add("tmp", "/tmp", json!({"emptyDir": {}}), false);
         if let (Some(path), Some(_)) = (&facts.spec.placement.cuda_cache, &facts.spec.resources.gpu) {
             all.add(
                 "cuda-cache",
-                "/cache/cuda",
+                &format!("{}/cuda", places.cache),
                 json!({"hostPath": {"path": path, "type": "DirectoryOrCreate"}}),
                 false,
             );
@@ -234,11 +235,11 @@ impl Mounts {
             all.add("shm", "/dev/shm", json!({"emptyDir": {"medium": "Memory"}}), false);
         }
         if let Some(config) = &launch.config {
-            all.add("config", crate::launch::CONFIG, json!({"configMap": {"name": config.name}}), true);
+            all.add("config", &places.config, json!({"configMap": {"name": config.name}}), true);
         }
         if let (true, Some(tls), true) = (facts.serves_tls(), &facts.spec.expose.tls, launch.config.is_some())
         {
-            all.add("tls", crate::launch::TLS, json!({"secret": {"secretName": tls.secret_name}}), true);
+            all.add("tls", &places.tls, json!({"secret": {"secretName": tls.secret_name}}), true);
         }
         all
     }

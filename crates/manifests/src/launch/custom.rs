@@ -3,12 +3,11 @@
 
 use super::{Launch, variable};
 use crate::facts::Facts;
-use crate::names;
 
 pub(super) fn launch(facts: &Facts<'_>) -> Launch {
     let runtime = &facts.spec.runtime;
     let probes = runtime.probes.clone().unwrap_or_default();
-    let http = runtime.ports.as_ref().map_or(names::HTTP, |ports| ports.http.get());
+    let http = runtime.ports.as_ref().map_or(facts.places.http, |ports| ports.http.get());
     let metrics = runtime.ports.as_ref().and_then(|ports| ports.metrics).map_or(http, |port| port.get());
     let mut env =
         vec![variable("MODEL_PATH", &facts.artifact.path), variable("MODEL_NAME", facts.served_name())];

@@ -3,11 +3,11 @@
 use wharf_spec::service::KvCacheType;
 
 use super::{Args, Launch};
+use crate::Mode;
 use crate::facts::Facts;
-use crate::names;
 
 pub(super) fn launch(facts: &Facts<'_>) -> Launch {
-    let (spec, server) = (facts.spec, &facts.spec.server);
+    let (spec, server, places) = (facts.spec, &facts.spec.server, &facts.places);
     let defaults = &server.defaults;
     let kv_cache = server.kv_cache.kind.map(|kind| match kind {
         KvCacheType::F16 => "f16",
@@ -20,8 +20,8 @@ pub(super) fn launch(facts: &Facts<'_>) -> Launch {
     let args = Args::default()
         .with("--model", &facts.artifact.path)
         .with("--alias", facts.served_name())
-        .with("--host", "0.0.0.0")
-        .with("--port", names::HTTP)
+        .with("--host", &places.host)
+        .with("--port", places.http)
         .flag("--metrics")
         .maybe("--ctx-size", context)
         .maybe("--parallel", slots)
@@ -35,13 +35,18 @@ pub(super) fn launch(facts: &Facts<'_>) -> Launch {
         .maybe("--presence-penalty", defaults.presence_penalty)
         .maybe("--n-gpu-layers", (gpus > 0).then_some("999"))
         .maybe("--split-mode", (gpus > 1).then_some("row"));
+    // In the image it is not in the path.
+    let program = match facts.mode {
+        Mode::Local => "llama-server",
+        Mode::Managed | Mode::Standalone => "/app/llama-server",
+    };
     Launch {
-        command: vec!["/app/llama-server".to_owned()],
+        command: vec![program.to_owned()],
         args: args.0,
         worker_args: Vec::new(),
         env: Vec::new(),
-        http: names::HTTP,
-        metrics: (names::HTTP, "/metrics".to_owned()),
+        http: places.http,
+        metrics: (places.http, "/metrics".to_owned()),
         liveness: "/health".to_owned(),
         readiness: "/health".to_owned(),
         api_key: Some("LLAMA_API_KEY"),

@@ -3,12 +3,13 @@
 use wharf_spec::service::KvCacheType;
 
 use super::{Args, Launch, torch_env};
-use crate::artifacts;
+use crate::artifacts::Store;
 use crate::facts::Facts;
 use crate::names;
 
 pub(super) fn launch(facts: &Facts<'_>) -> Launch {
-    let (spec, server) = (facts.spec, &facts.spec.server);
+    let (spec, server, places) = (facts.spec, &facts.spec.server, &facts.places);
+    let store = Store(places);
     let parallelism = &spec.parallelism;
     let kv_cache = server.kv_cache.kind.and_then(|kind| match kind {
         KvCacheType::F16 => None,
@@ -17,8 +18,8 @@ pub(super) fn launch(facts: &Facts<'_>) -> Launch {
     let mut args = Args::default()
         .with("--model-path", &facts.artifact.path)
         .with("--served-model-name", facts.served_name())
-        .with("--host", "0.0.0.0")
-        .with("--port", names::HTTP)
+        .with("--host", &places.host)
+        .with("--port", places.http)
         .flag("--enable-metrics")
         .with("--log-level", log_level(spec.observability.logs.level.name()))
         .maybe("--context-length", server.max_model_len)
@@ -31,7 +32,7 @@ pub(super) fn launch(facts: &Facts<'_>) -> Launch {
     if !spec.model.adapters.is_empty() {
         args = args.flag("--lora-paths");
         for adapter in &spec.model.adapters {
-            args = args.flag(&format!("{}={}", adapter.name, artifacts::fetched(&adapter.source, None)));
+            args = args.flag(&format!("{}={}", adapter.name, store.fetched(&adapter.source, None)));
         }
     }
     if facts.is_group() {
@@ -47,9 +48,9 @@ pub(super) fn launch(facts: &Facts<'_>) -> Launch {
         command: ["python3", "-m", "sglang.launch_server"].map(str::to_owned).to_vec(),
         worker_args: args.0.clone(),
         args: args.0,
-        env: torch_env(),
-        http: names::HTTP,
-        metrics: (names::HTTP, "/metrics".to_owned()),
+        env: torch_env(&places.cache),
+        http: places.http,
+        metrics: (places.http, "/metrics".to_owned()),
         liveness: "/health".to_owned(),
         readiness: "/health".to_owned(),
         api_key: Some("API_KEY"),

@@ -4,12 +4,13 @@ use serde_json::{Map, Value};
 use wharf_spec::service::KvCacheType;
 
 use super::{Args, Launch, torch_env, variable};
-use crate::artifacts;
+use crate::artifacts::Store;
 use crate::facts::Facts;
 use crate::names;
 
 pub(super) fn launch(facts: &Facts<'_>) -> Launch {
-    let (spec, server) = (facts.spec, &facts.spec.server);
+    let (spec, server, places) = (facts.spec, &facts.spec.server, &facts.places);
+    let store = Store(places);
     let parallelism = &spec.parallelism;
     let kv_cache = server.kv_cache.kind.and_then(|kind| match kind {
         KvCacheType::F16 => None,
@@ -18,8 +19,8 @@ pub(super) fn launch(facts: &Facts<'_>) -> Launch {
     let mut args = Args::default()
         .flag(&facts.artifact.path)
         .with("--served-model-name", facts.served_name())
-        .with("--host", "0.0.0.0")
-        .with("--port", names::HTTP)
+        .with("--host", &places.host)
+        .with("--port", places.http)
         .maybe("--max-model-len", server.max_model_len)
         .maybe("--max-num-seqs", server.max_num_seqs)
         .maybe("--max-num-batched-tokens", server.max_num_batched_tokens)
@@ -31,7 +32,7 @@ pub(super) fn launch(facts: &Facts<'_>) -> Launch {
     if !spec.model.adapters.is_empty() {
         args = args.flag("--enable-lora").flag("--lora-modules");
         for adapter in &spec.model.adapters {
-            args = args.flag(&format!("{}={}", adapter.name, artifacts::fetched(&adapter.source, None)));
+            args = args.flag(&format!("{}={}", adapter.name, store.fetched(&adapter.source, None)));
         }
     }
     if facts.is_group() {
@@ -42,8 +43,8 @@ pub(super) fn launch(facts: &Facts<'_>) -> Launch {
             .with("--master-port", names::RANKS);
     }
     let worker_args = [args.0.clone(), vec!["--headless".to_owned()]].concat();
-    let mut env = torch_env();
-    env.push(variable("VLLM_CACHE_ROOT", "/cache/vllm"));
+    let mut env = torch_env(&places.cache);
+    env.push(variable("VLLM_CACHE_ROOT", format!("{}/vllm", places.cache)));
     env.push(variable("VLLM_NO_USAGE_STATS", 1));
     env.push(variable("VLLM_LOGGING_LEVEL", spec.observability.logs.level.name().to_uppercase()));
     Launch {
@@ -51,8 +52,8 @@ pub(super) fn launch(facts: &Facts<'_>) -> Launch {
         args: args.0,
         worker_args,
         env,
-        http: names::HTTP,
-        metrics: (names::HTTP, "/metrics".to_owned()),
+        http: places.http,
+        metrics: (places.http, "/metrics".to_owned()),
         liveness: "/health".to_owned(),
         readiness: "/health".to_owned(),
         api_key: Some("VLLM_API_KEY"),

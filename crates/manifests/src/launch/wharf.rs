@@ -7,21 +7,16 @@ use super::{Config, Launch};
 use crate::facts::Facts;
 use crate::names;
 
-/// Folder of the configuration files in the pod.
-pub(crate) const CONFIG: &str = "/etc/wharf";
-/// Folder of the certificate in the pod.
-pub(crate) const TLS: &str = "/etc/wharf-tls";
-
 pub(super) fn launch(facts: &Facts<'_>) -> Launch {
-    let data = config(facts);
-    let args: Vec<String> = ["serve", "--config", CONFIG].map(str::to_owned).to_vec();
+    let (data, places) = (config(facts), &facts.places);
+    let args: Vec<String> = ["serve", "--config", &places.config].map(str::to_owned).to_vec();
     Launch {
         command: vec!["wharf".to_owned()],
         worker_args: args.clone(),
         args,
         env: Vec::new(),
-        http: names::HTTP,
-        metrics: (names::METRICS, "/metrics".to_owned()),
+        http: places.http,
+        metrics: (places.metrics, "/metrics".to_owned()),
         liveness: "/health".to_owned(),
         readiness: "/ready".to_owned(),
         api_key: Some("API_KEY"),
@@ -35,7 +30,7 @@ pub(super) fn launch(facts: &Facts<'_>) -> Launch {
 /// `model_config.json` and `server_config.yaml`, as the server reads them (`docs/reference/config.md`).
 fn config(facts: &Facts<'_>) -> Value {
     let spec = facts.spec;
-    let (server, defaults) = (&spec.server, &spec.server.defaults);
+    let (server, defaults, places) = (&spec.server, &spec.server.defaults, &facts.places);
     let mut model = Fields::default();
     model.set("model_path", Some(&facts.artifact.path));
     model.set("model_name", Some(facts.served_name()));
@@ -46,13 +41,13 @@ fn config(facts: &Facts<'_>) -> Value {
     model.set("presence_penalty", defaults.presence_penalty);
 
     let mut settings = Fields::default();
-    settings.set("host", Some("0.0.0.0"));
-    settings.set("port", Some(names::HTTP));
-    settings.set("metrics_port", Some(names::METRICS));
+    settings.set("host", Some(&places.host));
+    settings.set("port", Some(places.http));
+    settings.set("metrics_port", Some(places.metrics));
     if facts.serves_tls() {
         settings.set("https_port", Some(names::HTTPS));
-        settings.set("tls_cert", Some(format!("{TLS}/tls.crt")));
-        settings.set("tls_key", Some(format!("{TLS}/tls.key")));
+        settings.set("tls_cert", Some(format!("{}/tls.crt", places.tls)));
+        settings.set("tls_key", Some(format!("{}/tls.key", places.tls)));
     }
     settings.set("max_workers", server.max_workers);
     settings.set("max_model_len", server.max_model_len);
@@ -72,7 +67,7 @@ fn config(facts: &Facts<'_>) -> Value {
     settings.set("tensor_parallel", Some(parallelism.tensor).filter(|ranks| *ranks > 1));
     settings.set("pipeline_parallel", Some(parallelism.pipeline).filter(|ranks| *ranks > 1));
     settings.set("rank_port", facts.is_group().then_some(names::RANKS));
-    settings.set("pack_cache", Some("/cache/packed"));
+    settings.set("pack_cache", Some(format!("{}/packed", places.cache)));
     settings.set("drain_grace_seconds", Some(server.longest_answer.whole_seconds()));
     settings.set(
         "log_format",
