@@ -79,7 +79,7 @@ mod tests {
 
     fn rules(select: Select, limits: &[(Amount, u64)]) -> Rules {
         let limits = limits.iter().map(|&(most, every)| Limit { most, every: S(every) }).collect();
-        Rules { stabilization: Duration::ZERO, select, limits }
+        Rules { stabilization: Duration::ZERO, select, limits, tolerance: None }
     }
 
     #[test]

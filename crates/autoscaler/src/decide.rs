@@ -215,7 +215,7 @@ impl State {
             start: self.learned.start(0.5),
         };
         let asked = ask(&policy.targets, load, &load.stable, &there);
-        let replicas = rounded(asked.replicas, seen.wanted, policy.tolerance);
+        let replicas = round(asked.replicas, seen, policy);
         let mut choice = Choice::new(replicas, asked.why);
         choice.hold_floor(look, floor);
         self.guard_first_token(&mut choice, look);
@@ -267,11 +267,11 @@ impl State {
         self.panic = self.panic.filter(|p| p.until > now);
         if asked / f64::from(seen.ready.max(1)) >= policy.panic_threshold {
             let highest = self.panic.map_or(0, |p| p.replicas);
-            let replicas = rounded(asked, seen.wanted, policy.tolerance).max(highest).min(policy.max);
+            let replicas = round(asked, seen, policy).max(highest).min(policy.max);
             self.panic = Some(Panic { until: now + policy.stable_window, replicas });
         }
         // A burst that what is there can carry asks for nothing more, but it says what should stay: the next one may be like it.
-        let peak = rounded(asked, seen.wanted, policy.tolerance).min(seen.wanted);
+        let peak = round(asked, seen, policy).min(seen.wanted);
         self.asked.push(now, i64::from(peak), policy.down.stabilization);
         let Some(Panic { until: _, replicas }) = self.panic else { return };
         let window = number(policy.stable_window.mul_f64(policy.panic_window).as_secs_f64());
@@ -307,6 +307,11 @@ impl State {
             number(worth.asleep)
         ))
     }
+}
+
+/// Up to the next whole number, unless it is as good as what is wanted already.
+fn round(asked: f64, seen: &Observed, policy: &Policy) -> u32 {
+    rounded(asked, seen.wanted, policy.tolerance(asked > f64::from(seen.wanted)))
 }
 
 /// Up to the next whole number, unless it is as good as what there is.

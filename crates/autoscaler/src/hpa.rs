@@ -110,8 +110,8 @@ fn desired(seen: &Observed, policy: &Policy) -> (u32, String) {
             continue;
         };
         let replicas = match metric.external {
-            true => external(total, target, seen.wanted, policy.tolerance),
-            false => pods(total, target, seen, policy.tolerance),
+            true => external(total, target, seen.wanted, policy),
+            false => pods(total, target, seen, policy),
         };
         if most.as_ref().is_none_or(|(n, _)| replicas > *n) {
             most = Some((replicas, format!("{} {} at {} each", number(total), metric.what, number(target))));
@@ -124,12 +124,17 @@ fn desired(seen: &Observed, policy: &Policy) -> (u32, String) {
     }
 }
 
-fn external(total: f64, target: f64, wanted: u32, tolerance: f64) -> u32 {
-    let ratio = total / (target * f64::from(wanted.max(1)));
-    if (ratio - 1.0).abs() <= tolerance + 1e-9 { wanted } else { (total / target - 1e-9).ceil() as u32 }
+/// Whether a ratio is as good as 1. Each direction may have a tolerance of its own.
+fn is_near(ratio: f64, policy: &Policy) -> bool {
+    (ratio - 1.0).abs() <= policy.tolerance(ratio > 1.0) + 1e-9
 }
 
-fn pods(total: f64, target: f64, seen: &Observed, tolerance: f64) -> u32 {
+fn external(total: f64, target: f64, wanted: u32, policy: &Policy) -> u32 {
+    let ratio = total / (target * f64::from(wanted.max(1)));
+    if is_near(ratio, policy) { wanted } else { (total / target - 1e-9).ceil() as u32 }
+}
+
+fn pods(total: f64, target: f64, seen: &Observed, policy: &Policy) -> u32 {
     let (ready, starting) = (f64::from(seen.ready), f64::from(seen.starting));
     if seen.ready == 0 {
         return seen.wanted;
@@ -137,13 +142,12 @@ fn pods(total: f64, target: f64, seen: &Observed, tolerance: f64) -> u32 {
     let ratio = total / ready / target;
     let up = ratio > 1.0;
     if seen.starting == 0 {
-        let same = (ratio - 1.0).abs() <= tolerance + 1e-9;
-        return if same { seen.wanted } else { (ratio * ready - 1e-9).ceil() as u32 };
+        return if is_near(ratio, policy) { seen.wanted } else { (ratio * ready - 1e-9).ceil() as u32 };
     }
     let assumed = if up { 0.0 } else { starting };
     let again = (total / target + assumed) / (ready + starting);
     let turned = (again > 1.0) != up;
-    if (again - 1.0).abs() <= tolerance + 1e-9 || turned {
+    if is_near(again, policy) || turned {
         seen.wanted
     } else {
         (again * (ready + starting) - 1e-9).ceil() as u32
@@ -181,6 +185,15 @@ mod tests {
         assert_eq!(replicas(&seen(3, 3, 0, 33.0)), 3);
         assert_eq!(replicas(&seen(3, 3, 0, 33.1)), 4);
         assert_eq!(replicas(&seen(3, 3, 0, 900.0)), 7);
+    }
+
+    #[test]
+    fn each_direction_may_have_a_tolerance_of_its_own() {
+        let mut policy = policy();
+        (policy.up.tolerance, policy.down.stabilization) = (Some(0.01), Duration::ZERO);
+        let replicas =
+            |arrivals| decide(&State::default(), &seen(10, 10, 0, arrivals), &policy, at(0)).replicas;
+        assert_eq!([95.0, 100.5, 102.0].map(replicas), [10, 10, 11]);
     }
 
     #[test]

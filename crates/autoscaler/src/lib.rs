@@ -2,13 +2,14 @@
 //!
 //! [`Demand`] turns the lines of gateways into a [`Load`]; [`decide()`] turns load, replicas and a [`Policy`] into a number with a reason;
 //! [`run()`] is the only part that reads a clock and does something. [`sim`] drives the same three parts through hours in seconds.
-//! The crate knows neither Kubernetes nor processes: a [`ScaleTarget`] does.
+//! [`policy()`] reads a policy from an `LLMService`. The crate knows neither clusters nor processes: a [`ScaleTarget`] does.
 
 mod asks;
 mod changes;
 mod decide;
 mod demand;
 mod extreme;
+mod from_spec;
 mod history;
 mod hpa;
 mod kpa;
@@ -23,6 +24,7 @@ mod time;
 
 pub use decide::{Decision, Observed, State, decide};
 pub use demand::Demand;
+pub use from_spec::policy;
 pub use history::{Gauges, Load, Window, Windows};
 pub use policies::{NamedPolicy, POLICIES, Scaler, Verdict, scaler};
 pub use policy::{Amount, Limit, Policy, PolicyError, Rules, Select, Targets, WarmFloor};

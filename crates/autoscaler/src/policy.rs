@@ -24,7 +24,7 @@ pub struct Policy {
     pub panic_window: f64,
     /// How many times the capacity of ready replicas the panic window must ask for.
     pub panic_threshold: f64,
-    /// How far from what there is an ask may lie and be ignored, as a share.
+    /// How far from what there is an ask may lie and be ignored, as a share, in a direction whose rules do not say it.
     pub tolerance: f64,
     /// How fast replicas come.
     pub up: Rules,
@@ -69,8 +69,8 @@ impl Policy {
             panic_window,
             panic_threshold,
             tolerance,
-            up: _,
-            down: _,
+            up,
+            down,
             idle_after: _,
             schedules: _,
             warm_floor,
@@ -114,10 +114,21 @@ impl Policy {
                 wanted: "from 0 to below 1",
             });
         }
+        for value in [up, down].into_iter().filter_map(|rules| rules.tolerance) {
+            if !(value.is_finite() && value >= 0.0) {
+                return Err(PolicyError::Number { what: "tolerance", value, wanted: "at least 0" });
+            }
+        }
         match warm_floor {
             WarmFloor::Off => Ok(()),
             WarmFloor::Learned { waiting_price } => above_zero("the price of waiting", *waiting_price),
         }
+    }
+
+    /// How far from what there is an ask for more, or for less, may lie and be ignored.
+    pub(crate) fn tolerance(&self, more: bool) -> f64 {
+        let rules = if more { &self.up } else { &self.down };
+        rules.tolerance.unwrap_or(self.tolerance)
     }
 }
 
@@ -187,6 +198,9 @@ pub struct Rules {
     pub select: Select,
     /// Limits; none is no limit.
     pub limits: Vec<Limit>,
+    /// How far from what there is an ask may lie in this direction and be ignored, as a share; the policy's if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tolerance: Option<f64>,
 }
 
 impl Rules {
@@ -200,6 +214,7 @@ impl Rules {
                 Limit { most: Amount::Percent(100), every },
                 Limit { most: Amount::Replicas(4), every },
             ],
+            tolerance: None,
         }
     }
 
@@ -209,6 +224,7 @@ impl Rules {
             stabilization: Duration::from_secs(300),
             select: Select::Max,
             limits: vec![Limit { most: Amount::Percent(100), every: Duration::from_secs(15) }],
+            tolerance: None,
         }
     }
 }
@@ -279,6 +295,7 @@ mod tests {
         let zero = "target concurrency is 0, it must be above 0";
         assert_eq!(check(|p| p.targets.concurrency = Some(0.0)), Err(zero.to_owned()));
         assert!(check(|p| p.tolerance = 1.0).is_err());
+        assert!(check(|p| p.down.tolerance = Some(-0.1)).is_err());
         assert!(check(|p| p.panic_window = f64::NAN).is_err());
         assert!(check(|p| p.warm_floor = WarmFloor::Learned { waiting_price: -1.0 }).is_err());
     }

@@ -240,12 +240,29 @@ fn bounds_and_schedules_hold_whatever_is_asked() {
 }
 
 #[test]
+fn each_direction_may_ignore_differences_of_its_own_size() {
+    let wanted = |policy: &Policy, in_flight| {
+        let mut life = Life::new(policy.clone(), 10);
+        life.at(0.0, steady(80.0, 0.0));
+        life.at(1000.0, steady(in_flight, 0.0));
+        life.wanted
+    };
+    let even = policy(1, 100);
+    let mut eager = even.clone();
+    (eager.up.tolerance, eager.down.tolerance) = (Some(0.01), Some(0.3));
+    // 9% more and 25% less than ten replicas carry.
+    assert_eq!([87.0, 60.0].map(|load| wanted(&even, load)), [10, 8]);
+    assert_eq!([87.0, 60.0].map(|load| wanted(&eager, load)), [11, 10]);
+}
+
+#[test]
 fn limits_of_speed_hold_both_ways() {
     let mut life = Life::new(policy(1, 100), 2);
     life.policy.down = Rules {
         stabilization: Duration::ZERO,
         select: Select::Max,
         limits: vec![Limit { most: Amount::Replicas(1), every: Duration::from_secs(60) }],
+        tolerance: None,
     };
     let up = life.at(0.0, steady(400.0, 0.0));
     life.at(1.0, steady(400.0, 0.0));

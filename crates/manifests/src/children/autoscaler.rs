@@ -78,8 +78,17 @@ pub(super) fn behavior(facts: &Facts<'_>) -> Value {
 
 /// Every metric that an HPA can know.
 fn metrics(facts: &Facts<'_>) -> Vec<Value> {
-    let Targets { concurrency, requests_per_second, queue, kv_cache, gpu, cpu, memory, ttft_p95: _ } =
-        &facts.spec.scaling.target;
+    let Targets {
+        concurrency,
+        requests_per_second,
+        queue,
+        kv_cache,
+        tokens_in_flight: _,
+        gpu,
+        cpu,
+        memory,
+        ttft_p95: _,
+    } = &facts.spec.scaling.target;
     let resource = |name: &str, percent: &Option<u32>| {
         let target = json!({"type": "Utilization", "averageUtilization": (*percent)?});
         Some(json!({"type": "Resource", "resource": {"name": name, "target": target}}))

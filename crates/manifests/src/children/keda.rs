@@ -30,8 +30,17 @@ pub(super) fn objects(facts: &Facts<'_>) -> Vec<Value> {
 
 fn triggers(facts: &Facts<'_>) -> Vec<Value> {
     let scaling = &facts.spec.scaling;
-    let Targets { concurrency, requests_per_second, queue, kv_cache, gpu, cpu, memory, ttft_p95: _ } =
-        &scaling.target;
+    let Targets {
+        concurrency,
+        requests_per_second,
+        queue,
+        kv_cache,
+        tokens_in_flight: _,
+        gpu,
+        cpu,
+        memory,
+        ttft_p95: _,
+    } = &scaling.target;
     let mut triggers = Vec::new();
     for (kind, percent) in [("cpu", cpu), ("memory", memory)] {
         if let Some(percent) = percent {

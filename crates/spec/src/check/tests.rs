@@ -143,13 +143,14 @@ fn scalers_must_have_something_to_scale_on() {
         "\
 spec:
   model: {source: hf://a/b}
-  scaling: {mode: hpa, min: 0, max: 3, target: {cpu: 70, gpu: 80, ttftP95: 2s}}
+  scaling: {mode: hpa, min: 0, max: 3, target: {cpu: 70, gpu: 80, tokensInFlight: 20000, ttftP95: 2s}}
 ",
         expect![[r#"
             llm.yaml:5: warning: spec.model.cache.accessMode: ReadWriteOnce holds all replicas on one node; use ReadWriteMany where the storage class has it
             llm.yaml:6: error: spec.scaling.min: 0 needs mode native or keda: nobody would wake the service
             llm.yaml:6: error: spec.scaling.target.cpu: is a share of what is requested: set resources.requests.cpu
             llm.yaml:6: error: spec.scaling.target.gpu: needs resources.gpu: there is no GPU to use
+            llm.yaml:6: error: spec.scaling.target.tokensInFlight: is known to mode native only: the gateway counts them, and no model server reports them to an HPA
             llm.yaml:6: error: spec.scaling.target.ttftP95: is known to mode native only: a latency is not proportional to replicas, as an HPA assumes
         "#]],
     );

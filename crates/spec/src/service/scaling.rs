@@ -89,6 +89,10 @@ pub struct Targets {
     /// Share of the KV cache in use.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kv_cache: Option<Percent>,
+    /// Tokens of prompts and answers that are being worked on, as the gateway estimates them (`native`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub tokens_in_flight: Option<u32>,
     /// Utilisation of the GPUs, in percent.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100))]

@@ -20,13 +20,23 @@ pub(super) fn service(object: &LLMService, findings: &mut Findings<'_>) {
         "spec.scaling.min",
         "0 needs mode native or keda: nobody would wake the service",
     );
-    let Targets { concurrency, requests_per_second, queue, kv_cache, gpu, cpu, memory, ttft_p95 } =
-        &scaling.target;
+    let Targets {
+        concurrency,
+        requests_per_second,
+        queue,
+        kv_cache,
+        tokens_in_flight,
+        gpu,
+        cpu,
+        memory,
+        ttft_p95,
+    } = &scaling.target;
     let target = [
         ("concurrency", concurrency.is_some()),
         ("requestsPerSecond", requests_per_second.is_some()),
         ("queue", queue.is_some()),
         ("kvCache", kv_cache.is_some()),
+        ("tokensInFlight", tokens_in_flight.is_some()),
         ("gpu", gpu.is_some()),
         ("cpu", cpu.is_some()),
         ("memory", memory.is_some()),
@@ -44,6 +54,11 @@ pub(super) fn service(object: &LLMService, findings: &mut Findings<'_>) {
                 ttft_p95.is_none(),
                 "spec.scaling.target.ttftP95",
                 "is known to mode native only: a latency is not proportional to replicas, as an HPA assumes",
+            );
+            findings.require(
+                tokens_in_flight.is_none(),
+                "spec.scaling.target.tokensInFlight",
+                "is known to mode native only: the gateway counts them, and no model server reports them to an HPA",
             );
             findings.require(
                 scaling.schedules.is_empty() || scaling.mode == ScalingMode::Keda,
