@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use wharf_access::Limits;
 use wharf_routing::{Endpoint, Policy, Share};
+use wharf_spec::service::Limits as WrittenLimits;
 
 /// How a gateway runs and what it serves.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -253,6 +254,17 @@ impl ServiceConfig {
             true => vec![self.short_name()],
             false => self.models.iter().map(String::as_str).collect(),
         }
+    }
+}
+
+/// What an `LLMService` says of limits.
+pub fn limits(written: &WrittenLimits) -> Limits {
+    let WrittenLimits { requests_per_minute, tokens_per_minute, concurrent, tokens_per_day } = written;
+    Limits {
+        requests_per_minute: requests_per_minute.as_ref().map(|count| count.get()),
+        tokens_per_minute: tokens_per_minute.as_ref().map(|count| count.get()),
+        concurrent: concurrent.as_ref().map(|count| count.get()),
+        tokens_per_day: tokens_per_day.as_ref().map(|count| count.get()),
     }
 }
 

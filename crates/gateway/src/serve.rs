@@ -1,5 +1,6 @@
 //! The gateway's life: open the ports, serve, drain, end.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
@@ -98,6 +99,20 @@ impl Handle {
     /// Returns when demand has appeared that was not there before.
     pub async fn demand_changed(&self) {
         self.0.demand_changed.notified().await;
+    }
+
+    /// Services stay for which `keep` says so; requests that wait for the others are refused.
+    pub fn retain_services(&self, keep: impl Fn(&str) -> bool) {
+        let services = &self.0.table().services;
+        let kept = services.iter().filter(|(name, _)| keep(name)).map(|(_, service)| (*service.spec()).clone());
+        self.0.set_services(kept.collect());
+    }
+
+    /// Requests that this gateway has at each endpoint of a service.
+    pub fn in_flight_by_endpoint(&self, service: &str) -> BTreeMap<String, u32> {
+        let table = self.0.table();
+        let states = table.services.get(service).map(|service| service.endpoints()).unwrap_or_default();
+        states.into_iter().map(|state| (state.address, state.in_flight)).collect()
     }
 
     /// Requests at endpoints, over all services.

@@ -13,11 +13,11 @@ use kube::core::PartialObjectMeta;
 use wharf_access::Limits;
 use wharf_routing::{Endpoint, Share};
 use wharf_spec::LLMService;
-use wharf_spec::service::{ConditionStatus, Limits as WrittenLimits, Traffic};
+use wharf_spec::service::{ConditionStatus, Traffic};
 
 use super::keys::SecretName;
 use super::{SERVICE, joined};
-use crate::config::{EndpointConfig, ServiceConfig};
+use crate::config::{EndpointConfig, ServiceConfig, limits};
 
 /// The version that a pod belongs to.
 pub(super) const COLOUR: &str = "wharf.dev/colour";
@@ -97,16 +97,6 @@ fn of_service(
     };
     let secret = spec.access.api_keys.as_ref().map(|keys| (namespace, keys.secret_name.clone()));
     Found { config, trouble, traffic: status.traffic, secret }
-}
-
-fn limits(written: &WrittenLimits) -> Limits {
-    let WrittenLimits { requests_per_minute, tokens_per_minute, concurrent, tokens_per_day } = written;
-    Limits {
-        requests_per_minute: requests_per_minute.as_ref().map(|count| count.get()),
-        tokens_per_minute: tokens_per_minute.as_ref().map(|count| count.get()),
-        concurrent: concurrent.as_ref().map(|count| count.get()),
-        tokens_per_day: tokens_per_day.as_ref().map(|count| count.get()),
-    }
 }
 
 /// Endpoints by address, by namespace and name of their service.

@@ -1,0 +1,61 @@
+//! What a supervisor is told when it starts.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use wharf_api::console::EventView;
+use wharf_gateway::GatewayConfig;
+use wharf_spec::{LLMService, Model};
+
+use crate::place::Machine;
+
+/// A service as its user wrote it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Written {
+    /// The object.
+    pub object: LLMService,
+    /// Its text, for people.
+    pub yaml: String,
+}
+
+/// What the files say.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Objects {
+    /// Services.
+    pub services: Vec<Written>,
+    /// Models that services refer to.
+    pub models: Vec<Model>,
+}
+
+/// Reads the files again: none if they are as they were, else what they say, or what is wrong with them, for people.
+pub type Reader = Box<dyn FnMut() -> Option<Result<Objects, String>> + Send>;
+
+/// Hears what happens: the service, and what.
+pub type Listener = Arc<dyn Fn(&str, &EventView) + Send + Sync>;
+
+/// Forecasts what a model needs.
+pub trait Planner: Send + Sync {
+    /// Memory of one replica in bytes, from the headers of a model that is there; none if it cannot be told.
+    fn memory(&self, object: &LLMService, model: &Path) -> Option<u64>;
+}
+
+/// What a supervisor is told when it starts.
+pub struct Options {
+    /// Our own executable, which replicas and steps of recipes are started with.
+    pub wharf: PathBuf,
+    /// Where fetched and made models are kept.
+    pub models: PathBuf,
+    /// Where what can be computed again is kept.
+    pub cache: PathBuf,
+    /// How the gateway runs.
+    pub gateway: GatewayConfig,
+    /// Reads the files.
+    pub reader: Reader,
+    /// Hears what happens.
+    pub listener: Listener,
+    /// Forecasts what models need.
+    pub planner: Arc<dyn Planner>,
+    /// What there is to give to replicas.
+    pub machine: Machine,
+}
