@@ -73,6 +73,25 @@ pub struct VersionCounts {
     pub first_token: Vec<u64>,
 }
 
+/// Milliseconds that `share` (0 to 1) of the answers in `counts`, one number for each of [`FIRST_TOKEN_BUCKETS_MS`] and one for what is
+/// above, did not exceed; linear within the bucket, and what is above counts as the last bound. None without answers.
+pub fn first_token_percentile(counts: &[u64], share: f64) -> Option<f64> {
+    let all = counts.iter().map(|n| *n as f64).sum::<f64>();
+    if all <= 0.0 {
+        return None;
+    }
+    let rank = share * all;
+    let (mut below, mut low) = (0.0, 0.0);
+    for (n, bound) in counts.iter().zip(FIRST_TOKEN_BUCKETS_MS) {
+        let (n, high) = (*n as f64, f64::from(bound));
+        if n > 0.0 && below + n >= rank {
+            return Some(low + (high - low) * ((rank - below) / n).clamp(0.0, 1.0));
+        }
+        (below, low) = (below + n, high);
+    }
+    Some(low)
+}
+
 /// What one endpoint says of itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -90,6 +109,17 @@ pub struct EndpointLoad {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_percentile_lies_within_its_bucket() {
+        assert_eq!(first_token_percentile(&[], 0.95), None);
+        let mut counts = [0; FIRST_TOKEN_BUCKETS_MS.len() + 1];
+        assert_eq!(first_token_percentile(&counts, 0.95), None);
+        counts[2] = 100;
+        assert_eq!(first_token_percentile(&counts, 0.95), Some(48.75));
+        counts[FIRST_TOKEN_BUCKETS_MS.len()] = 1000;
+        assert_eq!(first_token_percentile(&counts, 0.95), Some(300_000.0));
+    }
 
     #[test]
     fn a_report_of_an_older_gateway_is_still_read() {

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use wharf_api::demand::FIRST_TOKEN_BUCKETS_MS;
+use wharf_api::demand::{FIRST_TOKEN_BUCKETS_MS, first_token_percentile};
 
 /// Buckets of time to first token, with the one above all bounds.
 pub(crate) const FIRST_TOKEN: usize = FIRST_TOKEN_BUCKETS_MS.len() + 1;
@@ -224,23 +224,13 @@ impl History {
     }
 }
 
-/// Linear within its bucket; the bucket above all bounds counts as the last bound.
+/// None of few answers.
 fn percentile(counts: &[u64; FIRST_TOKEN], share: f64) -> Option<Duration> {
     let all = counts.iter().sum::<u64>();
     if all < FEWEST_ANSWERS {
         return None;
     }
-    let rank = share * all as f64;
-    let (mut below, mut low) = (0.0, 0.0);
-    for (n, bound) in counts.iter().zip(FIRST_TOKEN_BUCKETS_MS) {
-        let (n, high) = (*n as f64, f64::from(bound));
-        if n > 0.0 && below + n >= rank {
-            let ms = low + (high - low) * ((rank - below) / n).clamp(0.0, 1.0);
-            return Some(Duration::from_secs_f64(ms / 1000.0));
-        }
-        (below, low) = (below + n, high);
-    }
-    Some(Duration::from_secs_f64(low / 1000.0))
+    first_token_percentile(counts, share).map(|ms| Duration::from_secs_f64(ms / 1000.0))
 }
 
 #[cfg(test)]

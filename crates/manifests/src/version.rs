@@ -1,36 +1,8 @@
 //! Versions of a service: the colours that run side by side during a release.
 
-use serde::Serialize;
 use wharf_spec::LLMService;
+pub use wharf_spec::service::Colour;
 use wharf_spec::service::{ScalingMode, Strategy};
-
-/// Which of two versions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Colour {
-    /// The first, and every odd release.
-    Blue,
-    /// The other.
-    Green,
-}
-
-impl Colour {
-    /// The label's value.
-    pub fn name(self) -> &'static str {
-        match self {
-            Colour::Blue => "blue",
-            Colour::Green => "green",
-        }
-    }
-
-    /// The colour that is free for a next release.
-    pub fn other(self) -> Colour {
-        match self {
-            Colour::Blue => Colour::Green,
-            Colour::Green => Colour::Blue,
-        }
-    }
-}
 
 /// A version of a service that runs, or is to run.
 #[derive(Clone, Debug, PartialEq)]

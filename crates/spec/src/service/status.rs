@@ -100,6 +100,40 @@ pub enum ConditionStatus {
     Unknown,
 }
 
+/// Which of two versions that may run side by side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Colour {
+    /// The first, and every odd release.
+    Blue,
+    /// The other.
+    Green,
+}
+
+impl Colour {
+    /// The label's value.
+    pub fn name(self) -> &'static str {
+        match self {
+            Colour::Blue => "blue",
+            Colour::Green => "green",
+        }
+    }
+
+    /// The colour that is free for a next release.
+    pub fn other(self) -> Colour {
+        match self {
+            Colour::Blue => Colour::Green,
+            Colour::Green => Colour::Blue,
+        }
+    }
+}
+
+impl From<Colour> for LabelName {
+    fn from(colour: Colour) -> LabelName {
+        LabelName::parse(colour.name()).expect("a colour's name is lower-case letters")
+    }
+}
+
 /// A version's share of traffic.
 #[derive(JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -1,0 +1,81 @@
+//! Before anything of the new version runs: its model, its colour, its room.
+
+use wharf_spec::service::Strategy;
+
+use crate::observed::{Prepared, Room};
+use crate::release::Release;
+use crate::state::{Phase, Version};
+
+impl Release<'_> {
+    pub(crate) fn is_prepared(&self) -> bool {
+        self.seen.desired.prepared == Prepared::Ready
+    }
+
+    pub(super) fn preparing(&mut self) {
+        let Some(candidate) = self.state.candidate.clone() else { return self.lost() };
+        let generation = candidate.generation;
+        match &self.seen.desired.prepared {
+            Prepared::Pending(why) => {
+                return self.say(format!("generation {generation} waits for its model: {why}"));
+            }
+            Prepared::Failed(why) => return self.not_prepared(why),
+            Prepared::Ready => {}
+        }
+        if !self.colour_is_free(&candidate) {
+            let colour = candidate.colour.name();
+            return self.say(format!(
+                "generation {generation} waits until the version before it, {colour}, is gone"
+            ));
+        }
+        if self.strategy() == Strategy::Recreate && self.state.active.is_some() {
+            if !self.waits_for_agreement(&format!(
+                "generation {generation} is prepared; the service would pause for it"
+            )) {
+                self.enter(
+                    Phase::Draining,
+                    format!(
+                        "the old version finishes its requests and goes before generation {generation} comes"
+                    ),
+                );
+            }
+            return;
+        }
+        if let Room::Lacks(why) = &self.seen.desired.room {
+            return self.say(format!("generation {generation} has no room: {why}"));
+        }
+        self.start(generation);
+    }
+
+    /// Replicas of the candidate start.
+    pub(super) fn start(&mut self, generation: i64) {
+        self.state.judging = None;
+        self.enter(Phase::Warming, format!("replicas of generation {generation} start"));
+        self.begin_period();
+    }
+
+    /// The model cannot be had: nothing ran, so nothing has to go.
+    fn not_prepared(&mut self, why: &str) {
+        self.fail(why.to_owned());
+        if self.state.phase == Phase::RollingBack && !self.candidate_is_there() {
+            self.rolling_back();
+        }
+    }
+
+    /// The version before has given up its colour. If it is the very revision that is wanted, it simply goes on.
+    fn colour_is_free(&mut self, candidate: &Version) -> bool {
+        if let Some(kept) = &mut self.state.kept {
+            if kept.version.revision != candidate.revision || kept.version.colour != candidate.colour {
+                kept.until_ms = kept.until_ms.min(self.seen.now_ms);
+                return false;
+            }
+            self.state.kept = None;
+        }
+        let there = self.seen.versions.get(&candidate.colour);
+        there.is_none_or(|seen| seen.revision == candidate.revision)
+    }
+
+    /// A state that names no candidate in a phase that needs one was written by hand: nothing is being released.
+    pub(super) fn lost(&mut self) {
+        self.enter(Phase::Idle, "the state named no version to release".to_owned());
+    }
+}
