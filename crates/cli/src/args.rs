@@ -3,7 +3,7 @@
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::{bench, chat, distill, epp, fetch, gateway, key, manifest, model, optimize, plan, serve};
+use crate::{bench, chat, distill, epp, fetch, gateway, key, manifest, model, optimize, plan, serve, up};
 
 /// From raw weights to a served model, in one binary
 #[derive(Parser)]
@@ -17,6 +17,12 @@ const EXIT_CODES: &str = "Exit codes: 0 success, 1 failure, 2 bad input or usage
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
+    Up(Box<up::Args>),
+    Ps(up::PsArgs),
+    Logs(up::LogsArgs),
+    Scale(up::ScaleArgs),
+    Rollout(up::RolloutArgs),
+    Down(up::DownArgs),
     Serve(serve::Args),
     Gateway(gateway::Args),
     Epp(epp::Args),
@@ -33,6 +39,7 @@ pub(crate) enum Command {
     Shard(model::shard::Args),
     Distill(Box<distill::Args>),
     Bench(BenchArgs),
+    RunChild(up::ChildArgs),
 }
 
 /// Put load on a part of Wharf and report what it delivers

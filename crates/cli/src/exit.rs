@@ -13,6 +13,8 @@ pub(crate) enum Failure {
     Failed(anyhow::Error),
     /// Stopped by a signal: exit code 130.
     Interrupted,
+    /// A program that was run for somebody ended with this code; it has said why itself.
+    Child(u8),
 }
 
 impl From<anyhow::Error> for Failure {
@@ -38,6 +40,7 @@ pub(crate) fn report(outcome: Result<(), Failure>) -> ExitCode {
     let (error, code) = match outcome {
         Ok(()) => return ExitCode::SUCCESS,
         Err(Failure::Interrupted) => return ExitCode::from(130),
+        Err(Failure::Child(code)) => return ExitCode::from(code),
         // The reader of our output has left (`wharf … | head`): that is its right, not an error.
         Err(Failure::Failed(e)) if reader_left(&e) => return ExitCode::SUCCESS,
         Err(Failure::BadInput(e)) => (e, 2),

@@ -22,6 +22,7 @@ mod plan;
 mod reference;
 mod serve;
 mod stop;
+mod up;
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -47,6 +48,13 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli, env: &Env) -> Result<(), Failure> {
     match cli.command {
+        Command::Up(args) => up::run(*args, env),
+        Command::Ps(args) => up::ps(&args, env),
+        Command::Logs(args) => up::logs(&args, env),
+        Command::Scale(args) => up::scale(&args, env),
+        Command::Rollout(args) => up::rollout(&args, env),
+        Command::Down(args) => up::down(&args, env),
+        Command::RunChild(args) => up::run_child(&args),
         Command::Serve(args) => serve::run(&args, env),
         Command::Gateway(args) => gateway::run(&args),
         Command::Epp(args) => epp::run(&args),

@@ -3,6 +3,6 @@
 #[cfg(test)]
 mod agree;
 pub(crate) mod crd;
-mod input;
+pub(crate) mod input;
 pub(crate) mod render;
 pub(crate) mod validate;

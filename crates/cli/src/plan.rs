@@ -174,7 +174,16 @@ pub(crate) fn header(place: &str, settings: &Settings) -> anyhow::Result<Header>
             return wharf_plan::read(&files, &files.name).with_context(what);
         }
     };
-    let files = LocalFiles::at(&path).with_context(what)?;
+    local_header(&path)
+}
+
+/// The headers of the model at a path of this machine.
+///
+/// # Errors
+/// When there is no model.
+pub(crate) fn local_header(path: &Path) -> anyhow::Result<Header> {
+    let what = || format!("failed to read the headers of {}", path.display());
+    let files = LocalFiles::at(path).with_context(what)?;
     wharf_plan::read(&files, &files.name).with_context(what)
 }
 

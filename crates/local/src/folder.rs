@@ -88,6 +88,11 @@ impl Folder {
         Ok(Folder { root, _lock: lock })
     }
 
+    /// Whether a supervisor holds the folder.
+    pub fn is_taken(root: &Path) -> bool {
+        File::open(root.join("lock")).is_ok_and(|lock| lock.try_lock_shared().is_err())
+    }
+
     /// Where everything is.
     pub fn root(&self) -> &Path {
         &self.root

@@ -11,6 +11,7 @@ mod child;
 mod control;
 mod converge;
 mod folder;
+mod machine;
 mod objects;
 mod options;
 mod place;

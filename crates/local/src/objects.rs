@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use wharf_spec::Model;
 
-pub use crate::options::Objects;
+pub(crate) use crate::options::Objects;
 use crate::options::Written;
 
 /// Services by the name that the gateway knows them by, each with a source of its own.
@@ -18,7 +18,7 @@ pub(crate) fn resolve(objects: Objects) -> Result<BTreeMap<String, Written>, Str
         let name = full_name(&written);
         let section = &mut written.object.spec.model;
         if let Some(reference) = section.reference.take() {
-            let model = find(&models, &reference, written.object.metadata.namespace.as_deref());
+            let model = find(&models, reference.as_str(), written.object.metadata.namespace.as_deref());
             let model = model.ok_or_else(|| {
                 format!("{name} refers to the Model {reference}, which is in none of the files; add its file with -f")
             })?;

@@ -16,15 +16,15 @@ pub struct Machine {
 /// A GPU.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gpu {
-    /// Its number, as `CUDA_VISIBLE_DEVICES` takes it.
-    pub index: u32,
-    /// What it is, as `nvidia-smi` says; empty if that is not known.
+    /// Its number or UUID, as `CUDA_VISIBLE_DEVICES` takes it.
+    pub id: String,
+    /// What it is, as the driver says.
     pub product: String,
 }
 
 /// What a replica asks for.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Ask {
+pub(crate) struct Ask {
     /// CPUs of its own; all that there are, shared, if 0.
     pub cpus: usize,
     /// Memory in bytes; 0 if it is not known.
@@ -37,11 +37,11 @@ pub struct Ask {
 
 /// What a replica got.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Place {
+pub(crate) struct Place {
     /// CPUs of its own; none if it shares all.
     pub cpus: Vec<usize>,
-    /// GPUs of its own.
-    pub gpus: Vec<u32>,
+    /// GPUs of its own, by their ids.
+    pub gpus: Vec<String>,
     /// Memory that is counted for it.
     pub memory: u64,
 }
@@ -79,15 +79,15 @@ pub(crate) fn place(machine: &Machine, taken: &Taken, ask: &Ask) -> Result<Place
     Ok(Place { cpus, gpus, memory })
 }
 
-fn gpus(machine: &Machine, taken: &Taken, ask: &Ask) -> Result<Vec<u32>, String> {
+fn gpus(machine: &Machine, taken: &Taken, ask: &Ask) -> Result<Vec<String>, String> {
     let fits = |gpu: &&Gpu| {
         let normal = |text: &str| text.to_ascii_lowercase().replace([' ', '_'], "-");
         ask.product.as_ref().is_none_or(|product| normal(&gpu.product).contains(&normal(product)))
     };
-    let used: Vec<u32> = taken.values().flat_map(|place| place.gpus.iter().copied()).collect();
+    let used: Vec<&String> = taken.values().flat_map(|place| &place.gpus).collect();
     let suitable: Vec<&Gpu> = machine.gpus.iter().filter(fits).collect();
-    let free: Vec<u32> =
-        suitable.iter().map(|gpu| gpu.index).filter(|index| !used.contains(index)).collect();
+    let free: Vec<String> =
+        suitable.iter().map(|gpu| gpu.id.clone()).filter(|id| !used.contains(&id)).collect();
     let wanted = ask.gpus as usize;
     if wanted <= free.len() {
         return Ok(free.into_iter().take(wanted).collect());
@@ -114,11 +114,11 @@ mod tests {
     use super::*;
 
     fn machine() -> Machine {
-        let gpu = |index, product: &str| Gpu { index, product: product.to_owned() };
+        let gpu = |id: &str, product: &str| Gpu { id: id.to_owned(), product: product.to_owned() };
         Machine {
             cpus: vec![0, 1, 2, 3],
             memory: Some(10_000_000_000),
-            gpus: vec![gpu(0, "NVIDIA L4"), gpu(1, "NVIDIA H200")],
+            gpus: vec![gpu("0", "NVIDIA L4"), gpu("1", "NVIDIA H200")],
         }
     }
 
@@ -151,9 +151,9 @@ mod tests {
     #[test]
     fn a_gpu_is_given_once_and_by_its_name() {
         let ask = |product: &str| Ask { gpus: 1, product: Some(product.to_owned()), ..Ask::default() };
-        assert_eq!(take(&[ask("NVIDIA-H200")]).unwrap()[0].gpus, [1]);
+        assert_eq!(take(&[ask("NVIDIA-H200")]).unwrap()[0].gpus, ["1"]);
         let any = Ask { gpus: 1, ..Ask::default() };
-        assert_eq!(take(&[any.clone(), any.clone()]).unwrap()[1].gpus, [1]);
+        assert_eq!(take(&[any.clone(), any.clone()]).unwrap()[1].gpus, ["1"]);
         assert!(take(&[any.clone(), any.clone(), any]).unwrap_err().contains("1 GPU and 0 of this machine's 2"));
         assert!(take(&[ask("B300")]).unwrap_err().contains("1 B300 and 0 of this machine's 0"));
     }

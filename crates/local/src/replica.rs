@@ -200,8 +200,7 @@ fn environment(object: &LLMService, engine: &[Value], place: &Place) -> BTreeMap
         })
         .collect();
     if object.spec.resources.gpu.is_some() {
-        let gpus: Vec<String> = place.gpus.iter().map(u32::to_string).collect();
-        env.insert("CUDA_VISIBLE_DEVICES".to_owned(), gpus.join(","));
+        env.insert("CUDA_VISIBLE_DEVICES".to_owned(), place.gpus.join(","));
     }
     for theirs in &object.spec.runtime.env {
         if let Some(value) = &theirs.value {

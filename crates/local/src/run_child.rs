@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, getpid, kill_process_group};
 use rustix::thread::{CpuSet, sched_setaffinity};
-use tokio::io::AsyncReadExt as _;
 use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
 use tokio::time::sleep;
 
 /// How long a group may take to end by itself when its supervisor is gone.
@@ -32,10 +32,7 @@ pub fn run_child(program: &str, args: &[String], cpus: &[usize]) -> io::Result<i
         sched_setaffinity(None, &set)?;
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let code = runtime.block_on(run(program, args));
-    // A thread of the runtime still reads standard input.
-    runtime.shutdown_background();
-    code
+    runtime.block_on(run(program, args))
 }
 
 async fn run(program: &str, args: &[String]) -> io::Result<i32> {
@@ -44,8 +41,13 @@ async fn run(program: &str, args: &[String]) -> io::Result<i32> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let group = getpid();
     let mut child = Command::new(program).args(args).stdin(Stdio::null()).spawn()?;
-    let mut supervisor = tokio::io::stdin();
-    let (mut byte, mut asked) = ([0u8; 1], false);
+    let (told, mut supervisor_left) = oneshot::channel();
+    std::thread::Builder::new().name("supervisor".to_owned()).spawn(move || {
+        // An error ends the pipe as well as its end does.
+        let _ = io::copy(&mut io::stdin(), &mut io::sink());
+        let _ = told.send(());
+    })?;
+    let mut asked = false;
     loop {
         tokio::select! {
             status = child.wait() => {
@@ -55,10 +57,7 @@ async fn run(program: &str, args: &[String]) -> io::Result<i32> {
                 use std::os::unix::process::ExitStatusExt as _;
                 return Ok(status.code().unwrap_or_else(|| BY_SIGNAL + status.signal().unwrap_or(0)));
             }
-            read = supervisor.read(&mut byte) => {
-                if matches!(read, Ok(count) if count > 0) {
-                    continue;
-                }
+            _ = &mut supervisor_left => {
                 if !asked {
                     send(group, Signal::TERM);
                 }

@@ -265,11 +265,9 @@ impl Service {
             Some(Prepared::Ready) => Model::Ready,
             Some(Prepared::Failed(reason)) => Model::Failed(reason.clone()),
         };
-        let counts = seen
-            .demand
-            .versions
-            .iter()
-            .filter_map(|(colour, counts)| Some((colour.parse::<Colour>().ok()?, counts.clone())))
+        let counts = [Colour::Blue, Colour::Green]
+            .into_iter()
+            .filter_map(|colour| Some((colour, seen.demand.versions.get(colour.name())?.clone())))
             .collect();
         // The gateway is in this process: it follows at once.
         let gateway = GatewaySeen {

@@ -44,6 +44,23 @@ impl Files {
     /// # Errors
     /// When a file cannot be read or is not YAML, or when there is no file in a folder.
     pub(crate) fn read(&self) -> anyhow::Result<Objects> {
+        Files::parse(&self.texts()?)
+    }
+
+    /// Names and contents of all files.
+    ///
+    /// # Errors
+    /// When a file cannot be read, or when there is no file in a folder.
+    pub(crate) fn texts(&self) -> anyhow::Result<Vec<(String, String)>> {
+        let all = self.files.iter().map(|path| texts(path, self.recursive));
+        Ok(all.collect::<anyhow::Result<Vec<_>>>()?.concat())
+    }
+
+    /// Checks everything that files hold.
+    ///
+    /// # Errors
+    /// When a text is not YAML.
+    pub(crate) fn parse(texts: &[(String, String)]) -> anyhow::Result<Objects> {
         let mut found = Objects {
             objects: Vec::new(),
             problems: Vec::new(),
@@ -51,23 +68,21 @@ impl Files {
             places: Vec::new(),
             foreign: Vec::new(),
         };
-        for path in &self.files {
-            for (name, text) in texts(path, self.recursive)? {
-                for document in Document::read(&name, &text)? {
-                    let (object, problems) = check(&document);
-                    found.problems.extend(problems);
-                    match object {
-                        Some(Object::Foreign(api_version, kind)) => {
-                            found.foreign.push(format!("{api_version} {kind}"))
-                        }
-                        Some(object) => {
-                            found.objects.push(object);
-                            found.places.push(found.documents.len());
-                        }
-                        None => {}
+        for (name, text) in texts {
+            for document in Document::read(name, text)? {
+                let (object, problems) = check(&document);
+                found.problems.extend(problems);
+                match object {
+                    Some(Object::Foreign(api_version, kind)) => {
+                        found.foreign.push(format!("{api_version} {kind}"))
                     }
-                    found.documents.push(document);
+                    Some(object) => {
+                        found.objects.push(object);
+                        found.places.push(found.documents.len());
+                    }
+                    None => {}
                 }
+                found.documents.push(document);
             }
         }
         Ok(found)

@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use wharf_local::{Machine, Planner};
-use wharf_plan::footprint::{Footprint, KvType, Load};
+use wharf_plan::cpu::on_cpu;
+use wharf_plan::footprint::{KvType, Load};
 use wharf_spec::LLMService;
 use wharf_spec::service::KvCacheType;
 
@@ -44,6 +45,7 @@ impl Planner for FromHeaders {
                 Some(KvCacheType::F16) | None => KvType::F16,
             },
         };
-        Some(Footprint::new(&header.shape, &header.shape.stored, &load).total())
+        let threads = std::thread::available_parallelism().map_or(1, |threads| threads.get() as u64);
+        Some(on_cpu(&header.shape, &header.shape.stored, &load, threads).peak)
     }
 }

@@ -122,7 +122,7 @@ impl Service {
                 weight: self
                     .traffic
                     .iter()
-                    .find(|traffic| *traffic.colour == *colour.name())
+                    .find(|traffic| traffic.colour.as_str() == colour.name())
                     .map_or(0, |traffic| traffic.weight),
                 ready: version.count(State::Ready),
                 wanted: version.wanted,

@@ -1,0 +1,141 @@
+//! What `wharf up` shows while it runs: on a terminal a line for each service that is kept up to date, elsewhere a line for each event.
+
+use std::collections::BTreeMap;
+use std::io::{IsTerminal as _, Write as _};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use jiff::Timestamp;
+use wharf_api::console::{EventView, ServiceView};
+use wharf_gateway::{Addresses, Handle};
+use wharf_local::{Listener, Shown};
+
+/// How often lines are brought up to date.
+const EVERY: Duration = Duration::from_millis(500);
+
+/// Where things are shown.
+pub(super) struct Screen {
+    /// Lines that change, on a terminal.
+    lines: Option<MultiProgress>,
+    bars: Arc<Mutex<BTreeMap<String, ProgressBar>>>,
+}
+
+impl Screen {
+    pub(super) fn new() -> Screen {
+        let lines = std::io::stderr().is_terminal().then(MultiProgress::new);
+        Screen { lines, bars: Arc::default() }
+    }
+
+    /// Shows events.
+    pub(super) fn listener(&self) -> Listener {
+        let lines = self.lines.clone();
+        Arc::new(move |service, event| print(lines.as_ref(), &event_line(service, event)))
+    }
+
+    /// Says where everything is, and begins to show how it is. Call it within a runtime.
+    pub(super) fn begin(&self, addresses: Addresses, gateway: Handle, shown: Arc<Shown>) {
+        let scheme = |https: bool| if https { "https" } else { "http" };
+        let (address, https) = addresses.https.map_or((addresses.http, false), |address| (address, true));
+        let base = format!("{}://{address}", scheme(https));
+        print(self.lines.as_ref(), &format!("API      {base}/v1"));
+        print(self.lines.as_ref(), &format!("Console  {base}/console"));
+        let Some(lines) = self.lines.clone() else { return };
+        let bars = Arc::clone(&self.bars);
+        tokio::spawn(async move {
+            loop {
+                let overview = shown.overview(&gateway);
+                let mut bars = bars.lock().unwrap_or_else(PoisonError::into_inner);
+                let gone = |name: &String| !overview.services.iter().any(|service| service.name == *name);
+                bars.retain(|name, bar| {
+                    if gone(name) {
+                        lines.remove(bar);
+                    }
+                    !gone(name)
+                });
+                for service in &overview.services {
+                    let bar = bars.entry(service.name.clone()).or_insert_with(|| {
+                        let style = ProgressStyle::with_template("{wide_msg}").expect("well-formed");
+                        lines.add(ProgressBar::new(1).with_style(style))
+                    });
+                    bar.set_message(service_line(service));
+                }
+                drop(bars);
+                tokio::time::sleep(EVERY).await;
+            }
+        });
+    }
+
+    /// Leaves the terminal as it was.
+    pub(super) fn end(&self) {
+        let mut bars = self.bars.lock().unwrap_or_else(PoisonError::into_inner);
+        bars.values().for_each(ProgressBar::finish_and_clear);
+        bars.clear();
+    }
+}
+
+/// A line above those that change, or just a line.
+fn print(lines: Option<&MultiProgress>, line: &str) {
+    // Nobody is left to be told where standard error is closed.
+    match lines {
+        Some(lines) => drop(lines.println(line)),
+        None => drop(writeln!(std::io::stderr(), "{line}")),
+    }
+}
+
+fn event_line(service: &str, event: &EventView) -> String {
+    let at = i64::try_from(event.at_ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
+    let at = at.unwrap_or_default().strftime("%H:%M:%S").to_string();
+    let mark = if event.warning { "!" } else { " " };
+    format!("{at} {mark} {service}  {}: {}", event.reason, event.message)
+}
+
+/// A service in one line.
+fn service_line(service: &ServiceView) -> String {
+    let facts = service.facts.clone().unwrap_or_default();
+    let ready = facts.replicas.iter().filter(|replica| replica.state == "ready").count();
+    let rates = &service.rates;
+    let ready_endpoints: Vec<f64> =
+        service.endpoints.iter().filter(|endpoint| endpoint.ready).map(|endpoint| endpoint.kv_cache).collect();
+    let kv = ready_endpoints.iter().copied().fold(0.0, f64::max);
+    let latency = rates.first_token_p95_ms.map_or_else(String::new, |ms| format!("  TTFT p95 {ms:.0} ms"));
+    let why = match facts.phase.as_str() {
+        "Ready" => String::new(),
+        _ => format!("  ({})", facts.message),
+    };
+    format!(
+        "{}  {}  {ready}/{} replicas  {:.1} req/s  {:.1} tok/s{latency}  queue {}  KV {:.0}%{why}",
+        service.name,
+        facts.phase,
+        facts.wanted,
+        rates.requests_per_second,
+        rates.tokens_per_second,
+        service.demand.queued,
+        kv * 100.0,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use wharf_api::console::{Rates, ServiceFacts};
+
+    use super::*;
+
+    #[test]
+    fn a_service_is_one_line_and_says_why_when_it_is_not_ready() {
+        let facts = ServiceFacts { phase: "Preparing".into(), message: "`wharf fetch` runs".into(), wanted: 1, ..ServiceFacts::default() };
+        let rates = Rates { requests_per_second: 2.0, first_token_p95_ms: Some(120.4), ..Rates::default() };
+        let service = ServiceView { name: "a".into(), facts: Some(facts), rates, ..ServiceView::default() };
+        let line = service_line(&service);
+        assert_eq!(
+            line,
+            "a  Preparing  0/1 replicas  2.0 req/s  0.0 tok/s  TTFT p95 120 ms  queue 0  KV 0%  (`wharf fetch` runs)"
+        );
+    }
+
+    #[test]
+    fn a_warning_is_marked() {
+        let event = EventView { at_ms: 3_723_000, warning: true, reason: "ReplicaExited".into(), message: "it ended".into() };
+        assert_eq!(event_line("a", &event), "01:02:03 ! a  ReplicaExited: it ended");
+    }
+}
