@@ -52,6 +52,22 @@ struct Known {
     revoked: bool,
 }
 
+impl Known {
+    /// Whether the key may be used now.
+    fn holds(&self, now: Moment) -> Result<(), Denied> {
+        let Known { principal: _, not_before_ms, expires_ms, revoked } = self;
+        if *revoked {
+            Err(Denied::RevokedKey)
+        } else if expires_ms.is_some_and(|end| now.unix_ms >= end) {
+            Err(Denied::ExpiredKey)
+        } else if not_before_ms.is_some_and(|begin| now.unix_ms < begin) {
+            Err(Denied::EarlyKey)
+        } else {
+            Ok(())
+        }
+    }
+}
+
 /// Why keys cannot be read, made or taken back.
 #[derive(Debug, thiserror::Error)]
 pub enum KeysError {
@@ -211,16 +227,12 @@ impl KeySet {
                 Denied::UnknownKey
             });
         };
-        let Known { principal, not_before_ms, expires_ms, revoked } = known;
-        if *revoked {
-            Err(Denied::RevokedKey)
-        } else if expires_ms.is_some_and(|end| now.unix_ms >= end) {
-            Err(Denied::ExpiredKey)
-        } else if not_before_ms.is_some_and(|begin| now.unix_ms < begin) {
-            Err(Denied::EarlyKey)
-        } else {
-            Ok(Arc::clone(principal))
-        }
+        known.holds(now).map(|()| Arc::clone(&known.principal))
+    }
+
+    /// All keys in no order, those that may not call now with the reason. Nothing of it is secret.
+    pub fn all(&self, now: Moment) -> impl Iterator<Item = (&Principal, Result<(), Denied>)> {
+        self.keys.values().map(move |known| (&*known.principal, known.holds(now)))
     }
 
     /// The same key again replaces nothing: the first has the rights that somebody wrote down.

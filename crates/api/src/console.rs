@@ -239,12 +239,20 @@ pub struct KeyView {
     pub id: String,
     /// What people call it.
     pub name: String,
-    /// Service that it was used for.
+    /// `valid`, `revoked`, `expired`, `early` (not valid yet) or `removed`; empty where no keys are asked for.
+    pub state: String,
+    /// Models that it may use; empty if all.
+    pub models: Vec<String>,
+    /// Service that it was used for; empty if it was not used.
     pub service: String,
     /// Requests.
     pub requests: u64,
+    /// Requests of those that failed, whoever is to blame.
+    pub failed: u64,
     /// Tokens of prompts.
     pub prompt_tokens: u64,
+    /// Tokens of those that engines had cached.
+    pub cached_tokens: u64,
     /// Tokens of answers.
     pub completion_tokens: u64,
 }

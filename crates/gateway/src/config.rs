@@ -41,6 +41,8 @@ pub struct GatewayConfig {
     /// One JSON line for each request is appended here.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub usage_log: Option<PathBuf>,
+    /// The page at `/console/`, on the port of the API.
+    pub console: bool,
     /// Connections of clients at the same time.
     pub max_connections: usize,
     /// Largest body of a request, in bytes.
@@ -75,6 +77,7 @@ impl Default for GatewayConfig {
             api_keys: None,
             endpoint_key_file: None,
             usage_log: None,
+            console: true,
             max_connections: 16_384,
             max_body_bytes: 32 << 20,
             timeouts: Timeouts::default(),

@@ -23,6 +23,8 @@ pub(crate) struct Exchange {
     status: u16,
     colour: String,
     usage: Option<Usage>,
+    /// Tokens that were counted while they went by.
+    seen: u64,
     ended: bool,
 }
 
@@ -59,6 +61,7 @@ impl Exchange {
             status: CLIENT_LEFT,
             colour: String::new(),
             usage: None,
+            seen: 0,
             ended: false,
         }
     }
@@ -79,6 +82,12 @@ impl Exchange {
             let labels = [&*self.service.name, self.colour.as_str()];
             self.shared.metrics.observe(&table::FIRST_BYTE_SECONDS, &labels, after.as_secs_f64());
         }
+    }
+
+    /// So many events of the answer have gone by: somebody who looks sees that it is being written.
+    pub(crate) fn passed(&mut self, events: u64) {
+        count(&self.service.counters.tokens_seen, events.saturating_sub(self.seen));
+        self.seen = self.seen.max(events);
     }
 
     /// What the answer took: as the engine says, or as events were counted.
@@ -116,6 +125,7 @@ impl Exchange {
         let service = &self.service;
         count(&service.counters.prompt_tokens, usage.prompt_tokens);
         count(&service.counters.generated_tokens, usage.completion_tokens);
+        count(&service.counters.tokens_seen, usage.completion_tokens.saturating_sub(self.seen));
         if let Some(reservation) = self.reservation.take() {
             reservation.settle(usage.prompt_tokens + usage.completion_tokens);
         }

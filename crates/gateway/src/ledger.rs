@@ -3,13 +3,14 @@
 //! The file is written by a thread of its own. If the disk is slower than requests end, requests go on and lines are lost; how many is a metric,
 //! since an operator who bills by them must know.
 
+use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use wharf_access::usage::{Counters, UsageRecord};
+use wharf_access::usage::{Counters, Totals, UsageRecord};
 use wharf_telemetry::metrics::Metrics;
 use wharf_telemetry::metrics::gateway as table;
 
@@ -23,11 +24,14 @@ pub(crate) struct Ledger {
     counters: Mutex<Counters>,
     lines: Option<SyncSender<String>>,
     lost: Mutex<u64>,
+    /// The latest records, the oldest first.
+    recent: Mutex<VecDeque<Arc<UsageRecord>>>,
+    kept: usize,
 }
 
 impl Ledger {
-    /// Appends to the file, if there is one.
-    pub(crate) fn open(path: Option<&Path>) -> io::Result<Ledger> {
+    /// Appends to the file, if there is one, and keeps so many of the latest records.
+    pub(crate) fn open(path: Option<&Path>, kept: usize) -> io::Result<Ledger> {
         let lines = match path {
             Some(path) => {
                 let file = OpenOptions::new().create(true).append(true).open(path)?;
@@ -42,7 +46,8 @@ impl Ledger {
             }
             None => None,
         };
-        Ok(Ledger { counters: Mutex::new(Counters::new(KEYS)), lines, lost: Mutex::new(0) })
+        let counters = Mutex::new(Counters::new(KEYS));
+        Ok(Ledger { counters, lines, lost: Mutex::new(0), recent: Mutex::default(), kept })
     }
 
     /// A request has ended.
@@ -53,6 +58,29 @@ impl Ledger {
             *self.lost.lock().unwrap_or_else(PoisonError::into_inner) += 1;
         }
         self.counters.lock().unwrap_or_else(PoisonError::into_inner).add(&record);
+        if self.kept > 0 {
+            self.keep(Arc::new(record));
+        }
+    }
+
+    fn keep(&self, record: Arc<UsageRecord>) {
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        let oldest = if recent.len() < self.kept { None } else { recent.pop_front() };
+        recent.push_back(record);
+        drop(recent);
+        // Only now, so that nobody waits while its strings are freed.
+        drop(oldest);
+    }
+
+    /// The latest records, the oldest first.
+    pub(crate) fn recent(&self) -> Vec<Arc<UsageRecord>> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+
+    /// Key, service and sums.
+    pub(crate) fn totals(&self) -> Vec<(String, String, Totals)> {
+        let counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
+        counters.iter().map(|(key, service, totals)| (key.to_owned(), service.to_owned(), *totals)).collect()
     }
 
     /// Brings the metrics up to date.

@@ -6,6 +6,7 @@
 
 mod answer;
 pub mod config;
+pub mod console;
 pub mod discover;
 pub mod epp;
 mod events;

@@ -20,6 +20,7 @@ use wharf_telemetry::metrics::gateway as table;
 
 use crate::answer::{self, Answer};
 use crate::config::seconds;
+use crate::console;
 use crate::exchange::{About, Exchange};
 use crate::headers;
 use crate::pool::Pool;
@@ -60,7 +61,8 @@ impl Worker {
         let version = request.version();
         let id = headers::request_id(request.headers());
         let shared = Arc::clone(&self.shared);
-        let mut response = match self.local(&request) {
+        let here = self.local(&request).or_else(|| console::answer(&shared, &request));
+        let mut response = match here {
             Some(response) => response,
             None => self.proxied(request, &id, started).await.unwrap_or_else(|error| {
                 shared.metrics.add(&table::REFUSED, &[error.code().unwrap_or("other")], 1.0);

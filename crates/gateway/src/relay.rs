@@ -72,7 +72,11 @@ impl Relay {
                         answering.first_byte();
                     }
                     let piece = match &mut self.events {
-                        Some(events) => events.push(piece),
+                        Some(events) => {
+                            let piece = events.push(piece);
+                            self.exchange.passed(events.count);
+                            piece
+                        }
                         None => piece,
                     };
                     if !piece.is_empty() {

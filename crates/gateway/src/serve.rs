@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tokio_rustls::TlsAcceptor;
 use wharf_api::ApiError;
+use wharf_api::console::Overview;
 use wharf_api::demand::DemandReport;
 use wharf_listen::{
     BindError, Certificate, Connections, Limits, Listener, Refusal, Reload, TlsError, Workers, bind,
@@ -26,6 +27,7 @@ use wharf_telemetry::metrics::gateway as table;
 
 use crate::answer::Answer;
 use crate::config::{GatewayConfig, seconds};
+use crate::console::{self, Sight};
 use crate::pool;
 use crate::proxy::Worker;
 use crate::service::ServiceSpec;
@@ -96,7 +98,7 @@ impl Handle {
         side::report(&self.0, 0)
     }
 
-    /// Returns when demand has appeared that was not there before.
+    /// Returns when demand has appeared that was not there before, or the gateway drains.
     pub async fn demand_changed(&self) {
         self.0.demand_changed.notified().await;
     }
@@ -104,7 +106,8 @@ impl Handle {
     /// Services stay for which `keep` says so; requests that wait for the others are refused.
     pub fn retain_services(&self, keep: impl Fn(&str) -> bool) {
         let services = &self.0.table().services;
-        let kept = services.iter().filter(|(name, _)| keep(name)).map(|(_, service)| (*service.spec()).clone());
+        let kept =
+            services.iter().filter(|(name, _)| keep(name)).map(|(_, service)| (*service.spec()).clone());
         self.0.set_services(kept.collect());
     }
 
@@ -113,6 +116,16 @@ impl Handle {
         let table = self.0.table();
         let states = table.services.get(service).map(|service| service.endpoints()).unwrap_or_default();
         states.into_iter().map(|state| (state.address, state.in_flight)).collect()
+    }
+
+    /// From now on this is asked what is known of services beyond what the gateway sees.
+    pub fn set_console_source(&self, source: Arc<dyn console::Source>) {
+        self.0.console.set_source(source);
+    }
+
+    /// Everything at this moment, for whoever shows it. Rates need a gateway that has served for two seconds.
+    pub fn overview(&self) -> Overview {
+        console::overview(&self.0, &Sight::All)
     }
 
     /// Requests at endpoints, over all services.
@@ -202,6 +215,7 @@ impl Gateway {
         let metrics = TcpListener::from_std(metrics).map_err(ServeError::Threads)?;
         tasks.spawn(side::serve(side, metrics, limits(&shared.config), stop.subscribe()));
         tasks.spawn(crate::poll::run(Arc::clone(&shared)));
+        tasks.spawn(console::sample(Arc::clone(&shared)));
         tracing::info!(
             http = %addresses.http,
             https = addresses.https.map(tracing::field::display),

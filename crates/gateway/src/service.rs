@@ -59,6 +59,8 @@ pub(crate) struct Counters {
     pub(crate) abandoned: AtomicU64,
     pub(crate) prompt_tokens: AtomicU64,
     pub(crate) generated_tokens: AtomicU64,
+    /// As before, but while answers are on their way, with an event of a stream for a token.
+    pub(crate) tokens_seen: AtomicU64,
     first_token: [AtomicU64; FIRST_TOKEN_BUCKETS],
     versions: Mutex<BTreeMap<String, VersionCounts>>,
 }
@@ -67,6 +69,11 @@ pub(crate) struct Counters {
 const FIRST_TOKEN_BUCKETS: usize = FIRST_TOKEN_BUCKETS_MS.len() + 1;
 
 impl Counters {
+    /// Tokens of answers, of those that have not ended too.
+    pub(crate) fn tokens_seen(&self) -> u64 {
+        self.tokens_seen.load(Ordering::Relaxed)
+    }
+
     /// An answer began after so long.
     pub(crate) fn first_token(&self, after: Duration) {
         count(&self.first_token[bucket(after)], 1);
@@ -249,6 +256,7 @@ impl ServiceState {
             abandoned,
             prompt_tokens,
             generated_tokens,
+            tokens_seen: _,
             first_token,
             versions,
         } = &self.counters;

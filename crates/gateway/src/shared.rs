@@ -15,9 +15,13 @@ use wharf_access::{KeySet, KeySource, KeysError, Limiter, Moment, WatchedKeys};
 use wharf_telemetry::metrics::{Metrics, gateway as table};
 
 use crate::config::GatewayConfig;
+use crate::console::Console;
 use crate::ledger::Ledger;
 use crate::service::{ServiceSpec, ServiceState};
 use crate::table::Table;
+
+/// Requests that the console's log goes back.
+const REQUESTS: usize = 500;
 
 /// What all requests share.
 pub(crate) struct Shared {
@@ -27,13 +31,14 @@ pub(crate) struct Shared {
     pub(crate) limiter: Limiter,
     pub(crate) ledger: Ledger,
     pub(crate) metrics: Metrics,
+    pub(crate) console: Console,
     pub(crate) started: Instant,
     /// Milliseconds since 1970 at the start: tells this life from the last.
     pub(crate) epoch: u64,
     table: ArcSwap<Table>,
     /// Held while the table is made anew.
     changing: Mutex<()>,
-    /// Told when demand appears.
+    /// Told when demand appears, and when the gateway begins to drain.
     pub(crate) demand_changed: Arc<Notify>,
     draining: AtomicBool,
     /// Requests that are being answered.
@@ -72,7 +77,8 @@ impl Shared {
             None => WatchedKeys::fixed(KeySet::open()),
         };
         let endpoint_key = config.endpoint_key_file.as_deref().map(read_key).transpose()?;
-        let ledger = Ledger::open(config.usage_log.as_deref()).map_err(|source| {
+        let kept = if config.console { REQUESTS } else { 0 };
+        let ledger = Ledger::open(config.usage_log.as_deref(), kept).map_err(|source| {
             let path = config.usage_log.as_deref().unwrap_or(Path::new("")).display().to_string();
             SetupError::Open { what: "the usage log", path, source }
         })?;
@@ -87,6 +93,7 @@ impl Shared {
             limiter: Limiter::new(settings, Moment::now()),
             ledger,
             metrics,
+            console: Console::default(),
             started: Instant::now(),
             epoch: u64::try_from(epoch).unwrap_or(u64::MAX),
             table: ArcSwap::default(),
@@ -156,6 +163,7 @@ impl Shared {
 
     pub(crate) fn set_draining(&self) {
         self.draining.store(true, Ordering::Relaxed);
+        self.demand_changed.notify_waiters();
     }
 }
 

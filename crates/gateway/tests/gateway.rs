@@ -4,6 +4,8 @@
 
 #[path = "gateway/access.rs"]
 mod access;
+#[path = "gateway/console.rs"]
+mod console;
 #[path = "gateway/failures.rs"]
 mod failures;
 #[path = "gateway/hold.rs"]

@@ -227,10 +227,7 @@ mod tests {
     #[test]
     fn the_reason_of_an_end_is_its_last_error_with_causes() {
         let lines = ["loading", "error: failed to open m.gguf", "  because: no such file", ""];
-        assert_eq!(
-            exit(2, &lines),
-            "exited with code 2: error: failed to open m.gguf because: no such file"
-        );
+        assert_eq!(exit(2, &lines), "exited with code 2: error: failed to open m.gguf because: no such file");
         assert_eq!(exit(137, &["computing", " "]), "was ended by signal 9: computing");
         assert_eq!(exit(0, &[]), "exited with code 0");
         assert!(exit(1, &["x".repeat(1000).as_str()]).chars().count() < 450);

@@ -48,10 +48,13 @@ mod tests {
     #[test]
     fn gpus_are_read_in_the_order_of_the_bus() {
         let root = tempfile::tempdir().unwrap();
-        for (bus, model, uuid) in [("0000:41:00.0", "NVIDIA L4", "GPU-b"), ("0000:01:00.0", "NVIDIA H200", "GPU-a")] {
+        for (bus, model, uuid) in
+            [("0000:41:00.0", "NVIDIA L4", "GPU-b"), ("0000:01:00.0", "NVIDIA H200", "GPU-a")]
+        {
             let folder = root.path().join(bus);
             std::fs::create_dir(&folder).unwrap();
-            let text = format!("Model: \t\t {model}\nIRQ:   \t\t 7\nGPU UUID: \t {uuid}\nBus Location: \t {bus}\n");
+            let text =
+                format!("Model: \t\t {model}\nIRQ:   \t\t 7\nGPU UUID: \t {uuid}\nBus Location: \t {bus}\n");
             std::fs::write(folder.join("information"), text).unwrap();
         }
         let found: Vec<_> = gpus(root.path()).into_iter().map(|gpu| (gpu.id, gpu.product)).collect();

@@ -69,7 +69,8 @@ mod tests {
         objects
     }
 
-    const SERVICE: &str = "{apiVersion: wharf.dev/v1alpha1, kind: LLMService, metadata: {name: a}, spec: {model: {ref: m}}}\n";
+    const SERVICE: &str =
+        "{apiVersion: wharf.dev/v1alpha1, kind: LLMService, metadata: {name: a}, spec: {model: {ref: m}}}\n";
     const MODEL: &str = "--- {apiVersion: wharf.dev/v1alpha1, kind: Model, metadata: {name: m}, spec: {source: 'hf://o/r', optimize: {quantize: q8_0}}}\n";
 
     #[test]

@@ -135,7 +135,10 @@ mod tests {
     fn replicas_with_cpus_of_their_own_get_different_ones_and_others_share() {
         let ask = Ask { cpus: 2, ..Ask::default() };
         let places = take(&[ask.clone(), Ask::default(), ask.clone()]).unwrap();
-        assert_eq!(places.iter().map(|p| p.cpus.clone()).collect::<Vec<_>>(), [vec![0, 1], vec![], vec![2, 3]]);
+        assert_eq!(
+            places.iter().map(|p| p.cpus.clone()).collect::<Vec<_>>(),
+            [vec![0, 1], vec![], vec![2, 3]]
+        );
         let error = take(&[ask.clone(), ask, Ask { cpus: 1, ..Ask::default() }]).unwrap_err();
         assert!(error.contains("asks for 1 CPU of its own and 0 of this machine's 4"), "{error}");
     }
@@ -154,7 +157,9 @@ mod tests {
         assert_eq!(take(&[ask("NVIDIA-H200")]).unwrap()[0].gpus, ["1"]);
         let any = Ask { gpus: 1, ..Ask::default() };
         assert_eq!(take(&[any.clone(), any.clone()]).unwrap()[1].gpus, ["1"]);
-        assert!(take(&[any.clone(), any.clone(), any]).unwrap_err().contains("1 GPU and 0 of this machine's 2"));
+        assert!(
+            take(&[any.clone(), any.clone(), any]).unwrap_err().contains("1 GPU and 0 of this machine's 2")
+        );
         assert!(take(&[ask("B300")]).unwrap_err().contains("1 B300 and 0 of this machine's 0"));
     }
 }

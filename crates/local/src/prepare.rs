@@ -88,9 +88,8 @@ async fn run(
     let hear = move |line: &str| {
         let _ = hears.send(Prepared::Running { verb, said: line.to_owned() });
     };
-    let (child, ended) = program
-        .start_following(hear)
-        .map_err(|error| format!("failed to start `wharf {verb}`: {error}"))?;
+    let (child, ended) =
+        program.start_following(hear).map_err(|error| format!("failed to start `wharf {verb}`: {error}"))?;
     // Should this task be dropped, so is the child, and with it the process.
     let _running: Child = child;
     let exit = ended.await.map_err(|error| format!("failed to follow `wharf {verb}`: {error}"))?;

@@ -35,12 +35,8 @@ impl ScaleTarget for Target {
         let mut now = self.replicas.lock().unwrap_or_else(PoisonError::into_inner);
         let from = std::mem::replace(&mut now.wanted, replicas);
         drop(now);
-        let message = Message::Scaled {
-            service: self.service.clone(),
-            from,
-            to: replicas,
-            reason: reason.to_owned(),
-        };
+        let message =
+            Message::Scaled { service: self.service.clone(), from, to: replicas, reason: reason.to_owned() };
         // A supervisor that has ended scales nothing.
         let _ = self.supervisor.send(message);
         Ok(())

@@ -172,20 +172,17 @@ impl Service {
                 return;
             }
         };
-        self.models
-            .insert(revision.to_owned(), Prepared::Running { verb: "prepare", said: String::new() });
+        self.models.insert(revision.to_owned(), Prepared::Running { verb: "prepare", said: String::new() });
         let (told, mut hears) = tokio::sync::mpsc::unbounded_channel();
         let log = context.folder.log(&format!("{}-model", flat(&self.name)));
         let turns = Arc::clone(&context.turns);
-        let made =
-            prepare::prepare(context.wharf.clone(), process.steps, process.model, log, turns, told);
+        let made = prepare::prepare(context.wharf.clone(), process.steps, process.model, log, turns, told);
         let (service, of) = (self.name.clone(), revision.to_owned());
         let messages = context.messages.clone();
         let task = tokio::spawn(async move {
             let hearing = async {
                 while let Some(how) = hears.recv().await {
-                    let message =
-                        Message::Prepared { service: service.clone(), revision: of.clone(), how };
+                    let message = Message::Prepared { service: service.clone(), revision: of.clone(), how };
                     let _ = messages.send(message);
                 }
             };
@@ -200,9 +197,8 @@ impl Service {
             && let Some(written) = self.objects.get(revision)
             && let Ok(process) = process(&written.object, context.folders.places(PathBuf::new(), 0, 0))
         {
-            let ask = ask(&written.object, || {
-                context.planner.memory(&written.object, process.model.as_ref())
-            });
+            let ask =
+                ask(&written.object, || context.planner.memory(&written.object, process.model.as_ref()));
             self.asks.insert(revision.to_owned(), ask);
         }
         if let Prepared::Failed(reason) = &how {
@@ -285,11 +281,7 @@ impl Service {
                 prepared: model,
                 room: self.room(context, object),
             },
-            versions: self
-                .versions
-                .iter()
-                .map(|(colour, version)| (*colour, version.seen(seen)))
-                .collect(),
+            versions: self.versions.iter().map(|(colour, version)| (*colour, version.seen(seen))).collect(),
             gateways: vec![gateway],
             commands: self.commands.clone(),
         }
@@ -324,7 +316,11 @@ impl Service {
             Action::EnsureVersion { version, replicas } => {
                 let Some(written) = self.objects.get(&version.revision).map(Arc::clone) else {
                     // Remembered state that lost its object: nothing can be started from it.
-                    tracing::error!(service = self.name, revision = version.revision, "the object of a version is not known any more");
+                    tracing::error!(
+                        service = self.name,
+                        revision = version.revision,
+                        "the object of a version is not known any more"
+                    );
                     return;
                 };
                 if self.models.get(&version.revision).is_none() {
@@ -366,7 +362,11 @@ impl Service {
         let now = Remembered {
             generation: self.generation,
             revision: self.revision.clone(),
-            objects: self.objects.iter().map(|(revision, object)| (revision.clone(), (**object).clone())).collect(),
+            objects: self
+                .objects
+                .iter()
+                .map(|(revision, object)| (revision.clone(), (**object).clone()))
+                .collect(),
             rollout: serde_json::to_value(&self.rollout).unwrap_or_default(),
             sequence: self.sequence,
         };
@@ -384,7 +384,8 @@ impl Service {
     /// Drops objects and models that no version can come back to.
     fn forget(&mut self) {
         let state = &self.rollout;
-        let released = [state.active.as_ref(), state.candidate.as_ref(), state.kept.as_ref().map(|kept| &kept.version)];
+        let released =
+            [state.active.as_ref(), state.candidate.as_ref(), state.kept.as_ref().map(|kept| &kept.version)];
         let running = self.versions.values().map(|version| &version.of);
         let known: Vec<&str> = released
             .into_iter()

@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use wharf_access::WatchedKeys;
 use wharf_api::demand::ServiceDemand;
+use wharf_gateway::console::Source;
 use wharf_gateway::{Addresses, Gateway, Handle, ServeError};
 
 use crate::child::Exit;
@@ -165,7 +166,8 @@ impl Up {
         let gateway = Gateway::bind(gateway)?;
         let (messages, hears) = mpsc::unbounded_channel();
         let socket = folder.socket();
-        control::listen(&socket, messages.clone()).map_err(|source| UpError::Socket { path: socket, source })?;
+        control::listen(&socket, messages.clone())
+            .map_err(|source| UpError::Socket { path: socket, source })?;
         let folders = Folders { models, volumes: folder.root().join("volumes"), cache };
         let context = Context {
             wharf,
@@ -183,6 +185,7 @@ impl Up {
             folder,
         };
         let shown = Arc::new(Shown::default());
+        context.gateway.set_console_source(Arc::clone(&shown) as Arc<dyn Source>);
         let (down, stopped) = oneshot::channel();
         let mut supervisor =
             Supervisor { context, services: BTreeMap::new(), reader, shown, down: Some(down) };
@@ -362,7 +365,9 @@ impl Supervisor {
         let path = folder.log(replica);
         match !replica.contains('/') && path.is_file() {
             true => Reply::Log(path),
-            false => Reply::Refused(format!("there is no service and no replica {replica:?}; `wharf ps` lists them")),
+            false => Reply::Refused(format!(
+                "there is no service and no replica {replica:?}; `wharf ps` lists them"
+            )),
         }
     }
 

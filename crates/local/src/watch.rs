@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use wharf_api::console::{Overview, ServiceFacts};
+use wharf_api::console::{Overview, ServiceFacts, ServiceView};
 use wharf_gateway::Handle;
+use wharf_gateway::console::Source;
 use wharf_manifests::{Mode, Settings, State, print_yaml};
 
 use crate::options::Written;
@@ -31,10 +32,14 @@ impl Shown {
 
     /// Everything: what the gateway measures and what is known here.
     pub fn overview(&self, gateway: &Handle) -> Overview {
-        let mut overview = Overview::default();
-        let _ = gateway;
-        for service in &mut overview.services {
-            service.facts = self.facts(&service.name);
+        let mut overview = gateway.overview();
+        let known = self.lock();
+        // What the gateway has not been told of yet.
+        for (name, Known { facts, .. }) in known.iter() {
+            if !overview.services.iter().any(|service| service.name == *name) {
+                let facts = Some(facts.clone());
+                overview.services.push(ServiceView { name: name.clone(), facts, ..ServiceView::default() });
+            }
         }
         overview
     }
@@ -48,7 +53,7 @@ impl Shown {
     }
 }
 
-impl Shown {
+impl Source for Shown {
     fn facts(&self, service: &str) -> Option<ServiceFacts> {
         Some(self.lock().get(service)?.facts.clone())
     }

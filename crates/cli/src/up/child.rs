@@ -8,10 +8,13 @@ use crate::exit::{BadInput, Failure};
 
 /// Run a program that ends when standard input does (used by `wharf up` for its replicas)
 #[derive(clap::Args)]
-#[command(hide = true, after_help = "\
+#[command(
+    hide = true,
+    after_help = "\
 Examples:
   wharf run-child -- wharf serve --model model.gguf
-  wharf run-child --cpus 0,1 -- llama-server -m model.gguf")]
+  wharf run-child --cpus 0,1 -- llama-server -m model.gguf"
+)]
 pub(crate) struct Args {
     /// CPUs that the program may use
     #[arg(long, value_name = "N", value_delimiter = ',')]

@@ -41,8 +41,12 @@ pub(super) fn detach(folder: &Path) -> Result<(), Failure> {
     loop {
         if let Some(status) = child.try_wait().context("failed to look after what was started")? {
             let text = std::fs::read_to_string(&path).unwrap_or_default();
-            let said = text.lines().rev().find(|line| line.starts_with("error:")).unwrap_or("it said nothing");
-            return Err(Failure::Failed(anyhow!("it ended at once ({status}): {said}; see {}", path.display())));
+            let said =
+                text.lines().rev().find(|line| line.starts_with("error:")).unwrap_or("it said nothing");
+            return Err(Failure::Failed(anyhow!(
+                "it ended at once ({status}): {said}; see {}",
+                path.display()
+            )));
         }
         match runtime.block_on(order(folder, &Order::Overview)) {
             Ok(_) => break,
@@ -50,6 +54,7 @@ pub(super) fn detach(folder: &Path) -> Result<(), Failure> {
             Err(error) => return Err(Failure::Failed(error.into())),
         }
     }
-    let message = format!("runs in the background with process id {}; its log is {}\n", child.id(), path.display());
+    let message =
+        format!("runs in the background with process id {}; its log is {}\n", child.id(), path.display());
     Ok(exit::print(&message)?)
 }

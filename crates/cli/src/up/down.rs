@@ -35,7 +35,10 @@ pub(crate) fn run(args: &Args, env: &Env) -> Result<(), Failure> {
     // The supervisor holds its folder until its last process is gone.
     while wharf_local::Folder::is_taken(&folder) {
         if Instant::now() >= deadline {
-            return Err(Failure::Failed(anyhow!("it has not ended after {} s; `wharf ps` shows what runs", args.wait)));
+            return Err(Failure::Failed(anyhow!(
+                "it has not ended after {} s; `wharf ps` shows what runs",
+                args.wait
+            )));
         }
         std::thread::sleep(LOOK);
     }

@@ -61,7 +61,8 @@ pub(crate) fn run(args: &Args, env: &Env) -> Result<(), Failure> {
 /// The last lines of a text.
 fn tail(text: &[u8], lines: Option<usize>) -> &[u8] {
     let Some(lines) = lines else { return text };
-    let ends = text.iter().enumerate().rev().filter(|(index, byte)| **byte == b'\n' && index + 1 < text.len());
+    let ends =
+        text.iter().enumerate().rev().filter(|(index, byte)| **byte == b'\n' && index + 1 < text.len());
     match lines.checked_sub(1).and_then(|skip| ends.map(|(index, _)| index).nth(skip)) {
         Some(index) => &text[index + 1..],
         None if lines == 0 => &[],

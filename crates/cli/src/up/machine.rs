@@ -31,7 +31,9 @@ const BATCH_TOKENS: u64 = 512;
 impl Planner for FromHeaders {
     fn memory(&self, object: &LLMService, model: &Path) -> Option<u64> {
         let header = plan::local_header(model)
-            .inspect_err(|error| tracing::info!(error = format!("{error:#}"), "no forecast of the model's memory"))
+            .inspect_err(|error| {
+                tracing::info!(error = format!("{error:#}"), "no forecast of the model's memory")
+            })
             .ok()?;
         let server = &object.spec.server;
         let context = server.max_model_len.map_or(header.shape.context_length.min(CONTEXT), u64::from);

@@ -40,8 +40,11 @@ pub(crate) fn run(args: &Args, env: &Env) -> Result<(), Failure> {
 }
 
 fn table(overview: &Overview) -> String {
-    let mut services = vec![["SERVICE", "PHASE", "READY", "REQ/S", "TOK/S", "TTFT P95", "QUEUED", "WHY"].map(str::to_owned)];
-    let mut replicas = vec![["REPLICA", "COLOUR", "STATE", "ADDRESS", "PID", "RUNNING", "RESTARTS", "WHY"].map(str::to_owned)];
+    let mut services =
+        vec![["SERVICE", "PHASE", "READY", "REQ/S", "TOK/S", "TTFT P95", "QUEUED", "WHY"].map(str::to_owned)];
+    let mut replicas = vec![
+        ["REPLICA", "COLOUR", "STATE", "ADDRESS", "PID", "RUNNING", "RESTARTS", "WHY"].map(str::to_owned),
+    ];
     for service in &overview.services {
         services.push(service_row(service));
         let facts = service.facts.clone().unwrap_or_default();
@@ -105,8 +108,18 @@ mod tests {
 
     #[test]
     fn services_come_first_and_then_their_replicas() {
-        let replica = ReplicaView { name: "a-blue-1".into(), state: "ready".into(), pid: Some(7), ..ReplicaView::default() };
-        let facts = ServiceFacts { phase: "Ready".into(), wanted: 2, replicas: vec![replica], ..ServiceFacts::default() };
+        let replica = ReplicaView {
+            name: "a-blue-1".into(),
+            state: "ready".into(),
+            pid: Some(7),
+            ..ReplicaView::default()
+        };
+        let facts = ServiceFacts {
+            phase: "Ready".into(),
+            wanted: 2,
+            replicas: vec![replica],
+            ..ServiceFacts::default()
+        };
         let service = ServiceView { name: "a".into(), facts: Some(facts), ..ServiceView::default() };
         let text = table(&Overview { services: vec![service], ..Overview::default() });
         let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();

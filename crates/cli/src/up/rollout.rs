@@ -82,7 +82,9 @@ fn status(args: &Status, env: &Env) -> Result<(), Failure> {
     };
     let text: String = services.iter().filter(meant).map(describe).collect();
     match (&args.service, text.is_empty()) {
-        (Some(name), true) => Err(Failure::BadInput(anyhow!("there is no service {name:?}; `wharf ps` lists them"))),
+        (Some(name), true) => {
+            Err(Failure::BadInput(anyhow!("there is no service {name:?}; `wharf ps` lists them")))
+        }
         _ => Ok(exit::print(&text)?),
     }
 }
@@ -92,7 +94,8 @@ fn describe(service: &ServiceView) -> String {
     let facts = service.facts.clone().unwrap_or_default();
     match &facts.rollout {
         Some(rollout) => {
-            let _ = write!(text, ": {} ({}), generation {}", rollout.phase, rollout.strategy, rollout.generation);
+            let _ =
+                write!(text, ": {} ({}), generation {}", rollout.phase, rollout.strategy, rollout.generation);
             if rollout.waits_for_promotion {
                 text.push_str(", waits for `wharf rollout promote`");
             }

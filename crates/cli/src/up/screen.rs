@@ -18,7 +18,7 @@ const EVERY: Duration = Duration::from_millis(500);
 pub(super) struct Screen {
     /// Lines that change, on a terminal.
     lines: Option<MultiProgress>,
-    bars: Arc<Mutex<BTreeMap<String, ProgressBar>>>,
+    bars: Bars,
 }
 
 impl Screen {
@@ -44,23 +44,7 @@ impl Screen {
         let bars = Arc::clone(&self.bars);
         tokio::spawn(async move {
             loop {
-                let overview = shown.overview(&gateway);
-                let mut bars = bars.lock().unwrap_or_else(PoisonError::into_inner);
-                let gone = |name: &String| !overview.services.iter().any(|service| service.name == *name);
-                bars.retain(|name, bar| {
-                    if gone(name) {
-                        lines.remove(bar);
-                    }
-                    !gone(name)
-                });
-                for service in &overview.services {
-                    let bar = bars.entry(service.name.clone()).or_insert_with(|| {
-                        let style = ProgressStyle::with_template("{wide_msg}").expect("well-formed");
-                        lines.add(ProgressBar::new(1).with_style(style))
-                    });
-                    bar.set_message(service_line(service));
-                }
-                drop(bars);
+                show(&lines, &bars, &shown.overview(&gateway).services);
                 tokio::time::sleep(EVERY).await;
             }
         });
@@ -71,6 +55,27 @@ impl Screen {
         let mut bars = self.bars.lock().unwrap_or_else(PoisonError::into_inner);
         bars.values().for_each(ProgressBar::finish_and_clear);
         bars.clear();
+    }
+}
+
+type Bars = Arc<Mutex<BTreeMap<String, ProgressBar>>>;
+
+/// Brings the lines up to date.
+fn show(lines: &MultiProgress, bars: &Bars, services: &[ServiceView]) {
+    let mut bars = bars.lock().unwrap_or_else(PoisonError::into_inner);
+    bars.retain(|name, bar| {
+        let stays = services.iter().any(|service| service.name == *name);
+        if !stays {
+            lines.remove(bar);
+        }
+        stays
+    });
+    for service in services {
+        let bar = bars.entry(service.name.clone()).or_insert_with(|| {
+            let style = ProgressStyle::with_template("{wide_msg}").expect("well-formed");
+            lines.add(ProgressBar::new(1).with_style(style))
+        });
+        bar.set_message(service_line(service));
     }
 }
 
@@ -95,8 +100,12 @@ fn service_line(service: &ServiceView) -> String {
     let facts = service.facts.clone().unwrap_or_default();
     let ready = facts.replicas.iter().filter(|replica| replica.state == "ready").count();
     let rates = &service.rates;
-    let ready_endpoints: Vec<f64> =
-        service.endpoints.iter().filter(|endpoint| endpoint.ready).map(|endpoint| endpoint.kv_cache).collect();
+    let ready_endpoints: Vec<f64> = service
+        .endpoints
+        .iter()
+        .filter(|endpoint| endpoint.ready)
+        .map(|endpoint| endpoint.kv_cache)
+        .collect();
     let kv = ready_endpoints.iter().copied().fold(0.0, f64::max);
     let latency = rates.first_token_p95_ms.map_or_else(String::new, |ms| format!("  TTFT p95 {ms:.0} ms"));
     let why = match facts.phase.as_str() {
@@ -123,7 +132,12 @@ mod tests {
 
     #[test]
     fn a_service_is_one_line_and_says_why_when_it_is_not_ready() {
-        let facts = ServiceFacts { phase: "Preparing".into(), message: "`wharf fetch` runs".into(), wanted: 1, ..ServiceFacts::default() };
+        let facts = ServiceFacts {
+            phase: "Preparing".into(),
+            message: "`wharf fetch` runs".into(),
+            wanted: 1,
+            ..ServiceFacts::default()
+        };
         let rates = Rates { requests_per_second: 2.0, first_token_p95_ms: Some(120.4), ..Rates::default() };
         let service = ServiceView { name: "a".into(), facts: Some(facts), rates, ..ServiceView::default() };
         let line = service_line(&service);
@@ -135,7 +149,12 @@ mod tests {
 
     #[test]
     fn a_warning_is_marked() {
-        let event = EventView { at_ms: 3_723_000, warning: true, reason: "ReplicaExited".into(), message: "it ended".into() };
+        let event = EventView {
+            at_ms: 3_723_000,
+            warning: true,
+            reason: "ReplicaExited".into(),
+            message: "it ended".into(),
+        };
         assert_eq!(event_line("a", &event), "01:02:03 ! a  ReplicaExited: it ended");
     }
 }

@@ -65,7 +65,9 @@ impl Service {
         // What restarts nothing (limits, keys) holds at once, and the newest object says it.
         let newest = self.written();
         match (active, newest) {
-            (Some(active), Some(newest)) if served_name(&active.object) != served_name(&newest.object) => Some(active),
+            (Some(active), Some(newest)) if served_name(&active.object) != served_name(&newest.object) => {
+                Some(active)
+            }
             (_, newest) => newest,
         }
     }

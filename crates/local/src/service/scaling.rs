@@ -44,7 +44,12 @@ impl Scaling {
     ///
     /// # Errors
     /// With a sentence, when it asks for what this autoscaler cannot do; what it said before goes on.
-    pub(super) fn follow(&mut self, service: &str, object: &LLMService, context: &Context) -> Result<(), String> {
+    pub(super) fn follow(
+        &mut self,
+        service: &str,
+        object: &LLMService,
+        context: &Context,
+    ) -> Result<(), String> {
         let scaling = &object.spec.scaling;
         let scaled = match scaling.mode {
             // Whoever else would decide is in no single machine.

@@ -193,7 +193,9 @@ impl Service {
         let ask = self.asks.get(&version.of.revision).cloned().unwrap_or_default();
         let placed = match place(&context.machine, &context.taken(), &ask) {
             Ok(placed) => placed,
-            Err(why) => return self.not_started(version, format!("there is no room for a replica: {why}"), context),
+            Err(why) => {
+                return self.not_started(version, format!("there is no room for a replica: {why}"), context);
+            }
         };
         self.replicas_started += 1;
         let name = format!("{}-{}-{}", flat(&self.name), version.of.colour.name(), self.replicas_started);

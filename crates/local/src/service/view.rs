@@ -2,9 +2,7 @@
 
 use std::collections::VecDeque;
 
-use wharf_api::console::{
-    EventView, ReplicaView, ScaleChange, ScalingView, ServiceFacts, VersionView,
-};
+use wharf_api::console::{EventView, ReplicaView, ScaleChange, ScalingView, ServiceFacts, VersionView};
 use wharf_rollout::{Phase, describe};
 
 use super::{REMEMBERED, Service};

@@ -1,0 +1,73 @@
+// How numbers, times and states are written. Pure.
+
+const LOCALE = 'en';
+const whole = new Intl.NumberFormat(LOCALE, { maximumFractionDigits: 0 });
+const compact = new Intl.NumberFormat(LOCALE, { notation: 'compact', maximumFractionDigits: 1 });
+const clockForm = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit', second: '2-digit', hour12: false });
+const dayForm = new Intl.DateTimeFormat(undefined, { month: 'short', day: 'numeric', hour: '2-digit', minute: '2-digit', hour12: false });
+
+/** A count: 950, 12.3K. */
+export const count = (value) => (value < 10_000 ? whole.format(value) : compact.format(value));
+
+/** A count with all of its digits. */
+export const exact = (value) => whole.format(value);
+
+/** A rate: as many digits as it deserves. */
+export function rate(value) {
+  if (value === 0) return '0';
+  if (value < 10) return value.toFixed(value < 1 ? 2 : 1);
+  return count(Math.round(value));
+}
+
+/** Milliseconds as people say them. */
+export function ms(value) {
+  if (value === null || value === undefined) return '–';
+  if (value < 1000) return `${Math.round(value)} ms`;
+  return seconds(value / 1000);
+}
+
+/** Seconds as people say them. */
+export function seconds(value) {
+  if (value < 1) return `${Math.round(value * 1000)} ms`;
+  if (value < 60) return `${value.toFixed(value < 10 ? 1 : 0)} s`;
+  if (value < 3600) return `${Math.floor(value / 60)} min ${Math.round(value % 60)} s`;
+  if (value < 86_400) return `${Math.floor(value / 3600)} h ${Math.floor((value % 3600) / 60)} min`;
+  return `${Math.floor(value / 86_400)} d ${Math.floor((value % 86_400) / 3600)} h`;
+}
+
+/** How long ago, as seen at `now`. */
+export function ago(at, now) {
+  const passed = Math.max(0, Math.round((now - at) / 1000));
+  return passed < 2 ? 'now' : `${seconds(passed).replace(/^(\d+)\.\d s$/, '$1 s')} ago`;
+}
+
+/** A share of one, in percent. */
+export const percent = (share) => `${(share * 100).toFixed(share > 0 && share < 0.1 ? 1 : 0)}%`;
+
+/** The time of day. */
+export const clock = (at) => clockForm.format(at);
+
+/** Day and time. */
+export const moment = (at) => dayForm.format(at);
+
+/** `1 replica`, `2 replicas`. */
+export const plural = (number, word) => `${count(number)} ${word}${number === 1 ? '' : 's'}`;
+
+const TONES = {
+  good: ['ready', 'healthy', 'promoted', 'available', 'running', 'valid', 'serving'],
+  busy: ['starting', 'preparing', 'warming', 'shifting', 'verifying', 'progressing', 'waking', 'fetching', 'loading', 'optimizing', 'optimising', 'releasing', 'scaling'],
+  warn: ['draining', 'waiting', 'degraded', 'rollingback', 'paused', 'early', 'awaitingpromotion', 'notready', 'unready', 'leftalone'],
+  bad: ['failed', 'rolledback', 'broken', 'invalid', 'error', 'expired', 'revoked', 'removed', 'aborted'],
+};
+
+/** How a state is coloured: good, busy, warn, bad, or not at all. */
+export function tone(state) {
+  const word = state.toLowerCase().replace(/[^a-z]/g, '');
+  return Object.keys(TONES).find((name) => TONES[name].includes(word)) ?? '';
+}
+
+/** `RolledBack` as `Rolled back`. */
+export function words(state) {
+  const spaced = state.replace(/([a-z])([A-Z])/g, (_, a, b) => `${a} ${b.toLowerCase()}`);
+  return spaced.charAt(0).toUpperCase() + spaced.slice(1);
+}
