@@ -57,6 +57,13 @@ impl Server {
         Server::spawn(command, port, free_port(8002)?, "demo-gateway.log")
     }
 
+    /// Runs the services of a file, with state and log in a folder.
+    pub(crate) fn up(wharf: &Path, file: &Path, folder: &Path) -> anyhow::Result<Server> {
+        let mut command = Command::new(wharf);
+        command.arg("up").arg("-f").arg(file).arg("--state").arg(folder.join("state"));
+        Server::spawn(command, free_port(8000)?, free_port(8002)?, "demo-up.log")
+    }
+
     fn spawn(mut command: Command, port: u16, metrics_port: u16, log: &str) -> anyhow::Result<Server> {
         let log = shell::target()?.join(log);
         let open =
