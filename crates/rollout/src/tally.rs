@@ -72,8 +72,10 @@ fn difference(now: &VersionCounts, last: &VersionCounts) -> Option<VersionCounts
 fn add(sum: &mut VersionCounts, more: &VersionCounts) {
     sum.answered = sum.answered.saturating_add(more.answered);
     sum.failed = sum.failed.saturating_add(more.failed);
-    if sum.first_token.len() < more.first_token.len() {
-        sum.first_token.resize(more.first_token.len(), 0);
+    // No longer than it has to be: a state is written often.
+    let last = more.first_token.iter().rposition(|n| *n > 0).map_or(0, |last| last + 1);
+    if sum.first_token.len() < last {
+        sum.first_token.resize(last, 0);
     }
     for (sum, more) in sum.first_token.iter_mut().zip(&more.first_token) {
         *sum = sum.saturating_add(*more);

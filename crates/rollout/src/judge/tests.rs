@@ -19,54 +19,137 @@ fn check(candidate: &Sample, active: Option<&Sample>, limit_ms: Option<u64>, exp
 
 #[test]
 fn more_failures_than_the_limit_are_bad() {
-    check(&sample(3, 40, 3), None, None, &expect![[r#"Bad("3 of 40 requests failed (7.5%), more than rollbackOn.errorRate 1%")"#]]);
+    check(
+        &sample(3, 40, 3),
+        None,
+        None,
+        &expect![[r#"Bad("3 of 40 requests failed (7.5%), more than rollbackOn.errorRate 1%")"#]],
+    );
 }
 
 #[test]
 fn few_requests_decide_nothing() {
-    check(&sample(0, 3, 3), None, None, &expect![[r#"Open("only 3 of 20 requests were seen; nothing speaks against it")"#]]);
-    check(&sample(19, 19, 3), None, None, &expect![[r#"Open("only 19 of 20 requests were seen; 19 of them failed")"#]]);
+    check(
+        &sample(0, 3, 3),
+        None,
+        None,
+        &expect![[r#"Open("only 3 of 20 requests were seen; nothing speaks against it")"#]],
+    );
+    check(
+        &sample(19, 19, 3),
+        None,
+        None,
+        &expect![[r#"Open("only 19 of 20 requests were seen; 19 of them failed")"#]],
+    );
 }
 
 #[test]
 fn a_single_failure_may_be_chance_and_two_are_not() {
-    check(&sample(1, 20, 3), None, None, &expect![[r#"Open("1 of 20 requests failed (5%), over rollbackOn.errorRate 1% by what may be chance")"#]]);
-    check(&sample(2, 20, 3), None, None, &expect![[r#"Bad("2 of 20 requests failed (10%), more than rollbackOn.errorRate 1%")"#]]);
+    check(
+        &sample(1, 20, 3),
+        None,
+        None,
+        &expect![[
+            r#"Open("1 of 20 requests failed (5%), over rollbackOn.errorRate 1% by what may be chance")"#
+        ]],
+    );
+    check(
+        &sample(2, 20, 3),
+        None,
+        None,
+        &expect![[r#"Bad("2 of 20 requests failed (10%), more than rollbackOn.errorRate 1%")"#]],
+    );
 }
 
 #[test]
 fn a_client_that_fails_with_both_versions_takes_nothing_back() {
-    check(&sample(20, 100, 3), Some(&sample(30, 150, 3)), None, &expect![[r#"Good("20 of 100 requests failed (20%), but 20% of the old version's do too")"#]]);
+    check(
+        &sample(20, 100, 3),
+        Some(&sample(30, 150, 3)),
+        None,
+        &expect![[r#"Good("20 of 100 requests failed (20%), but 20% of the old version's do too")"#]],
+    );
     // Much worse than the old one is bad all the same.
-    check(&sample(40, 100, 3), Some(&sample(30, 150, 3)), None, &expect![[r#"Bad("40 of 100 requests failed (40%), more than rollbackOn.errorRate 1%; of the old version's, 20%")"#]]);
+    check(
+        &sample(40, 100, 3),
+        Some(&sample(30, 150, 3)),
+        None,
+        &expect![[
+            r#"Bad("40 of 100 requests failed (40%), more than rollbackOn.errorRate 1%; of the old version's, 20%")"#
+        ]],
+    );
     // Too few of the old one's requests excuse nothing.
-    check(&sample(20, 100, 3), Some(&sample(5, 5, 3)), None, &expect![[r#"Bad("20 of 100 requests failed (20%), more than rollbackOn.errorRate 1%")"#]]);
+    check(
+        &sample(20, 100, 3),
+        Some(&sample(5, 5, 3)),
+        None,
+        &expect![[r#"Bad("20 of 100 requests failed (20%), more than rollbackOn.errorRate 1%")"#]],
+    );
     // Nothing is worse than a version that answers nobody.
-    check(&sample(90, 100, 3), Some(&sample(20, 20, 3)), None, &expect![[r#"Good("90 of 100 requests failed (90%), but 100% of the old version's do too")"#]]);
+    check(
+        &sample(90, 100, 3),
+        Some(&sample(20, 20, 3)),
+        None,
+        &expect![[r#"Good("90 of 100 requests failed (90%), but 100% of the old version's do too")"#]],
+    );
 }
 
 #[test]
 fn slow_first_tokens_are_bad() {
-    check(&sample(0, 40, 8), None, Some(500), &expect![[r#"Bad("95% of first tokens came within 2 s, not 500 ms as rollbackOn.ttftP95 says")"#]]);
-    check(&sample(0, 40, 4), None, Some(500), &expect![[r#"Good("0 of 40 requests failed (0%); 95% of first tokens came within 195 ms")"#]]);
+    check(
+        &sample(0, 40, 8),
+        None,
+        Some(500),
+        &expect![[r#"Bad("95% of first tokens came within 2 s, not 500 ms as rollbackOn.ttftP95 says")"#]],
+    );
+    check(
+        &sample(0, 40, 4),
+        None,
+        Some(500),
+        &expect![[r#"Good("0 of 40 requests failed (0%); 95% of first tokens came within 195 ms")"#]],
+    );
     // Without a limit nobody is slow.
     check(&sample(0, 40, 8), None, None, &expect![[r#"Good("0 of 40 requests failed (0%)")"#]]);
     // The old version is as slow: the model or the load is to blame.
-    check(&sample(0, 40, 8), Some(&sample(0, 40, 8)), Some(500), &expect![[r#"Good("0 of 40 requests failed (0%); 95% of first tokens came within 2 s")"#]]);
+    check(
+        &sample(0, 40, 8),
+        Some(&sample(0, 40, 8)),
+        Some(500),
+        &expect![[r#"Good("0 of 40 requests failed (0%); 95% of first tokens came within 2 s")"#]],
+    );
 }
 
 #[test]
 fn a_few_slow_answers_of_few_may_be_chance() {
     let mut some = sample(0, 20, 3);
     (some.first_token[3], some.first_token[9]) = (18, 2);
-    check(&some, None, Some(500), &expect![[r#"Open("95% of first tokens came within 3.5 s, over rollbackOn.ttftP95 500 ms by what may be chance")"#]]);
+    check(
+        &some,
+        None,
+        Some(500),
+        &expect![[
+            r#"Open("95% of first tokens came within 3.5 s, over rollbackOn.ttftP95 500 ms by what may be chance")"#
+        ]],
+    );
     (some.first_token[3], some.first_token[9]) = (15, 5);
-    check(&some, None, Some(500), &expect![[r#"Bad("95% of first tokens came within 4.4 s, not 500 ms as rollbackOn.ttftP95 says")"#]]);
+    check(
+        &some,
+        None,
+        Some(500),
+        &expect![[r#"Bad("95% of first tokens came within 4.4 s, not 500 ms as rollbackOn.ttftP95 says")"#]],
+    );
 }
 
 #[test]
 fn doubt_about_errors_does_not_hide_slowness() {
-    check(&sample(1, 21, 9), None, Some(500), &expect![[r#"Open("1 of 20 requests failed (5%), over rollbackOn.errorRate 1% by what may be chance")"#]]);
+    check(
+        &sample(1, 21, 9),
+        None,
+        Some(500),
+        &expect![[
+            r#"Open("1 of 20 requests failed (5%), over rollbackOn.errorRate 1% by what may be chance")"#
+        ]],
+    );
 }
 
 #[test]
