@@ -45,6 +45,8 @@ impl Tally {
             let now = gateway.counts.get(&colour).cloned().unwrap_or_default();
             let more = match self.gateways.get(&gateway.name) {
                 None => None,
+                // A report of an earlier life came late.
+                Some(last) if last.epoch > gateway.epoch => continue,
                 Some(last) if last.epoch == gateway.epoch => difference(&now, &last.counts),
                 Some(_) => Some(now.clone()),
             };
@@ -109,6 +111,12 @@ mod tests {
     fn a_gateway_that_started_again_counts_from_zero() {
         let looks = [gateway("a", 1, 100, 50), gateway("a", 1, 110, 50), gateway("a", 2, 3, 1)].map(|g| [g]);
         assert_eq!(counted(&[&looks[0], &looks[1], &looks[2]]), (13, 1));
+    }
+
+    #[test]
+    fn a_late_report_of_an_earlier_life_counts_for_nothing() {
+        let looks = [gateway("a", 2, 1, 0), gateway("a", 1, 100, 50), gateway("a", 2, 3, 0)].map(|g| [g]);
+        assert_eq!(counted(&[&looks[0], &looks[1], &looks[2]]), (2, 0));
     }
 
     #[test]

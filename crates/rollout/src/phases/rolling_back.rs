@@ -24,7 +24,6 @@ impl Release<'_> {
             return;
         }
         self.state.candidate = None;
-        self.state.judging = None;
         self.state.agreed = false;
         let serving = self.state.active.as_ref().map(|active| active.generation);
         match (superseded, serving) {

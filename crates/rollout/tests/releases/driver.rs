@@ -54,13 +54,22 @@ pub(crate) struct Scenario {
     pub(crate) told_from_s: u64,
 }
 
+/// A moment from which a release may be told again.
+#[derive(Clone, Debug)]
+pub(crate) struct Moment {
+    pub(crate) world: World,
+    /// The state in its written form.
+    kept: serde_json::Value,
+    last: Vec<Action>,
+}
+
 /// How it went.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Story {
     /// Transitions and answers, one a line.
     pub(crate) trace: String,
-    /// Seconds at which what should be changed.
-    pub(crate) turns: Vec<u64>,
+    /// Moments just before what should be changed.
+    pub(crate) turns: Vec<Moment>,
     pub(crate) state: State,
     pub(crate) world: Option<World>,
 }
@@ -71,7 +80,7 @@ impl Scenario {
         let rollout: Rollout = serde_json::from_value(rollout).unwrap();
         let policy = Policy { keep_old_for_ms: 60_000, deadline_ms: 120_000, ..Policy::from(&rollout) };
         let script = vec![(20, Do::Release("r2"))];
-        Scenario { name, policy, world: World::new(), script, until_s: 600, told_from_s: 20 }
+        Scenario { name, policy, world: World::new(), script, until_s: 240, told_from_s: 20 }
     }
 
     pub(crate) fn with(mut self, revision: &'static str, behaviour: Behaviour) -> Scenario {
@@ -81,6 +90,11 @@ impl Scenario {
 
     pub(crate) fn then(mut self, at_s: u64, what: Do) -> Scenario {
         self.script.push((at_s, what));
+        self
+    }
+
+    pub(crate) fn until(mut self, until_s: u64) -> Scenario {
+        self.until_s = until_s;
         self
     }
 
@@ -95,12 +109,18 @@ impl Scenario {
 
     /// Runs with a driver that dies at the seconds for which `dies` says how.
     pub(crate) fn run_with(&self, dies: impl Fn(u64) -> Option<Death>) -> Story {
-        let mut world = self.world.clone();
+        let kept = serde_json::to_value(State::default()).unwrap();
+        self.run_from(Moment { world: self.world.clone(), kept, last: Vec::new() }, dies)
+    }
+
+    pub(crate) fn run_from(&self, from: Moment, dies: impl Fn(u64) -> Option<Death>) -> Story {
+        let Moment { mut world, mut kept, mut last } = from;
         let mut story = Story::default();
-        // What was kept goes through its written form, as it would.
-        let mut kept = serde_json::to_value(State::default()).unwrap();
-        let mut last = Vec::new();
-        while world.now_s < self.until_s {
+        let scripted_s = self.script.iter().map(|(at, _)| *at).max().unwrap_or(0);
+        let mut quiet_s = 0;
+        // Long after everything is over nothing more will happen.
+        while world.now_s < self.until_s && quiet_s < 30 {
+            let moment = Moment { world: world.clone(), kept: kept.clone(), last: last.clone() };
             world.tick();
             let now_s = world.now_s;
             for (_, what) in self.script.iter().filter(|(at, _)| *at == now_s) {
@@ -109,16 +129,18 @@ impl Scenario {
             let state = State::read(kept.clone()).unwrap();
             let seen = world.observe();
             let Step { state: next, actions, look_again_ms } = step(&state, &seen, &self.policy);
-            check(self, &seen, &next, &actions);
+            check(self.name, &self.policy, &seen, &next, &actions);
             assert!(look_again_ms.is_none_or(|at| at > seen.now_ms), "{}: looks again at once", self.name);
             if world.now_s >= self.told_from_s {
                 story.note(&world, &actions);
             }
             let lasting = lasting(&actions);
             let turned = last != lasting || state.phase != next.phase;
+            let over = world.now_s > scripted_s && next.phase.is_settled() && next.kept.is_none();
+            quiet_s = if over && !turned { quiet_s + 1 } else { 0 };
             last = lasting;
             if turned {
-                story.turns.push(world.now_s);
+                story.turns.push(moment);
             }
             let death = dies(world.now_s);
             if !matches!(death, Some(Death::BeforeKeeping | Death::NotKept)) {
@@ -203,10 +225,9 @@ fn act(world: &mut World, action: &Action) {
 }
 
 /// What must hold at every step of everything.
-pub(crate) fn check(scenario: &Scenario, seen: &Observed, state: &State, actions: &[Action]) {
-    let name = scenario.name;
+fn check(name: &str, policy: &Policy, seen: &Observed, state: &State, actions: &[Action]) {
     let said = || format!("{name}: {state:#?}\n{actions:#?}\n{seen:#?}");
-    let again = step(state, seen, &scenario.policy);
+    let again = step(state, seen, policy);
     assert_eq!(&again.state, state, "{name}: a second look at the same things changes nothing");
     assert_eq!(again.actions, lasting(actions), "{name}: and asks for nothing else");
 

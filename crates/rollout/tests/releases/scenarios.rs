@@ -46,6 +46,11 @@ pub(crate) fn all() -> Vec<Scenario> {
         scaled_in_the_middle(),
         state_lost(),
         labels(),
+        reverted(),
+        promoted_by_hand(),
+        aborted_first(),
+        woken(),
+        fails_after_promotion(),
     ]
 }
 
@@ -136,6 +141,7 @@ pub(crate) fn gateways_restart() -> Scenario {
 
 pub(crate) fn deaf_gateway() -> Scenario {
     Scenario::new("deaf gateway", blue_green())
+        .until(440)
         .change(|world| world.gateways = vec![Gateway::new("g1", Some(1)), Gateway::new("deaf", None)])
 }
 
@@ -154,7 +160,7 @@ pub(crate) fn no_room() -> Scenario {
 
 pub(crate) fn paused(strategy: &'static str) -> Scenario {
     let rollout = json!({"strategy": strategy, "pause": true});
-    Scenario::new("paused", rollout).then(200, Do::Say(CommandKind::Promote))
+    Scenario::new("paused", rollout).then(100, Do::Say(CommandKind::Promote))
 }
 
 pub(crate) fn aborted() -> Scenario {
@@ -166,7 +172,7 @@ pub(crate) fn undone() -> Scenario {
 }
 
 pub(crate) fn undone_too_late() -> Scenario {
-    Scenario::new("undone too late", blue_green()).then(300, Do::Say(CommandKind::Undo))
+    Scenario::new("undone too late", blue_green()).then(150, Do::Say(CommandKind::Undo))
 }
 
 pub(crate) fn retried() -> Scenario {
@@ -201,4 +207,34 @@ pub(crate) fn labels() -> Scenario {
     let mut scenario = Scenario::new("labels", blue_green());
     scenario.script = vec![(20, Do::Label), (30, Do::Replicas(4))];
     scenario
+}
+
+pub(crate) fn reverted() -> Scenario {
+    Scenario::new("reverted", blue_green()).then(60, Do::Release("r1"))
+}
+
+pub(crate) fn promoted_by_hand() -> Scenario {
+    let promote = || Do::Say(CommandKind::Promote);
+    Scenario::new("promoted by hand", by("Canary"))
+        .then(32, promote())
+        .then(45, promote())
+        .then(50, promote())
+}
+
+pub(crate) fn aborted_first() -> Scenario {
+    let scenario = first_fails();
+    scenario.then(50, Do::Say(CommandKind::Abort)).then(110, Do::Say(CommandKind::Undo))
+}
+
+pub(crate) fn woken() -> Scenario {
+    let slow_start = Behaviour { start_s: 20, ..Behaviour::default() };
+    let sleeping = Scenario::new("woken", blue_green()).with("r2", slow_start).then(15, Do::Replicas(0));
+    sleeping.then(15, Do::Rate(0)).then(30, Do::Rate(20)).then(31, Do::Replicas(2))
+}
+
+pub(crate) fn fails_after_promotion() -> Scenario {
+    let crashes = Behaviour { exits: Some(("exits with code 1", false)), ..Behaviour::default() };
+    Scenario::new("fails after promotion", blue_green())
+        .then(50, Do::Behave("r2", Behaviour { crashes_after_s: Some(0), ..crashes }))
+        .then(60, Do::Say(CommandKind::Undo))
 }

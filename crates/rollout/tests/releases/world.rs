@@ -147,9 +147,8 @@ impl World {
     /// A second passes.
     pub(crate) fn tick(&mut self) {
         self.now_s += 1;
-        let behaviours = self.behaviours.clone();
         for there in self.versions.values_mut() {
-            let behaviour = behaviours.get(there.version.revision.as_str()).cloned().unwrap_or_default();
+            let behaviour = self.behaviours.get(there.version.revision.as_str()).cloned().unwrap_or_default();
             there.replicas.iter_mut().for_each(|replica| replica.tick(&behaviour));
             there.replicas.retain(|replica| replica.drains_s != Some(0));
             while there.ends_s.front().is_some_and(|end| *end <= self.now_s) {
@@ -190,17 +189,18 @@ impl World {
         let colour = [Colour::Blue, Colour::Green][turn];
 
         let Some(there) = self.versions.get_mut(&colour) else { return };
-        let behaviour = self.behaviours.get(there.version.revision.as_str()).cloned().unwrap_or_default();
+        let behaviour = self.behaviours.get(there.version.revision.as_str());
+        let (fails_every, bucket) = behaviour.map_or((0, 3), |b| (b.fails_every, b.bucket));
         there.requests += 1;
         there.ends_s.push_back(self.now_s + REQUEST_S);
         let counts = gateway.counts.entry(colour).or_default();
         counts.first_token.resize(FIRST_TOKEN_BUCKETS_MS.len() + 1, 0);
-        if behaviour.fails_every > 0 && there.requests.is_multiple_of(behaviour.fails_every) {
+        if fails_every > 0 && there.requests.is_multiple_of(fails_every) {
             counts.failed += 1;
             self.requests.failed += 1;
         } else {
             counts.answered += 1;
-            counts.first_token[behaviour.bucket] += 1;
+            counts.first_token[bucket] += 1;
         }
     }
 
@@ -339,7 +339,7 @@ impl Replica {
         let crashes = behaviour.crashes_after_s.is_some_and(|after| self.age_s > behaviour.start_s + after);
         match behaviour.exits {
             Some((_, lasting)) if self.age_s >= behaviour.start_s => {
-                (self.age_s, self.gone) = (0, lasting);
+                (self.age_s, self.ready, self.warmed, self.gone) = (0, false, false, lasting);
                 self.restarts += u32::from(!lasting);
             }
             _ if crashes => {
