@@ -47,6 +47,8 @@ impl Release<'_> {
                 Some(generation),
             ) => {
                 self.state.agreed = true;
+                // The deadline for what is still missing begins now.
+                self.state.followed_ms = self.state.followed_ms.map(|_| self.seen.now_ms);
                 Ok(format!(
                     "generation {generation} gets all traffic as soon as its replicas are ready for it"
                 ))

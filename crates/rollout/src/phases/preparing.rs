@@ -28,15 +28,10 @@ impl Release<'_> {
             ));
         }
         if self.strategy() == Strategy::Recreate && self.state.active.is_some() {
-            if !self.waits_for_agreement(&format!(
-                "generation {generation} is prepared; the service would pause for it"
-            )) {
-                self.enter(
-                    Phase::Draining,
-                    format!(
-                        "the old version finishes its requests and goes before generation {generation} comes"
-                    ),
-                );
+            let pause = format!("generation {generation} is prepared; the service would pause for it");
+            if !self.waits_for_agreement(&pause) {
+                let goes = format!("the old version finishes and goes before generation {generation} comes");
+                self.enter(Phase::Draining, goes);
             }
             return;
         }

@@ -34,6 +34,7 @@ impl Release<'_> {
             (_, None) => self.enter(Phase::Idle, "nothing serves yet".to_owned()),
         }
     }
+
     /// A version that is taken back stays where nothing else could answer.
     fn say_what_holds_it(&mut self) {
         let (Some(candidate), Some(active), Some(refused)) =

@@ -218,6 +218,7 @@ fn behaviour() -> impl Strategy<Value = Behaviour> {
                 prepared_after_s,
                 prepared,
                 start_s,
+                at_most: usize::MAX,
                 exits,
                 crashes_after_s,
                 warmup_fails,

@@ -51,6 +51,8 @@ pub(crate) fn all() -> Vec<Scenario> {
         aborted_first(),
         woken(),
         fails_after_promotion(),
+        no_place_for_more(false),
+        no_place_for_more(true),
     ]
 }
 
@@ -237,4 +239,12 @@ pub(crate) fn fails_after_promotion() -> Scenario {
     Scenario::new("fails after promotion", blue_green())
         .then(50, Do::Behave("r2", Behaviour { crashes_after_s: Some(0), ..crashes }))
         .then(60, Do::Say(CommandKind::Undo))
+}
+
+pub(crate) fn no_place_for_more(pause: bool) -> Scenario {
+    let mut rollout = by("Canary");
+    rollout["pause"] = json!(pause);
+    let behaviour = Behaviour { at_most: 2, ..Behaviour::default() };
+    let scenario = Scenario::new("no place for more", rollout).with("r2", behaviour).until(420);
+    scenario.change(|world| world.replicas = 3).then(240, Do::Say(CommandKind::Promote))
 }

@@ -64,14 +64,14 @@ fn recreate_lets_the_old_version_go_first() {
     check(
         &good("Recreate"),
         &expect![[r#"
-         20 Preparing: generation 2 is prepared after generation 1
-         22 Draining: the old version finishes its requests and goes before generation 2 comes
-         25 Warming: replicas of generation 2 start
-         31 Shifting: generation 2 gets 100% of traffic
-         33 Verifying: generation 2 has all traffic
-         43 Promoted: generation 2 serves: none of 230 requests failed
-        Promoted ["green r2 3/3"] Requests { failed: 0, held: 300, cut: 0 }
-    "#]],
+             20 Preparing: generation 2 is prepared after generation 1
+             22 Draining: the old version finishes and goes before generation 2 comes
+             25 Warming: replicas of generation 2 start
+             31 Shifting: generation 2 gets 100% of traffic
+             33 Verifying: generation 2 has all traffic
+             43 Promoted: generation 2 serves: none of 230 requests failed
+            Promoted ["green r2 3/3"] Requests { failed: 0, held: 300, cut: 0 }
+        "#]],
     );
 }
 
@@ -113,14 +113,14 @@ fn failing_answers_take_a_version_back_whatever_the_strategy() {
     check(
         &bad("Recreate"),
         &expect![[r#"
-         20 Preparing: generation 2 is prepared after generation 1
-         22 Draining: the old version finishes its requests and goes before generation 2 comes
-         25 Warming: replicas of generation 2 start
-         31 Shifting: generation 2 gets 100% of traffic
-         33!RollingBack: generation 2 is taken back to 1: 8 of 30 requests failed (26.7%), more than rollbackOn.errorRate 1%
-         41!RolledBack: generation 1 serves: 8 of 30 requests failed (26.7%), more than rollbackOn.errorRate 1%
-        RolledBack ["blue r1 3/3"] Requests { failed: 10, held: 440, cut: 0 }
-    "#]],
+             20 Preparing: generation 2 is prepared after generation 1
+             22 Draining: the old version finishes and goes before generation 2 comes
+             25 Warming: replicas of generation 2 start
+             31 Shifting: generation 2 gets 100% of traffic
+             33!RollingBack: generation 2 is taken back to 1: 8 of 30 requests failed (26.7%), more than rollbackOn.errorRate 1%
+             41!RolledBack: generation 1 serves: 8 of 30 requests failed (26.7%), more than rollbackOn.errorRate 1%
+            RolledBack ["blue r1 3/3"] Requests { failed: 10, held: 440, cut: 0 }
+        "#]],
     );
 }
 
@@ -369,7 +369,7 @@ fn a_pause_lasts_until_somebody_agrees() {
         &expect![[r#"
              20 Preparing: generation 2 is prepared after generation 1
             100 Promote: generation 2 gets all traffic as soon as its replicas are ready for it
-            100 Draining: the old version finishes its requests and goes before generation 2 comes
+            100 Draining: the old version finishes and goes before generation 2 comes
             103 Warming: replicas of generation 2 start
             109 Shifting: generation 2 gets 100% of traffic
             111 Verifying: generation 2 has all traffic
@@ -601,4 +601,28 @@ fn what_is_kept_answers_when_the_promoted_version_falls_over() {
             RolledBack ["blue r1 2/2"] Requests { failed: 0, held: 160, cut: 0 }
         "#]],
     );
+}
+
+#[test]
+fn the_deadline_holds_for_the_replicas_of_later_steps_too() {
+    check(&no_place_for_more(false), &expect![[r#"
+         20 Preparing: generation 2 is prepared after generation 1
+         22 Warming: replicas of generation 2 start
+         28 Shifting: generation 2 gets 10% of traffic
+         57 Shifting: generation 2 gets 50% of traffic
+        200!RollingBack: generation 2 is taken back to 1: 2 of 3 replicas ready, after 2 min (rollout.deadline)
+        205!RolledBack: generation 1 serves: 2 of 3 replicas ready, after 2 min (rollout.deadline)
+        240!Promote: the release was taken back: change the service, or retry
+        RolledBack ["blue r1 3/3"] Requests { failed: 0, held: 120, cut: 0 }
+    "#]]);
+    check(&no_place_for_more(true), &expect![[r#"
+         20 Preparing: generation 2 is prepared after generation 1
+         22 Warming: replicas of generation 2 start
+         28 Shifting: generation 2 gets 10% of traffic
+         57 Shifting: generation 2 gets 50% of traffic
+        240 Promote: generation 2 gets all traffic as soon as its replicas are ready for it
+        380!RollingBack: generation 2 is taken back to 1: 2 of 3 replicas ready, after 2 min (rollout.deadline)
+        385!RolledBack: generation 1 serves: 2 of 3 replicas ready, after 2 min (rollout.deadline)
+        RolledBack ["blue r1 3/3"] Requests { failed: 0, held: 120, cut: 0 }
+    "#]]);
 }

@@ -20,6 +20,8 @@ pub(crate) struct Behaviour {
     pub(crate) prepared: Result<(), &'static str>,
     /// Seconds until a replica is ready.
     pub(crate) start_s: u64,
+    /// Only so many replicas find a place.
+    pub(crate) at_most: usize,
     /// It exits instead of becoming ready, again and again, or once for all.
     pub(crate) exits: Option<(&'static str, bool)>,
     /// It exits so many seconds after it became ready.
@@ -37,6 +39,7 @@ impl Default for Behaviour {
             prepared_after_s: 2,
             prepared: Ok(()),
             start_s: 5,
+            at_most: usize::MAX,
             exits: None,
             crashes_after_s: None,
             warmup_fails: None,
@@ -149,8 +152,14 @@ impl World {
         self.now_s += 1;
         for there in self.versions.values_mut() {
             let behaviour = self.behaviours.get(there.version.revision.as_str()).cloned().unwrap_or_default();
-            there.replicas.iter_mut().for_each(|replica| replica.tick(&behaviour));
-            there.replicas.retain(|replica| replica.drains_s != Some(0));
+            there.replicas.iter_mut().take(behaviour.at_most).for_each(|replica| replica.tick(&behaviour));
+            let placed = |index: usize| index < behaviour.at_most;
+            let mut index = 0..;
+            there.replicas.retain(|replica| match replica.drains_s {
+                Some(0) => false,
+                Some(_) => placed(index.next().unwrap_or(0)),
+                None => index.next().is_some(),
+            });
             while there.ends_s.front().is_some_and(|end| *end <= self.now_s) {
                 there.ends_s.pop_front();
             }
