@@ -605,7 +605,9 @@ fn what_is_kept_answers_when_the_promoted_version_falls_over() {
 
 #[test]
 fn the_deadline_holds_for_the_replicas_of_later_steps_too() {
-    check(&no_place_for_more(false), &expect![[r#"
+    check(
+        &no_place_for_more(false),
+        &expect![[r#"
          20 Preparing: generation 2 is prepared after generation 1
          22 Warming: replicas of generation 2 start
          28 Shifting: generation 2 gets 10% of traffic
@@ -614,8 +616,11 @@ fn the_deadline_holds_for_the_replicas_of_later_steps_too() {
         205!RolledBack: generation 1 serves: 2 of 3 replicas ready, after 2 min (rollout.deadline)
         240!Promote: the release was taken back: change the service, or retry
         RolledBack ["blue r1 3/3"] Requests { failed: 0, held: 120, cut: 0 }
-    "#]]);
-    check(&no_place_for_more(true), &expect![[r#"
+    "#]],
+    );
+    check(
+        &no_place_for_more(true),
+        &expect![[r#"
          20 Preparing: generation 2 is prepared after generation 1
          22 Warming: replicas of generation 2 start
          28 Shifting: generation 2 gets 10% of traffic
@@ -624,5 +629,6 @@ fn the_deadline_holds_for_the_replicas_of_later_steps_too() {
         380!RollingBack: generation 2 is taken back to 1: 2 of 3 replicas ready, after 2 min (rollout.deadline)
         385!RolledBack: generation 1 serves: 2 of 3 replicas ready, after 2 min (rollout.deadline)
         RolledBack ["blue r1 3/3"] Requests { failed: 0, held: 120, cut: 0 }
-    "#]]);
+    "#]],
+    );
 }
