@@ -39,7 +39,8 @@ fn a_driver_that_does_everything_twice_comes_to_the_same_end() {
 fn a_driver_that_dies_at_every_third_look_comes_to_the_same_end() {
     for scenario in scenarios::all() {
         let whole = scenario.run();
-        let story = scenario.run_with(|now| (now % 3 == 0).then_some(DEATHS[(now / 3 % 4) as usize]));
+        let story =
+            scenario.run_with(|now| (now.is_multiple_of(3)).then_some(DEATHS[(now / 3 % 4) as usize]));
         assert_eq!(story.end(), whole.end(), "{}\n{}\n{}", scenario.name, whole.trace, story.trace);
     }
 }

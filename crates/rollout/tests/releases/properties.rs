@@ -279,7 +279,7 @@ proptest! {
     fn every_release_ends(scenario in scenario(), deaths in 0..7_u64) {
         // The driver dies again and again for a while, or never.
         let dies = |now: u64| {
-            (deaths > 0 && now < 300 && now % (deaths + 1) == 0).then(|| DEATHS[(now % 4) as usize])
+            (deaths > 0 && now < 300 && now.is_multiple_of(deaths + 1)).then(|| DEATHS[(now % 4) as usize])
         };
         let story = scenario.run_with(dies);
         let State { phase, active, candidate, kept, .. } = &story.state;
