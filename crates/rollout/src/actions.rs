@@ -1,6 +1,6 @@
 //! From a state to what should be: the same list again and again until it is so.
 
-use wharf_spec::service::{Colour, Traffic};
+use wharf_spec::service::{Colour, Strategy, Traffic};
 
 use crate::release::Release;
 use crate::state::{Kept, Phase, Version};
@@ -95,9 +95,10 @@ impl Release<'_> {
 
     /// A version without traffic may go: it is drained, and what serves does serve.
     fn may_go(&self, version: &Version, since_ms: u64) -> bool {
-        use wharf_spec::service::Strategy::Recreate;
-        let makes_room = self.strategy() == Recreate && self.state.phase == Phase::RollingBack;
-        let spared = self.active_can_serve() || self.of(version).ready == 0 || makes_room;
+        let makes_room = self.strategy() == Strategy::Recreate && self.state.phase == Phase::RollingBack;
+        // Whatever revision is there: it is the colour that goes.
+        let ready = self.seen.versions.get(&version.colour).map_or(0, |seen| seen.ready);
+        let spared = self.active_can_serve() || ready == 0 || makes_room;
         spared && self.is_drained(version, since_ms)
     }
 

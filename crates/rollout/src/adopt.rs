@@ -7,6 +7,21 @@ use crate::release::Release;
 use crate::state::{Kept, Phase, Version};
 
 impl Release<'_> {
+    /// A state that no step could have led to was written by hand. What contradicts the version that serves is forgotten, and what is left over
+    /// of it goes as a stray.
+    pub(crate) fn mend(&mut self) {
+        let state = &mut self.state;
+        let active = state.active.as_ref().map(|active| active.colour);
+        let releases = !matches!(state.phase, Phase::Idle | Phase::Promoted | Phase::RolledBack);
+        state.candidate = state.candidate.take().filter(|version| releases && Some(version.colour) != active);
+        let kept_is_possible = |kept: &Kept| {
+            let beside = state.phase == Phase::Preparing || state.candidate.is_none();
+            active.is_some() && beside && Some(kept.version.colour) != active
+        };
+        state.kept = state.kept.take().filter(kept_is_possible);
+        state.judging = state.judging.take().filter(|_| state.phase.runs_candidate());
+    }
+
     /// Without a state but with a version that serves, that version is the active one: a lost file must not take a service down.
     pub(crate) fn adopt(&mut self) {
         let state = &self.state;
@@ -21,6 +36,7 @@ impl Release<'_> {
             self.state.active = Some(Version { colour: *colour, generation, revision });
             self.state.kept = None;
             self.begin(Phase::Idle, format!("generation {generation} was found serving"));
+            self.follow_generations();
         }
     }
 
@@ -34,9 +50,13 @@ impl Release<'_> {
                 version.generation = desired.generation;
             }
         }
-        if self.state.refused.as_ref().is_some_and(|refused| refused.revision != desired.revision) {
-            self.state.refused = None;
-        }
+        self.forget_what_is_not_asked_for();
+    }
+
+    /// A revision that was taken back may be tried again once something else was asked for.
+    pub(crate) fn forget_what_is_not_asked_for(&mut self) {
+        let wanted = &self.seen.desired.revision;
+        self.state.refused = self.state.refused.take().filter(|refused| &refused.revision == wanted);
     }
 
     /// The newest revision replaces the one that is being released.
@@ -100,7 +120,6 @@ impl Release<'_> {
         let colour = self.free_colour();
         self.state.candidate = Some(Version { colour, generation, revision });
         self.state.agreed = false;
-        self.state.judging = None;
         self.state.strategy = match self.state.active {
             Some(_) => self.policy.strategy,
             // Nothing is there that could be replaced one by one, or first.

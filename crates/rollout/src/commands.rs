@@ -17,6 +17,7 @@ impl Release<'_> {
         commands.sort_by_key(|command| command.sequence);
         commands.dedup_by_key(|command| command.sequence);
         for Command { sequence, kind } in commands {
+            let before = self.events.len();
             let (name, told) = match kind {
                 CommandKind::Promote => ("Promote", self.agree()),
                 CommandKind::Abort => ("Abort", self.abort()),
@@ -27,11 +28,9 @@ impl Release<'_> {
                 Ok(message) => (true, message),
                 Err(message) => (false, message),
             };
-            self.events.push(Action::Event {
-                warning: !done,
-                reason: name.to_owned(),
-                message: message.clone(),
-            });
+            // What was asked comes before what followed from it.
+            let event = Action::Event { warning: !done, reason: name.to_owned(), message: message.clone() };
+            self.events.insert(before, event);
             self.state.answer = Some(Answer { sequence, done, message });
         }
     }
@@ -48,6 +47,8 @@ impl Release<'_> {
                 Some(generation),
             ) => {
                 self.state.agreed = true;
+                // The deadline for what is still missing begins now.
+                self.state.followed_ms = self.state.followed_ms.map(|_| self.seen.now_ms);
                 Ok(format!(
                     "generation {generation} gets all traffic as soon as its replicas are ready for it"
                 ))

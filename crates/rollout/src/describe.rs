@@ -31,3 +31,27 @@ fn strategy_name(strategy: Strategy) -> &'static str {
         Strategy::Recreate => "Recreate",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::{Refused, Version};
+    use wharf_spec::service::Colour;
+
+    #[test]
+    fn a_view_tells_of_the_generation_that_the_release_is_about() {
+        let version =
+            |generation| Version { colour: Colour::Blue, generation, revision: generation.to_string() };
+        let serving = State { active: Some(version(3)), phase: Phase::Promoted, ..State::default() };
+        assert_eq!(describe(&serving).generation, 3);
+        let candidate = Some(version(4));
+        let shifting = State { candidate, phase: Phase::Shifting { step: 0, weight: 5 }, ..serving.clone() };
+        let view = describe(&shifting);
+        assert_eq!(
+            (view.generation, view.phase.as_str(), view.strategy.as_str()),
+            (4, "Shifting", "BlueGreen")
+        );
+        let refused = Some(Refused { revision: "4".into(), generation: 4, reason: "slow".into() });
+        assert_eq!(describe(&State { refused, phase: Phase::RolledBack, ..serving }).generation, 4);
+    }
+}

@@ -80,6 +80,9 @@ impl<'a> Release<'a> {
         self.state.followed_ms = None;
         self.state.short = None;
         self.state.waits_for_promotion = false;
+        if !phase.runs_candidate() {
+            self.state.judging = None;
+        }
     }
 
     /// Says why it is where it is.
@@ -108,6 +111,13 @@ impl<'a> Release<'a> {
             generation: candidate.generation,
             reason: reason.clone(),
         });
+        if self.state.phase == Phase::Preparing {
+            // Nothing of it ran, so nothing has to go; a version that is kept stays.
+            let message = format!("generation {} serves: {reason}", active.generation);
+            self.state.candidate = None;
+            self.state.agreed = false;
+            return self.enter(Phase::RolledBack, message);
+        }
         let message =
             format!("generation {} is taken back to {}: {reason}", candidate.generation, active.generation);
         self.enter(Phase::RollingBack, message);
@@ -116,7 +126,6 @@ impl<'a> Release<'a> {
     /// The candidate serves from now on.
     pub(crate) fn succeed(&mut self, reason: String) {
         self.state.active = self.state.candidate.take();
-        self.state.judging = None;
         self.state.agreed = false;
         let generation = self.state.active.as_ref().map_or(0, |version| version.generation);
         self.enter(Phase::Promoted, format!("generation {generation} serves: {reason}"));

@@ -39,7 +39,7 @@ pub struct State {
     /// Somebody has agreed that the candidate gets all traffic.
     #[serde(skip_serializing_if = "is_false")]
     pub agreed: bool,
-    /// When every gateway followed the present shares, or was no longer waited for.
+    /// When every gateway followed the present shares, or was no longer waited for; when somebody agreed, if that was later.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub followed_ms: Option<u64>,
     /// Since when the candidate lacks replicas while it has traffic.

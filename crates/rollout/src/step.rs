@@ -22,11 +22,13 @@ pub struct Step {
 /// further transition and no event.
 pub fn step(state: &State, observed: &Observed, policy: &Policy) -> Step {
     let mut release = Release::new(state.clone(), observed, policy);
+    release.mend();
     release.adopt();
     release.follow_generations();
     release.count();
-    release.obey();
     release.follow_revisions();
+    release.obey();
+    release.forget_what_is_not_asked_for();
     // Each phase decides whether it is over; those that are over at once are passed in one step. No way through is longer.
     for _ in 0..PHASES_AT_ONCE {
         match release.advance() {

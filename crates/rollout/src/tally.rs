@@ -45,6 +45,8 @@ impl Tally {
             let now = gateway.counts.get(&colour).cloned().unwrap_or_default();
             let more = match self.gateways.get(&gateway.name) {
                 None => None,
+                // A report of an earlier life came late.
+                Some(last) if last.epoch > gateway.epoch => continue,
                 Some(last) if last.epoch == gateway.epoch => difference(&now, &last.counts),
                 Some(_) => Some(now.clone()),
             };
@@ -72,8 +74,10 @@ fn difference(now: &VersionCounts, last: &VersionCounts) -> Option<VersionCounts
 fn add(sum: &mut VersionCounts, more: &VersionCounts) {
     sum.answered = sum.answered.saturating_add(more.answered);
     sum.failed = sum.failed.saturating_add(more.failed);
-    if sum.first_token.len() < more.first_token.len() {
-        sum.first_token.resize(more.first_token.len(), 0);
+    // No longer than it has to be: a state is written often.
+    let last = more.first_token.iter().rposition(|n| *n > 0).map_or(0, |last| last + 1);
+    if sum.first_token.len() < last {
+        sum.first_token.resize(last, 0);
     }
     for (sum, more) in sum.first_token.iter_mut().zip(&more.first_token) {
         *sum = sum.saturating_add(*more);
@@ -107,6 +111,12 @@ mod tests {
     fn a_gateway_that_started_again_counts_from_zero() {
         let looks = [gateway("a", 1, 100, 50), gateway("a", 1, 110, 50), gateway("a", 2, 3, 1)].map(|g| [g]);
         assert_eq!(counted(&[&looks[0], &looks[1], &looks[2]]), (13, 1));
+    }
+
+    #[test]
+    fn a_late_report_of_an_earlier_life_counts_for_nothing() {
+        let looks = [gateway("a", 2, 1, 0), gateway("a", 1, 100, 50), gateway("a", 2, 3, 0)].map(|g| [g]);
+        assert_eq!(counted(&[&looks[0], &looks[1], &looks[2]]), (2, 0));
     }
 
     #[test]

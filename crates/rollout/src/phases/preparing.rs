@@ -18,7 +18,7 @@ impl Release<'_> {
             Prepared::Pending(why) => {
                 return self.say(format!("generation {generation} waits for its model: {why}"));
             }
-            Prepared::Failed(why) => return self.not_prepared(why),
+            Prepared::Failed(why) => return self.fail(why.clone()),
             Prepared::Ready => {}
         }
         if !self.colour_is_free(&candidate) {
@@ -28,15 +28,10 @@ impl Release<'_> {
             ));
         }
         if self.strategy() == Strategy::Recreate && self.state.active.is_some() {
-            if !self.waits_for_agreement(&format!(
-                "generation {generation} is prepared; the service would pause for it"
-            )) {
-                self.enter(
-                    Phase::Draining,
-                    format!(
-                        "the old version finishes its requests and goes before generation {generation} comes"
-                    ),
-                );
+            let pause = format!("generation {generation} is prepared; the service would pause for it");
+            if !self.waits_for_agreement(&pause) {
+                let goes = format!("the old version finishes and goes before generation {generation} comes");
+                self.enter(Phase::Draining, goes);
             }
             return;
         }
@@ -48,23 +43,16 @@ impl Release<'_> {
 
     /// Replicas of the candidate start.
     pub(super) fn start(&mut self, generation: i64) {
-        self.state.judging = None;
         self.enter(Phase::Warming, format!("replicas of generation {generation} start"));
         self.begin_period();
-    }
-
-    /// The model cannot be had: nothing ran, so nothing has to go.
-    fn not_prepared(&mut self, why: &str) {
-        self.fail(why.to_owned());
-        if self.state.phase == Phase::RollingBack && !self.candidate_is_there() {
-            self.rolling_back();
-        }
     }
 
     /// The version before has given up its colour. If it is the very revision that is wanted, it simply goes on.
     fn colour_is_free(&mut self, candidate: &Version) -> bool {
         if let Some(kept) = &mut self.state.kept {
-            if kept.version.revision != candidate.revision || kept.version.colour != candidate.colour {
+            let is_it =
+                kept.version.revision == candidate.revision && kept.version.colour == candidate.colour;
+            if !is_it && self.seen.versions.contains_key(&kept.version.colour) {
                 kept.until_ms = kept.until_ms.min(self.seen.now_ms);
                 return false;
             }

@@ -24,7 +24,6 @@ impl Release<'_> {
             return;
         }
         self.state.candidate = None;
-        self.state.judging = None;
         self.state.agreed = false;
         let serving = self.state.active.as_ref().map(|active| active.generation);
         match (superseded, serving) {
@@ -35,6 +34,7 @@ impl Release<'_> {
             (_, None) => self.enter(Phase::Idle, "nothing serves yet".to_owned()),
         }
     }
+
     /// A version that is taken back stays where nothing else could answer.
     fn say_what_holds_it(&mut self) {
         let (Some(candidate), Some(active), Some(refused)) =

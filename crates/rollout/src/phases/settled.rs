@@ -7,6 +7,7 @@ use crate::state::{Kept, Phase};
 
 impl Release<'_> {
     pub(super) fn settled(&mut self) {
+        self.adopt();
         if self.wants_release() {
             // Before the first object there is nothing to release.
             if !self.seen.desired.revision.is_empty() {

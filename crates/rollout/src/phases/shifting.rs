@@ -55,6 +55,11 @@ impl Release<'_> {
         self.takes_no_steps() || self.since(followed_ms) >= lasts
     }
 
+    /// For how long gateways have followed the present share, or since somebody agreed to the next one.
+    fn step_lasted(&self) -> u64 {
+        self.state.followed_ms.map_or(0, |followed_ms| self.since(followed_ms))
+    }
+
     /// Nobody calls, so steps would show nothing; or somebody has seen enough.
     fn takes_no_steps(&self) -> bool {
         self.sleeps() || self.state.agreed
@@ -102,9 +107,7 @@ impl Release<'_> {
         }
         if let Some(missing) = self.missing(self.needed_for(next)) {
             let lasts = self.portion(step).map_or(0, |(_, lasts)| lasts);
-            let waited = self.since(self.state.followed_ms.unwrap_or(self.seen.now_ms)).saturating_sub(lasts);
-            // While somebody had to agree, nothing was asked of the replicas.
-            if waited >= self.policy.deadline_ms && !self.policy.pause {
+            if self.step_lasted() >= self.policy.deadline_ms.saturating_add(lasts) {
                 return self.fail(self.too_late(&missing));
             }
             return self.say(format!("{share}; {next}% needs more: {missing}"));
@@ -141,8 +144,7 @@ impl Release<'_> {
             None if self.rolls_on(step) => self.shift(next, self.rolled(next)),
             None => self.say(format!("{said}; one of the old version goes")),
             Some(missing) => {
-                let late = self.since(self.state.since_ms) >= self.policy.deadline_ms && !self.policy.pause;
-                if late {
+                if self.step_lasted() >= self.policy.deadline_ms {
                     return self.fail(self.too_late(&missing));
                 }
                 self.say(format!("{said}; the next one: {missing}"));

@@ -28,7 +28,7 @@ impl Release<'_> {
         if let (Phase::Shifting { step, weight: _ }, Some(followed_ms)) = (state.phase, state.followed_ms) {
             let lasts = usize::try_from(step).ok().and_then(|step| self.policy.steps.get(step));
             let over = followed_ms.saturating_add(lasts.map_or(0, |portion| portion.for_ms));
-            moments.extend([over, over.saturating_add(deadline)]);
+            moments.extend([over, over.saturating_add(deadline), followed_ms.saturating_add(deadline)]);
         }
         moments.into_iter().filter(|moment| *moment > self.seen.now_ms).min()
     }

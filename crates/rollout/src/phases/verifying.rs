@@ -9,11 +9,17 @@ impl Release<'_> {
         let Some(candidate) = self.state.candidate.clone() else { return self.lost() };
         let generation = candidate.generation;
         if self.sleeps() {
-            // One replica answered; nobody calls whose requests could be counted.
-            return match self.candidate_seen().warmup_failed.as_ref() {
-                Some(why) => self.fail(format!("a warm-up prompt was not answered: {why}")),
-                None => self
-                    .promote(format!("verified without traffic, the service sleeps: {}", self.how_asleep())),
+            // One replica answered; nobody calls any more whose requests could be counted.
+            let warmup = self.candidate_seen().warmup_failed.as_ref();
+            return match (warmup, self.verdict()) {
+                (Some(why), _) => self.fail(format!("a warm-up prompt was not answered: {why}")),
+                (None, Verdict::Bad(why)) => self.fail(why),
+                (None, Verdict::Good(_) | Verdict::Open(_)) => {
+                    self.promote(format!(
+                        "verified without traffic, the service sleeps: {}",
+                        self.how_asleep()
+                    ));
+                }
             };
         }
         let verdict = match self.watch(self.whole()) {
