@@ -7,7 +7,7 @@ import * as keys from './keys.js';
 import * as requests from './requests.js';
 import * as service from './service.js';
 import * as services from './services.js';
-import { connect, hurry, listen, store } from './store.js';
+import { connect, hurry, listen, pause, store } from './store.js';
 
 const VIEWS = { chat, services, keys, requests };
 const SHORTCUTS = { c: 'chat', s: 'services', k: 'keys', r: 'requests' };
@@ -36,6 +36,7 @@ function show() {
     if (tab.dataset.view === name) tab.setAttribute('aria-current', 'page');
     else tab.removeAttribute('aria-current');
   }
+  if (store.problem?.isAboutKey) askForKey(store.problem);
   document.title = `${name[0].toUpperCase()}${name.slice(1)}${what ? ` · ${what}` : ''} · Wharf`;
 }
 
@@ -128,7 +129,7 @@ addEventListener('error', (event) => {
   // A fault of this page is said rather than left as a page that does nothing.
   if (!root.firstChild) morph(root, h('p', { class: 'empty' }, `This page failed: ${event.message}`));
 });
-document.addEventListener('visibilitychange', () => { if (!document.hidden) hurry(); });
+document.addEventListener('visibilitychange', () => (document.hidden ? pause() : connect()));
 listen(drawLink);
 connect();
 show();

@@ -304,7 +304,6 @@ async fn requests_are_told_without_what_was_asked() {
     gateway.handle.set_console_source(Arc::new(Runner));
     gateway.ask(&chat(PROMPT)).await;
     gateway.stream(&streamed(PROMPT)).await;
-    engines[0].kill().await;
     gateway.idle().await;
     let requests: Vec<RequestView> =
         wait_for(&gateway, "/console/api/requests", |all: &Vec<_>| all.len() == 2).await;
@@ -313,7 +312,7 @@ async fn requests_are_told_without_what_was_asked() {
         (newest.service.as_str(), newest.model.as_str(), newest.status),
         ("demo/fake-model", "fake-model", 200)
     );
-    assert_eq!((newest.prompt_tokens, newest.completion_tokens, newest.key.as_str()), (1, 8, ""));
+    assert_eq!((newest.prompt_tokens, newest.completion_tokens, newest.key.as_str()), (2, 8, ""));
     assert!(newest.at_ms >= requests[1].at_ms && newest.first_token_ms.is_some() && !newest.id.is_empty());
     for path in
         ["overview", "requests", "keys", "history?service=demo/fake-model", "service/demo/fake-model/yaml"]
