@@ -22,8 +22,16 @@ let chordAt = 0;
 /** `#/services/demo%2Fchat` is the view `services` and the service `demo/chat`. */
 function route() {
   const [, name = '', ...rest] = location.hash.split('/');
-  const what = decodeURIComponent(rest.join('/'));
-  return { name: name in VIEWS ? name : 'chat', what };
+  return { name: name in VIEWS ? name : 'chat', what: decoded(rest.join('/')) };
+}
+
+function decoded(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    // Somebody wrote the address by hand; no service has such a name.
+    return text;
+  }
 }
 
 function show() {
@@ -118,7 +126,11 @@ function enter(secret) {
 
 onKeyNeeded(askForKey);
 byId('key-form').onsubmit = () => enter(byId('key-input').value.trim());
-byId('leave').onclick = () => enter(null);
+// What was seen with the key, the conversation included, goes with it.
+byId('leave').onclick = () => {
+  key.set(null);
+  location.reload();
+};
 byId('leave').hidden = !key.get();
 byId('theme').onclick = toggleTheme;
 byId('help').onclick = () => byId('help-dialog').showModal();
