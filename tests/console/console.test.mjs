@@ -102,6 +102,24 @@ test('a stream that breaks off says why, and can be tried again', () => inPage(a
   assert.equal(await page.locator('.said [role="alert"]').count(), 0);
 }));
 
+test('what was said is sent along, except for what got no answer', () => inPage(async (page) => {
+  await ready(page);
+  await page.fill('#max_tokens', '3');
+  await say(page, 'First');
+  await answered(page);
+  const error = { message: 'the queue is full', type: 'rate_limit_error', param: null, code: 'queue_full' };
+  await page.route('**/v1/chat/completions', (route) => route.fulfill({ status: 429, json: { error } }), { times: 1 });
+  await say(page, 'Second');
+  await page.waitForSelector('.said [role="alert"]:text-is("the queue is full")');
+  const asked = page.waitForRequest('**/v1/chat/completions');
+  await say(page, 'Third');
+  const said = (await asked).postDataJSON().messages.map(({ role, content }) => (role === 'user' ? content : role));
+  assert.deepEqual(said, ['First', 'assistant', 'Third']);
+  await answered(page);
+  await page.click('text=New chat');
+  await page.waitForSelector('.welcome');
+}, { tolerate: /status of 429/ }));
+
 test('text of a model stays text', () => inPage(async (page) => {
   await page.waitForSelector('#prompt');
   const made = await page.evaluate(async () => {

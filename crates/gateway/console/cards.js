@@ -4,6 +4,8 @@ import { copyButton, h, styled } from './dom.js';
 import { ago, clock, count, moment, plural, seconds, tone, words } from './format.js';
 
 const STEPS = ['Preparing', 'Warming', 'Shifting', 'Verifying', 'Promoted'];
+/** The old version goes before the new one comes. */
+const RECREATE_STEPS = ['Preparing', 'Draining', 'Warming', 'Verifying', 'Promoted'];
 const PARTS = [['schedule', 'Place to run'], ['fetch', 'Files'], ['load', 'Load'], ['warm', 'Warm-up']];
 const DAY_MS = 86_400_000;
 
@@ -42,8 +44,9 @@ function traffic(versions, counted) {
 }
 
 function release({ phase, reason, strategy, generation, waits_for_promotion: waits, since_ms: since }, name, now) {
-  const reached = STEPS.indexOf(phase);
-  const steps = reached >= 0 && h('ol', { class: 'steps' }, STEPS.map((step, index) =>
+  const all = strategy === 'Recreate' ? RECREATE_STEPS : STEPS;
+  const reached = all.indexOf(phase);
+  const steps = reached >= 0 && h('ol', { class: 'steps' }, all.map((step, index) =>
     h('li', { class: index < reached || phase === 'Promoted' ? 'past' : index === reached ? 'now' : '', 'aria-current': index === reached ? 'step' : null }, step)));
   const command = `wharf rollout promote ${name}`;
   return panel('Release', h('span', { class: `badge ${tone(phase)}` }, words(phase)),
