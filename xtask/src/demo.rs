@@ -88,8 +88,10 @@ fn folder() -> anyhow::Result<PathBuf> {
 /// The object of the example with another source, which may fall asleep.
 fn object(model: &DemoModel, idle_after: u32) -> anyhow::Result<String> {
     let path = environment::root().join(OBJECT);
-    let text = std::fs::read_to_string(&path).with_context(|| format!("failed to read {}", path.display()))?;
-    let model = model.path.canonicalize().with_context(|| format!("failed to find {}", model.path.display()))?;
+    let text =
+        std::fs::read_to_string(&path).with_context(|| format!("failed to read {}", path.display()))?;
+    let model =
+        model.path.canonicalize().with_context(|| format!("failed to find {}", model.path.display()))?;
     let mut object = String::new();
     for line in text.lines() {
         match line.split_once("source: ") {
@@ -97,7 +99,9 @@ fn object(model: &DemoModel, idle_after: u32) -> anyhow::Result<String> {
             None => object.push_str(&format!("{line}\n")),
         }
     }
-    object.push_str(&format!("  scaling: {{min: 0, max: 2, target: {{concurrency: 8}}, idleAfter: {idle_after}s}}\n"));
+    object.push_str(&format!(
+        "  scaling: {{min: 0, max: 2, target: {{concurrency: 8}}, idleAfter: {idle_after}s}}\n"
+    ));
     Ok(object)
 }
 

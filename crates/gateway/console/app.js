@@ -7,7 +7,7 @@ import * as keys from './keys.js';
 import * as requests from './requests.js';
 import * as service from './service.js';
 import * as services from './services.js';
-import { connect, hurry, listen, store } from './store.js';
+import { connect, hurry, listen, pause, store } from './store.js';
 
 const VIEWS = { chat, services, keys, requests };
 const SHORTCUTS = { c: 'chat', s: 'services', k: 'keys', r: 'requests' };
@@ -22,8 +22,16 @@ let chordAt = 0;
 /** `#/services/demo%2Fchat` is the view `services` and the service `demo/chat`. */
 function route() {
   const [, name = '', ...rest] = location.hash.split('/');
-  const what = decodeURIComponent(rest.join('/'));
-  return { name: name in VIEWS ? name : 'chat', what };
+  return { name: name in VIEWS ? name : 'chat', what: decoded(rest.join('/')) };
+}
+
+function decoded(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    // Somebody wrote the address by hand; no service has such a name.
+    return text;
+  }
 }
 
 function show() {
@@ -36,6 +44,7 @@ function show() {
     if (tab.dataset.view === name) tab.setAttribute('aria-current', 'page');
     else tab.removeAttribute('aria-current');
   }
+  if (store.problem?.isAboutKey) askForKey(store.problem);
   document.title = `${name[0].toUpperCase()}${name.slice(1)}${what ? ` · ${what}` : ''} · Wharf`;
 }
 
@@ -117,7 +126,11 @@ function enter(secret) {
 
 onKeyNeeded(askForKey);
 byId('key-form').onsubmit = () => enter(byId('key-input').value.trim());
-byId('leave').onclick = () => enter(null);
+// What was seen with the key, the conversation included, goes with it.
+byId('leave').onclick = () => {
+  key.set(null);
+  location.reload();
+};
 byId('leave').hidden = !key.get();
 byId('theme').onclick = toggleTheme;
 byId('help').onclick = () => byId('help-dialog').showModal();
@@ -128,7 +141,7 @@ addEventListener('error', (event) => {
   // A fault of this page is said rather than left as a page that does nothing.
   if (!root.firstChild) morph(root, h('p', { class: 'empty' }, `This page failed: ${event.message}`));
 });
-document.addEventListener('visibilitychange', () => { if (!document.hidden) hurry(); });
+document.addEventListener('visibilitychange', () => (document.hidden ? pause() : connect()));
 listen(drawLink);
 connect();
 show();

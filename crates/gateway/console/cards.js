@@ -1,19 +1,21 @@
 // What whoever runs a service decided, and why: traffic, release, scaling, the last cold start, events.
 
 import { copyButton, h, styled } from './dom.js';
-import { ago, clock, moment, plural, seconds, tone, words } from './format.js';
+import { ago, clock, count, moment, plural, seconds, tone, words } from './format.js';
 
 const STEPS = ['Preparing', 'Warming', 'Shifting', 'Verifying', 'Promoted'];
+/** The old version goes before the new one comes. */
+const RECREATE_STEPS = ['Preparing', 'Draining', 'Warming', 'Verifying', 'Promoted'];
 const PARTS = [['schedule', 'Place to run'], ['fetch', 'Files'], ['load', 'Load'], ['warm', 'Warm-up']];
 const DAY_MS = 86_400_000;
 
 /** All of them that there is something to say of. */
-export function cards({ name, facts }, now) {
+export function cards({ name, demand, facts }, now) {
   if (!facts) return null;
   const { versions, rollout, scaling, cold_start: cold, events } = facts;
   return [
     h('div', { class: 'pair', key: 'pair' },
-      versions.length > 0 && traffic(versions),
+      versions.length > 0 && traffic(versions, demand.versions),
       rollout && release(rollout, name, now),
       scaling && scale(scaling, facts, now),
       cold && coldStart(cold)),
@@ -25,19 +27,26 @@ function panel(title, mark, ...body) {
   return h('section', { class: 'panel', key: title, 'aria-label': title }, h('header', {}, h('h2', {}, title), h('span', { class: 'grow' }), mark), h('div', { class: 'body' }, body));
 }
 
-function traffic(versions) {
+/** `counted`: how attempts at each version ended since the gateway started. */
+function traffic(versions, counted) {
   const shares = versions.filter(({ weight }) => weight > 0);
   const bar = h('div', { class: 'shares', role: 'img', 'aria-label': shares.map(({ colour, weight }) => `${colour} ${weight}%`).join(', ') },
     shares.map(({ colour, weight }) => styled(h('i', { class: colour, key: colour }), { '--share': weight })));
-  const rows = versions.map(({ colour, generation, weight, ready, wanted }) => h('div', { class: 'fact', key: colour },
-    h('span', { class: 'row tight' }, h('i', { class: `dot ${colour}` }), colour, h('span', { class: 'muted small' }, `generation ${generation}`)),
-    h('span', { class: 'number' }, h('span', { class: 'muted small' }, `${ready} / ${wanted} ready  `), h('b', {}, `${weight}%`))));
+  const rows = versions.map(({ colour, generation, weight, ready, wanted }) => {
+    const { answered = 0, failed = 0 } = counted[colour] ?? {};
+    const details = [`${ready} / ${wanted} ready`, `${count(answered)} answered`, failed > 0 && `${count(failed)} failed`].filter(Boolean);
+    return h('div', { class: 'version', key: colour },
+      h('span', { class: 'row tight' }, h('i', { class: `dot ${colour}` }), colour, h('span', { class: 'muted small' }, `generation ${generation}`)),
+      h('b', { class: 'number' }, `${weight}%`),
+      h('span', { class: 'muted small' }, details.join(' · ')));
+  });
   return panel('Traffic', null, bar, rows);
 }
 
 function release({ phase, reason, strategy, generation, waits_for_promotion: waits, since_ms: since }, name, now) {
-  const reached = STEPS.indexOf(phase);
-  const steps = reached >= 0 && h('ol', { class: 'steps' }, STEPS.map((step, index) =>
+  const all = strategy === 'Recreate' ? RECREATE_STEPS : STEPS;
+  const reached = all.indexOf(phase);
+  const steps = reached >= 0 && h('ol', { class: 'steps' }, all.map((step, index) =>
     h('li', { class: index < reached || phase === 'Promoted' ? 'past' : index === reached ? 'now' : '', 'aria-current': index === reached ? 'step' : null }, step)));
   const command = `wharf rollout promote ${name}`;
   return panel('Release', h('span', { class: `badge ${tone(phase)}` }, words(phase)),

@@ -4,7 +4,6 @@ import { announce, h, morph, s, styled } from './dom.js';
 import { clock } from './format.js';
 
 const HEIGHT = 148;
-const LEFT = 44;
 const RIGHT = 10;
 const TOP = 10;
 const BOTTOM = 22;
@@ -16,6 +15,7 @@ export class Chart {
     this.data = { end: 0, step: 1000, span: 300_000, values: series.map(() => []) };
     this.chosen = null;
     this.width = 320;
+    this.left = 34;
     this.now = h('span', { class: 'chart-now' });
     this.plot = s('svg', { class: 'plot', role: 'img', tabindex: 0, height: HEIGHT });
     this.tip = h('div', { class: 'tip', hidden: true });
@@ -51,14 +51,17 @@ export class Chart {
     const most = Math.max(0, ...lines.flat().filter((value) => value !== null));
     const top = ceiling(most, this.whole);
     const [right, bottom] = [this.width - RIGHT, HEIGHT - BOTTOM];
-    this.x = (index, length) => right - ((length - 1 - index) * step / span) * (right - LEFT);
+    const ticks = [0, top / 2, top].map((value) => [value, this.tick(value)]);
+    // As wide as the longest number is.
+    this.left = Math.max(34, ...ticks.map(([, text]) => 14 + 6.6 * text.length));
+    this.x = (index, length) => right - ((length - 1 - index) * step / span) * (right - this.left);
     this.y = (value) => bottom - (value / top) * (bottom - TOP);
     this.lines = lines;
-    const grid = [0, top / 2, top].map((value) => s('g', {},
-      s('line', { class: 'grid', x1: LEFT, x2: right, y1: this.y(value), y2: this.y(value) }),
-      s('text', { x: LEFT - 7, y: this.y(value) + 4, 'text-anchor': 'end' }, this.tick(value))));
+    const grid = ticks.map(([value, text]) => s('g', {},
+      s('line', { class: 'grid', x1: this.left, x2: right, y1: this.y(value), y2: this.y(value) }),
+      s('text', { x: this.left - 7, y: this.y(value) + 4, 'text-anchor': 'end' }, text)));
     const times = [[0, 'start'], [0.5, 'middle'], [1, 'end']].map(([share, anchor]) =>
-      s('text', { x: LEFT + share * (right - LEFT), y: HEIGHT - 5, 'text-anchor': anchor }, share === 1 ? 'now' : clock(end - span * (1 - share))));
+      s('text', { x: this.left + share * (right - this.left), y: HEIGHT - 5, 'text-anchor': anchor }, share === 1 ? 'now' : clock(end - span * (1 - share))));
     const paths = lines.map((list, index) => this.path(list, this.series[index], index === 0 && lines.length === 1));
     this.plot.setAttribute('viewBox', `0 0 ${this.width} ${HEIGHT}`);
     this.plot.setAttribute('width', this.width);
@@ -106,7 +109,7 @@ export class Chart {
   /** How many steps before the last value the pointer is. */
   indexAt(x) {
     const right = this.width - RIGHT;
-    return Math.max(0, Math.round(((right - x) / (right - LEFT)) * (this.data.span / this.data.step)));
+    return Math.max(0, Math.round(((right - x) / (right - this.left)) * (this.data.span / this.data.step)));
   }
 
   choose(back) {
@@ -126,6 +129,7 @@ export class Chart {
   }
 
   tick(value) {
+    if (value === 0) return '0';
     return this.whole && value !== Math.round(value) ? '' : this.format(value).replace(/\.0(?=\D|$)/, '');
   }
 

@@ -111,7 +111,9 @@ function send() {
 
 /** Asks for an answer to what has been said. */
 async function answer() {
-  const said = state.messages.map(({ role, content }) => ({ role, content })).filter(({ content }) => content !== '');
+  // A question without an answer is left out: many templates refuse two of them in a row.
+  const counts = ({ role, content }, index) => content !== '' && !(role === 'user' && state.messages[index + 1]?.content === '');
+  const said = state.messages.filter(counts).map(({ role, content }) => ({ role, content }));
   const messages = state.system.trim() ? [{ role: 'system', content: state.system }, ...said] : said;
   const numbers = Object.entries(state.values).filter(([, value]) => value !== '' && Number.isFinite(Number(value)));
   const made = newAnswer(state.model);

@@ -53,11 +53,12 @@ export const moment = (at) => dayForm.format(at);
 /** `1 replica`, `2 replicas`. */
 export const plural = (number, word) => `${count(number)} ${word}${number === 1 ? '' : 's'}`;
 
+/** Words of `status.phase`, of releases, of replicas, of endpoints and of keys. */
 const TONES = {
-  good: ['ready', 'healthy', 'promoted', 'available', 'running', 'valid', 'serving'],
-  busy: ['starting', 'preparing', 'warming', 'shifting', 'verifying', 'progressing', 'waking', 'fetching', 'loading', 'optimizing', 'optimising', 'releasing', 'scaling'],
-  warn: ['draining', 'waiting', 'degraded', 'rollingback', 'paused', 'early', 'awaitingpromotion', 'notready', 'unready', 'leftalone'],
-  bad: ['failed', 'rolledback', 'broken', 'invalid', 'error', 'expired', 'revoked', 'removed', 'aborted'],
+  good: ['ready', 'promoted', 'valid'],
+  busy: ['starting', 'preparing', 'rollingout', 'warming', 'shifting', 'verifying', 'waking'],
+  warn: ['pending', 'draining', 'waiting', 'degraded', 'rollingback', 'early', 'notready', 'leftalone'],
+  bad: ['failed', 'rolledback', 'expired', 'revoked', 'removed'],
 };
 
 /** How a state is coloured: good, busy, warn, bad, or not at all. */

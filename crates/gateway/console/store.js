@@ -17,6 +17,8 @@ export const store = { overview: null, connected: false, problem: null };
 
 let abort = null;
 let retry = null;
+/** Whether the small lines have what was before. */
+let remembered = false;
 
 /** Calls back after every change; returns how to stop that. */
 export function listen(listener) {
@@ -30,23 +32,29 @@ export const service = (name) => store.overview?.services.find((one) => one.name
 /** Requests per second of the last minute. */
 export const trail = (name) => trails.get(name) ?? [];
 
-/** Opens the stream and keeps it open; called again, with another key. */
+/** Opens the stream and keeps it open; called again, with another key or after `pause`. */
 export function connect() {
-  abort?.abort();
+  pause();
+  remembered = false;
   abort = new AbortController();
   follow(abort.signal);
+}
+
+/** Closes the stream: a page that nobody sees holds no connection. Browsers have few of them for each origin. */
+export function pause() {
+  abort?.abort();
 }
 
 /** Does not wait any longer before the next try. */
 export const hurry = () => retry?.();
 
 async function follow(signal) {
-  let pause = FIRST_PAUSE;
+  let rest = FIRST_PAUSE;
   while (!signal.aborted) {
     try {
       const response = await request('api/stream', { signal });
       for await (const data of events(response)) {
-        pause = FIRST_PAUSE;
+        rest = FIRST_PAUSE;
         take(JSON.parse(data));
       }
       lost(null);
@@ -58,15 +66,16 @@ async function follow(signal) {
     }
     await new Promise((resolve) => {
       retry = resolve;
-      setTimeout(resolve, pause);
+      setTimeout(resolve, rest);
     });
-    pause = Math.min(pause * 2, LONGEST_PAUSE);
+    rest = Math.min(rest * 2, LONGEST_PAUSE);
   }
 }
 
 function take(overview) {
   const last = store.overview?.at_ms ?? 0;
-  if (!store.overview) overview.services.slice(0, REMEMBERED).forEach(({ name }) => remember(name));
+  if (!remembered) overview.services.slice(0, REMEMBERED).forEach(({ name }) => remember(name));
+  remembered = true;
   store.overview = overview;
   store.connected = true;
   store.problem = null;
@@ -82,8 +91,7 @@ function take(overview) {
 async function remember(name) {
   try {
     const { requests_per_second: before } = await json(`api/history?service=${encodeURIComponent(name)}`);
-    // The last of them came with an overview since then.
-    trails.set(name, [...before.slice(0, -1), ...trail(name)].slice(-TRAIL));
+    trails.set(name, before.slice(-TRAIL));
     tell();
   } catch {
     // The stream says what is wrong; the line begins now.

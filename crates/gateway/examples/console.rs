@@ -35,7 +35,7 @@ const EVENTS: [(u64, bool, &str, &str); 9] = [
         104,
         true,
         "RolledBack",
-        "green: time to first token p95 was 2.4 s, beyond 1.5 s; all requests go to blue again",
+        "green: time to first token p95 was 0.9 s, beyond 0.5 s; all requests go to blue again",
     ),
     (110, false, "ReplicaStopped", "green-0 ended after its last answer"),
 ];
@@ -152,7 +152,7 @@ impl Play {
         let wanted = if (20..80).contains(&at) { 3 } else { 2 };
         let events = EVENTS.iter().filter(|(second, ..)| *second <= at);
         ServiceFacts {
-            phase: if (40..104).contains(&at) { "Releasing" } else { "Ready" }.to_owned(),
+            phase: if (40..104).contains(&at) { "RollingOut" } else { "Ready" }.to_owned(),
             message: "A play with fakes: it repeats itself every two minutes.".to_owned(),
             generation: 4,
             wanted: wanted + count("green", ""),

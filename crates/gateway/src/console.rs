@@ -1,6 +1,6 @@
 //! The console: a page at `/console/`, and what it reads under `/console/api/`.
 //!
-//! The page itself is for everybody, since it holds nothing; whatever the API tells needs a key where keys are asked for, and [`sight`] says
+//! The page itself is for everybody, since it holds nothing; whatever the API tells needs a key where keys are asked for, and `sight` says
 //! how much of it. Nothing here keeps or tells a prompt or an answer.
 
 mod assets;
@@ -31,7 +31,8 @@ pub(crate) use view::overview;
 /// Where the page is; all else of the console is below it.
 const ROOT: &str = "/console";
 
-/// What whoever runs the services knows of them. It is asked often, by several threads: answer from memory.
+/// What whoever runs the services knows of them, asked for services that the gateway has been told of. It is asked often, by several
+/// threads: answer from memory.
 pub trait Source: Send + Sync {
     /// How the service is.
     fn facts(&self, service: &str) -> Option<ServiceFacts>;

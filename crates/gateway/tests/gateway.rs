@@ -6,6 +6,8 @@
 mod access;
 #[path = "gateway/console.rs"]
 mod console;
+#[path = "gateway/console_access.rs"]
+mod console_access;
 #[path = "gateway/failures.rs"]
 mod failures;
 #[path = "gateway/hold.rs"]

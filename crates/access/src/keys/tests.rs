@@ -49,6 +49,24 @@ fn without_keys_everybody_may_call() {
 }
 
 #[test]
+fn all_keys_are_told_with_whether_they_may_call() {
+    let keys = set(r#"keys:
+- {name: a, sha256: "0000000000000000000000000000000000000000000000000000000000000000"}
+- {name: b, sha256: "1111111111111111111111111111111111111111111111111111111111111111", revoked: true}
+- {name: c, sha256: "2222222222222222222222222222222222222222222222222222222222222222", expires: 2026-01-01T00:00:00Z}
+- {name: d, sha256: "3333333333333333333333333333333333333333333333333333333333333333", notBefore: 2028-01-01T00:00:00Z}
+"#);
+    let mut all: Vec<_> = keys
+        .all(at("2027-01-01T00:00:00Z"))
+        .map(|(principal, holds)| (principal.name.to_string(), holds))
+        .collect();
+    all.sort_by(|a, b| a.0.cmp(&b.0));
+    let holds: Vec<_> = all.into_iter().map(|(_, holds)| holds).collect();
+    let wanted = [Ok(()), Err(Denied::RevokedKey), Err(Denied::ExpiredKey), Err(Denied::EarlyKey)];
+    assert_eq!(holds, wanted);
+}
+
+#[test]
 fn broken_lines_are_named() {
     assert_eq!(parse("a\nsha256:12", ""), Err(Unreadable::Line(2)));
     assert_eq!(parse(&format!("sha256:{}", "g".repeat(64)), ""), Err(Unreadable::Line(1)));
