@@ -176,7 +176,10 @@ fn up(state: &str, models: &str, file: &str) -> Result<u8, String> {
         let folder = Folder::take(Path::new(state)).map_err(text)?;
         let up = Up::prepare(folder, options).map_err(text)?;
         println!("{}", up.addresses().http);
-        up.run(async { drop(terminate.recv().await) }).await.map_err(text)
+        let ended = async {
+            terminate.recv().await;
+        };
+        up.run(ended).await.map_err(text)
     })?;
     Ok(0)
 }

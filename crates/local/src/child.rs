@@ -68,7 +68,10 @@ impl Exit {
 fn said(lines: &[String]) -> Option<String> {
     let error = lines.iter().rposition(|line| line.starts_with("error:"));
     let told = match error {
-        Some(at) => lines[at..].iter().map(|line| line.trim()).collect::<Vec<_>>().join(" "),
+        Some(at) => {
+            let words = lines[at..].iter().map(|line| line.trim()).filter(|line| !line.is_empty());
+            words.collect::<Vec<_>>().join(" ").trim_start_matches("error: ").to_owned()
+        }
         None => lines.iter().rev().map(|line| line.trim()).find(|line| !line.is_empty())?.to_owned(),
     };
     const LONGEST: usize = 400;
@@ -227,7 +230,7 @@ mod tests {
     #[test]
     fn the_reason_of_an_end_is_its_last_error_with_causes() {
         let lines = ["loading", "error: failed to open m.gguf", "  because: no such file", ""];
-        assert_eq!(exit(2, &lines), "exited with code 2: error: failed to open m.gguf because: no such file");
+        assert_eq!(exit(2, &lines), "exited with code 2: failed to open m.gguf because: no such file");
         assert_eq!(exit(137, &["computing", " "]), "was ended by signal 9: computing");
         assert_eq!(exit(0, &[]), "exited with code 0");
         assert!(exit(1, &["x".repeat(1000).as_str()]).chars().count() < 450);
