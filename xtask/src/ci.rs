@@ -14,7 +14,7 @@ use crate::cache::Cache;
 use crate::demo_model::DemoModel;
 use crate::python::Python;
 use crate::server::Server;
-use crate::{demo, demo_model, environment, server, shell, tidy};
+use crate::{demo, demo_model, environment, quickstart, server, shell, tidy};
 
 /// Run all checks: format, lints, tests, documentation, tidiness, a real model and a real client
 #[derive(clap::Args)]
@@ -92,6 +92,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let no_model = || Ok(Outcome::Skipped("needs the demo model and the release build".into()));
     ci.step("demo", |_| match (&wharf, &model) {
         (Some(wharf), Some(model)) => passed_if(demo::show(wharf, model, true)? == ExitCode::SUCCESS),
+        _ => no_model(),
+    });
+    ci.step("quickstart", |_| match (&wharf, &model) {
+        (Some(wharf), Some(model)) => Ok(Outcome::Ran { passed: quickstart::run(wharf, model)?, failed: 0 }),
         _ => no_model(),
     });
     ci.step("OpenAI client", |_| match (&wharf, &model) {

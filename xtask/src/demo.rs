@@ -39,6 +39,8 @@ const SYSTEM: &str = "Answer in English.";
 const OBJECT: &str = "examples/quickstart.yaml";
 /// Seconds after which nobody has called: long enough to read, short enough to see it.
 const IDLE_AFTER: (u32, u32) = (30, 2);
+/// Seconds that outlast any test.
+pub(crate) const AWAKE: u32 = 3600;
 /// How long it may take to fall asleep.
 const ASLEEP_WITHIN: Duration = Duration::from_secs(60);
 
@@ -52,9 +54,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 pub(crate) fn show(wharf: &Path, model: &DemoModel, once: bool) -> anyhow::Result<ExitCode> {
     let idle_after = if once { IDLE_AFTER.1 } else { IDLE_AFTER.0 };
     let folder = folder()?;
-    let object = object(model, idle_after)?;
-    let file = folder.join("llm.yaml");
-    std::fs::write(&file, object).with_context(|| format!("failed to write {}", file.display()))?;
+    let file = write_object(model, idle_after, &folder)?;
     runtime()?.block_on(async {
         let mut interrupt = signal(SignalKind::interrupt()).context("failed to listen for Ctrl-C")?;
         let mut terminate = signal(SignalKind::terminate()).context("failed to listen for SIGTERM")?;
@@ -83,6 +83,14 @@ fn folder() -> anyhow::Result<PathBuf> {
     }
     std::fs::create_dir_all(&folder).with_context(|| format!("failed to make {}", folder.display()))?;
     Ok(folder)
+}
+
+/// Writes what is served into a folder.
+pub(crate) fn write_object(model: &DemoModel, idle_after: u32, folder: &Path) -> anyhow::Result<PathBuf> {
+    let file = folder.join("llm.yaml");
+    std::fs::write(&file, object(model, idle_after)?)
+        .with_context(|| format!("failed to write {}", file.display()))?;
+    Ok(file)
 }
 
 /// The object of the example with another source, which may fall asleep.

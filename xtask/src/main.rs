@@ -11,15 +11,18 @@ mod distill_demo;
 mod environment;
 mod fuzz;
 mod python;
+mod quickstart;
 mod server;
 mod shell;
 mod tidy;
+mod verify_console;
 mod verify_epp;
 mod verify_fetch;
 mod verify_formats;
 mod verify_manifests;
 mod verify_peers;
 mod verify_plan;
+mod verify_up;
 
 use std::process::ExitCode;
 
@@ -41,12 +44,14 @@ enum Command {
     DistillDemo(distill_demo::Args),
     Fuzz(fuzz::Args),
     Tidy(tidy::Args),
+    VerifyConsole(verify_console::Args),
     VerifyEpp(verify_epp::Args),
     VerifyFetch(verify_fetch::Args),
     VerifyFormats(verify_formats::Args),
     VerifyManifests(verify_manifests::Args),
     VerifyPeers(verify_peers::Args),
     VerifyPlan(verify_plan::Args),
+    VerifyUp(verify_up::Args),
 }
 
 fn main() -> ExitCode {
@@ -57,12 +62,14 @@ fn main() -> ExitCode {
         Command::DistillDemo(args) => distill_demo::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),
         Command::Tidy(args) => tidy::run(&args),
+        Command::VerifyConsole(args) => verify_console::run(&args),
         Command::VerifyEpp(args) => verify_epp::run(&args),
         Command::VerifyFetch(args) => verify_fetch::run(&args),
         Command::VerifyFormats(args) => verify_formats::run(&args),
         Command::VerifyManifests(args) => verify_manifests::run(&args),
         Command::VerifyPeers(args) => verify_peers::run(&args),
         Command::VerifyPlan(args) => verify_plan::run(&args),
+        Command::VerifyUp(args) => verify_up::run(&args),
     };
     match outcome {
         Ok(code) => code,

@@ -146,7 +146,7 @@ impl Server {
 }
 
 /// `preferred`, or any free port when it is taken.
-fn free_port(preferred: u16) -> anyhow::Result<u16> {
+pub(crate) fn free_port(preferred: u16) -> anyhow::Result<u16> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, preferred))
         .or_else(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))
         .context("failed to find a free port")?;
