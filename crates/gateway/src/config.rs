@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use wharf_access::Limits;
+use wharf_access::token::{IssuerConfig, check_issuers};
 use wharf_routing::{Endpoint, Policy, Share};
 
 /// How a gateway runs and what it serves.
@@ -31,9 +32,12 @@ pub struct GatewayConfig {
     pub threads: Option<usize>,
     /// The gateway's name among its replicas.
     pub name: String,
-    /// API keys: a file or a mounted Secret. Everybody may call if neither this nor a service's own is given.
+    /// API keys: a file or a mounted Secret. Everybody may call if neither this nor `issuers` nor a service's own is given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub api_keys: Option<PathBuf>,
+    /// Issuers whose signed tokens are accepted beside the gateway's keys. A service with keys of its own accepts those alone.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub issuers: Vec<IssuerConfig>,
     /// Key that the gateway shows to endpoints, in place of the caller's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub endpoint_key_file: Option<PathBuf>,
@@ -72,6 +76,7 @@ impl Default for GatewayConfig {
             threads: None,
             name: "local".to_owned(),
             api_keys: None,
+            issuers: Vec::new(),
             endpoint_key_file: None,
             usage_log: None,
             max_connections: 16_384,
@@ -300,6 +305,7 @@ impl GatewayConfig {
         if self.tls_cert.is_some() != self.tls_key.is_some() {
             return invalid("tlsCert and tlsKey belong together; give both".to_owned());
         }
+        check_issuers(&self.issuers).map_err(|error| ConfigError::Invalid(error.to_string()))?;
         let mut owners = std::collections::BTreeMap::new();
         for service in &self.services {
             if service.name.is_empty() {
@@ -362,6 +368,8 @@ mod tests {
             refused("services: [{name: a/x}, {name: b/x}]").contains("a/x and b/x both serve the model x")
         );
         assert!(refused("services: [{name: a, endpoints: [nowhere]}]").contains("write host:port"));
+        let issuers = "issuers: [{issuer: 'http://issuer.example', audience: wharf}]";
+        assert!(refused(issuers).contains("must begin with https://"));
         assert!(refused("tlsCert: a.pem").contains("give both"));
         assert!(refused("prot: 1").contains("prot"));
     }

@@ -5,6 +5,7 @@
 //! from discovery or from whoever embeds the gateway ([`Handle`]).
 
 mod answer;
+mod caller;
 pub mod config;
 pub mod discover;
 pub mod epp;

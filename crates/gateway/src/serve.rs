@@ -187,6 +187,7 @@ impl Gateway {
         let metrics = TcpListener::from_std(metrics).map_err(ServeError::Threads)?;
         tasks.spawn(side::serve(side, metrics, limits(&shared.config), stop.subscribe()));
         tasks.spawn(crate::poll::run(Arc::clone(&shared)));
+        tasks.spawn(shared.tokens.clone().follow());
         tracing::info!(
             http = %addresses.http,
             https = addresses.https.map(tracing::field::display),

@@ -11,7 +11,8 @@ use arc_swap::ArcSwap;
 use http::HeaderValue;
 use tokio::sync::Notify;
 use wharf_access::limits::Settings;
-use wharf_access::{KeySet, KeySource, KeysError, Limiter, Moment, WatchedKeys};
+use wharf_access::token::TokenConfigError;
+use wharf_access::{KeySet, KeySource, KeysError, Limiter, Moment, Tokens, WatchedKeys};
 use wharf_telemetry::metrics::{Metrics, gateway as table};
 
 use crate::config::GatewayConfig;
@@ -23,6 +24,7 @@ use crate::table::Table;
 pub(crate) struct Shared {
     pub(crate) config: GatewayConfig,
     pub(crate) keys: WatchedKeys,
+    pub(crate) tokens: Tokens,
     pub(crate) endpoint_key: Option<HeaderValue>,
     pub(crate) limiter: Limiter,
     pub(crate) ledger: Ledger,
@@ -46,6 +48,9 @@ pub enum SetupError {
     /// The keys cannot be used.
     #[error(transparent)]
     Keys(#[from] KeysError),
+    /// The issuers of tokens cannot be used.
+    #[error(transparent)]
+    Issuers(#[from] TokenConfigError),
     /// A file cannot be read or opened.
     #[error("failed to open {what} {path}")]
     Open {
@@ -71,6 +76,7 @@ impl Shared {
             Some(path) => WatchedKeys::follow(KeySource::new(path))?,
             None => WatchedKeys::fixed(KeySet::open()),
         };
+        let tokens = Tokens::new(config.issuers.clone())?;
         let endpoint_key = config.endpoint_key_file.as_deref().map(read_key).transpose()?;
         let ledger = Ledger::open(config.usage_log.as_deref()).map_err(|source| {
             let path = config.usage_log.as_deref().unwrap_or(Path::new("")).display().to_string();
@@ -83,6 +89,7 @@ impl Shared {
         let epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
         Ok(Arc::new(Shared {
             keys,
+            tokens,
             endpoint_key,
             limiter: Limiter::new(settings, Moment::now()),
             ledger,

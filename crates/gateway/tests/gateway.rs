@@ -16,3 +16,5 @@ mod side;
 mod streams;
 #[path = "gateway/support.rs"]
 mod support;
+#[path = "gateway/tokens.rs"]
+mod tokens;
