@@ -56,6 +56,9 @@ pub struct GatewayConfig {
     pub retry_statuses: Vec<u16>,
     /// What waits when no endpoint can take it.
     pub hold: Hold,
+    /// The other gateways, with which limits are kept together; each keeps them by itself if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peers: Option<PeersConfig>,
     /// How endpoints are picked, unless a service says otherwise.
     pub routing: Policy,
     /// How endpoints are looked after.
@@ -85,6 +88,7 @@ impl Default for GatewayConfig {
             attempts: 3,
             retry_statuses: vec![429, 502, 503, 504],
             hold: Hold::default(),
+            peers: None,
             routing: Policy::default(),
             polling: Polling::default(),
             services: Vec::new(),
@@ -142,6 +146,17 @@ impl Default for Hold {
     fn default() -> Self {
         Hold { queue: 1000, deadline: 120.0, progress: 0.0 }
     }
+}
+
+/// Gateways that keep limits together.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PeersConfig {
+    /// Where their side ports are, as `host:port`. A name stands for all of its addresses, as a headless Service has one for each pod. The
+    /// gateway may be among them.
+    pub addresses: Vec<String>,
+    /// File with the secret that proves who they are: at least 32 bytes, the same for all.
+    pub key_file: PathBuf,
 }
 
 /// How endpoints are looked after.
@@ -306,6 +321,14 @@ impl GatewayConfig {
             return invalid("tlsCert and tlsKey belong together; give both".to_owned());
         }
         check_issuers(&self.issuers).map_err(|error| ConfigError::Invalid(error.to_string()))?;
+        if let Some(PeersConfig { addresses, key_file: _ }) = &self.peers {
+            if addresses.is_empty() {
+                return invalid("peers has no addresses".to_owned());
+            }
+            if let Some(address) = addresses.iter().find(|address| !has_port(address)) {
+                return invalid(format!("{address:?} of peers is no address; write host:port"));
+            }
+        }
         let mut owners = std::collections::BTreeMap::new();
         for service in &self.services {
             if service.name.is_empty() {
@@ -318,8 +341,7 @@ impl GatewayConfig {
                 }
             }
             for endpoint in service.endpoints() {
-                let port = endpoint.address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
-                if port.is_none() {
+                if !has_port(&endpoint.address) {
                     return invalid(format!(
                         "{:?} of {} is no address; write host:port",
                         endpoint.address, service.name
@@ -329,6 +351,10 @@ impl GatewayConfig {
         }
         Ok(())
     }
+}
+
+fn has_port(address: &str) -> bool {
+    address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
 }
 
 /// What a file says, unchecked.
@@ -370,6 +396,9 @@ mod tests {
         assert!(refused("services: [{name: a, endpoints: [nowhere]}]").contains("write host:port"));
         let issuers = "issuers: [{issuer: 'http://issuer.example', audience: wharf}]";
         assert!(refused(issuers).contains("must begin with https://"));
+        assert!(refused("peers: {addresses: [], keyFile: k}").contains("no addresses"));
+        assert!(refused("peers: {addresses: [gateways], keyFile: k}").contains("write host:port"));
+        assert!(refused("peers: {addresses: ['a:1']}").contains("keyFile"));
         assert!(refused("tlsCert: a.pem").contains("give both"));
         assert!(refused("prot: 1").contains("prot"));
     }

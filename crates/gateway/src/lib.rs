@@ -14,6 +14,7 @@ mod exchange;
 mod headers;
 mod hold;
 mod ledger;
+mod peers;
 mod poll;
 mod pool;
 mod proxy;

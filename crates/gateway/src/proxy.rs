@@ -80,8 +80,7 @@ impl Worker {
     fn local(&self, request: &Request<Incoming>) -> Option<Response<Answer>> {
         match request.uri().path() {
             "/health" | "/ping" => Some(Response::new(Answer::empty())),
-            "/ready" if self.shared.is_draining() => Some(answer::failure(&answer::stopping())),
-            "/ready" => Some(Response::new(Answer::empty())),
+            "/ready" => Some(answer::readiness(&self.shared)),
             _ => None,
         }
     }

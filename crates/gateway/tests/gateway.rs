@@ -8,6 +8,8 @@ mod access;
 mod failures;
 #[path = "gateway/hold.rs"]
 mod hold;
+#[path = "gateway/peers.rs"]
+mod peers;
 #[path = "gateway/requests.rs"]
 mod requests;
 #[path = "gateway/side.rs"]
