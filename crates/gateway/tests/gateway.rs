@@ -4,6 +4,8 @@
 
 #[path = "gateway/access.rs"]
 mod access;
+#[path = "gateway/chaos.rs"]
+mod chaos;
 #[path = "gateway/failures.rs"]
 mod failures;
 #[path = "gateway/hold.rs"]
