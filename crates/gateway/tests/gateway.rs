@@ -10,6 +10,8 @@ mod chaos;
 mod failures;
 #[path = "gateway/hold.rs"]
 mod hold;
+#[path = "gateway/memory.rs"]
+mod memory;
 #[path = "gateway/peers.rs"]
 mod peers;
 #[path = "gateway/requests.rs"]
