@@ -164,7 +164,7 @@ async fn the_protocol_is_found_out_however_its_first_bytes_come() {
 #[tokio::test]
 async fn a_gateway_that_stops_lets_answers_end_and_takes_nothing_new() {
     let engines = engines(1).await;
-    engines[0].configure(|config| config.itl = std::time::Duration::from_millis(30));
+    engines[0].configure(|config| config.itl = Duration::from_millis(30));
     let gateway = Running::start(config(vec![service(&engines)]));
     let mut response = gateway.post(&streamed("hello")).await;
     let first = response.chunk().await.unwrap().unwrap();
