@@ -35,13 +35,18 @@ fn limited(engines: &[FakeEngine], folder: &TempDir, limits: Limits) -> GatewayC
 
 /// As many gateways as there are secrets, each with all side ports in its list, its own included.
 fn group(config: &GatewayConfig, secrets: &[&Path]) -> Vec<Running> {
+    group_at("127.0.0.1", config, secrets)
+}
+
+/// The same, with lists that have this name or address of the machine.
+fn group_at(host: &str, config: &GatewayConfig, secrets: &[&Path]) -> Vec<Running> {
     // Another test may take a port between our looking and our binding.
     let mut tries = 0;
     loop {
         let sockets: Vec<_> = secrets.iter().map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
         let ports: Vec<u16> = sockets.iter().map(|socket| socket.local_addr().unwrap().port()).collect();
         drop(sockets);
-        let addresses: Vec<String> = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
+        let addresses: Vec<String> = ports.iter().map(|port| format!("{host}:{port}")).collect();
         let gateways = ports.iter().zip(secrets).map(|(&metrics_port, &secret)| {
             let peers = PeersConfig { addresses: addresses.clone(), key_file: secret.to_owned() };
             Gateway::bind(GatewayConfig { metrics_port, peers: Some(peers), ..config.clone() })
@@ -125,6 +130,16 @@ async fn a_limit_of_requests_holds_over_two_gateways_wherever_requests_come_in()
     let (rest, _) = exhaust(&[&gateways[0], &gateways[1]], &chat("hello")).await;
     near(60, counts[0] + rest.iter().sum::<u64>());
     assert_eq!(engines[0].stats().received as u64, counts[0] + rest.iter().sum::<u64>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn gateways_that_are_listed_by_name_are_looked_up() {
+    let (engines, folder) = (engines(1).await, tempfile::tempdir().unwrap());
+    let secret = secret(&folder, "a");
+    let gateways = group_at("localhost", &limited(&engines, &folder, requests(60)), &[&secret, &secret]);
+    all_heard(&gateways).await;
+    let (counts, _) = exhaust(&[&gateways[1]], &chat("hello")).await;
+    near(60, counts[0]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
