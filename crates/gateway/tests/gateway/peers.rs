@@ -151,9 +151,11 @@ async fn a_limit_of_tokens_holds_over_three_gateways() {
     all_heard(&gateways).await;
     let mut body = chat("hello");
     body["max_tokens"] = json!(20);
-    let (counts, tokens) = exhaust(&gateways.iter().collect::<Vec<_>>(), &body).await;
-    near(3000, tokens);
-    assert!(counts.iter().all(|&count| count > 0), "{counts:?}");
+    // All of it at one of three, which has a third to begin with; then at all of them.
+    let (_, at_one) = exhaust(&[&gateways[0]], &body).await;
+    near(3000, at_one);
+    let (_, at_all) = exhaust(&gateways.iter().collect::<Vec<_>>(), &body).await;
+    near(3000, at_one + at_all);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -162,13 +164,10 @@ async fn the_part_of_a_gateway_that_was_killed_is_taken_over() {
     let secret = secret(&folder, "a");
     let mut gateways = group(&limited(&engines, &folder, requests(60)), &[&secret, &secret]);
     all_heard(&gateways).await;
-    let mut before = 0;
-    for _ in 0..5 {
-        for gateway in &gateways {
-            before += u64::from(ask(gateway, &chat("hello")).await.0 == 200);
-        }
+    let before = 25;
+    for _ in 0..before {
+        assert_eq!(ask(&gateways[1], &chat("hello")).await.0, 200, "its part is large enough for that");
     }
-    assert_eq!(before, 10, "parts are large enough for that");
     // What was used is known to the other one before its user ends: of two reports from now on the second was made later.
     let heard = "wharf_gateway_peer_reports_total{result=\"ok\"}";
     let so_far = gateways[0].metric(heard).await;
