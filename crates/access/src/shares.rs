@@ -12,6 +12,7 @@
 //! them say so in their own reports.
 
 pub(crate) mod peers;
+mod secret;
 pub(crate) mod split;
 
 use std::collections::BTreeMap;
@@ -20,6 +21,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::limits::Limit;
+
+pub use secret::{MIN_SECRET, PeerSecret, SecretError};
 
 /// How often gateways should report; more often is harmless, and the answer to [`crate::limits::Cause::HeldElsewhere`].
 pub const REPORT_EVERY: Duration = Duration::from_millis(250);

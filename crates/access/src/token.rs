@@ -28,24 +28,43 @@ const MAX_BYTES: usize = 16 << 10;
 /// Longest subject that becomes a caller's id.
 const MAX_SUBJECT: usize = 256;
 
+/// Whether issuers can be meant as they are written. Asks nobody.
+///
+/// # Errors
+/// [`TokenConfigError`] for the first that cannot.
+pub fn check_issuers(configs: &[IssuerConfig]) -> Result<(), TokenConfigError> {
+    for (i, config) in configs.iter().enumerate() {
+        config.check()?;
+        if configs[..i].iter().any(|earlier| earlier.issuer == config.issuer) {
+            return Err(TokenConfigError::Twice { issuer: config.issuer.clone() });
+        }
+    }
+    Ok(())
+}
+
 /// Issuers whose tokens are accepted.
 #[derive(Clone, Debug, Default)]
 pub struct Tokens(Vec<Arc<Issuer>>);
 
 impl Tokens {
-    /// Takes issuers as configured; their keys are fetched when the first token needs them.
+    /// Takes issuers as configured; their keys are fetched by [`Tokens::follow`], or else when the first token needs them.
     ///
     /// # Errors
     /// [`TokenConfigError`] for the first that cannot be meant.
     pub fn new(configs: Vec<IssuerConfig>) -> Result<Tokens, TokenConfigError> {
-        let mut issuers: Vec<Arc<Issuer>> = Vec::new();
-        for config in configs {
-            if issuers.iter().any(|issuer| issuer.config().issuer == config.issuer) {
-                return Err(TokenConfigError::Twice { issuer: config.issuer });
-            }
-            issuers.push(Arc::new(Issuer::new(config)?));
+        check_issuers(&configs)?;
+        let issuers = configs.into_iter().map(|config| Issuer::new(config).map(Arc::new));
+        Ok(Tokens(issuers.collect::<Result<_, _>>()?))
+    }
+
+    /// Fetches the keys of all issuers now and again before they are old, so that requests need not wait for it. Runs until it is dropped;
+    /// without it keys are fetched by the requests that need them.
+    pub async fn follow(self) {
+        let mut tasks = tokio::task::JoinSet::new();
+        for issuer in self.0 {
+            tasks.spawn(async move { issuer.follow().await });
         }
-        Ok(Tokens(issuers))
+        while tasks.join_next().await.is_some() {}
     }
 
     /// Whether no issuer is accepted.

@@ -8,6 +8,7 @@ mod fault;
 mod http;
 mod log;
 mod metrics;
+mod orders;
 mod play;
 mod prefix;
 mod prompt;
@@ -24,6 +25,7 @@ use tokio::time::Instant;
 pub use config::{Claims, Dialect, EngineConfig, Head, Health};
 pub use fault::{Fault, Target};
 pub use log::{Outcome, Received};
+pub use orders::Order;
 
 use fault::Faults;
 use log::Log;

@@ -14,6 +14,7 @@ use wharf_api::ApiError;
 
 use crate::relay::Relay;
 use crate::serve::Running;
+use crate::shared::Shared;
 
 /// Why a body broke off; the connection ends with it.
 pub(crate) type BodyError = Box<dyn Error + Send + Sync>;
@@ -104,6 +105,11 @@ pub(crate) fn json(value: &impl Serialize) -> Response<Answer> {
     json_with(StatusCode::OK, value)
 }
 
+/// A 200 with JSON that is written already.
+pub(crate) fn json_bytes(bytes: Bytes) -> Response<Answer> {
+    with_type(StatusCode::OK, "application/json", bytes)
+}
+
 /// An error in OpenAI's form.
 pub(crate) fn failure(error: &ApiError) -> Response<Answer> {
     let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -115,6 +121,18 @@ pub(crate) fn failure(error: &ApiError) -> Response<Answer> {
         response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
     response
+}
+
+/// Whether requests should come here.
+pub(crate) fn readiness(shared: &Shared) -> Response<Answer> {
+    if shared.is_draining() {
+        return failure(&stopping());
+    }
+    if !shared.is_settled() {
+        let reason = "the gateway waits to hear of the others what keys have used".to_owned();
+        return failure(&ApiError::Unavailable { reason, retry_after_seconds: 1 });
+    }
+    Response::new(Answer::empty())
 }
 
 /// What new requests are told while running ones end.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use wharf_access::Limits;
+use wharf_access::token::{IssuerConfig, check_issuers};
 use wharf_routing::{Endpoint, Policy, Share};
 use wharf_spec::service::Limits as WrittenLimits;
 
@@ -32,9 +33,12 @@ pub struct GatewayConfig {
     pub threads: Option<usize>,
     /// The gateway's name among its replicas.
     pub name: String,
-    /// API keys: a file or a mounted Secret. Everybody may call if neither this nor a service's own is given.
+    /// API keys: a file or a mounted Secret. Everybody may call if neither this nor `issuers` nor a service's own is given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub api_keys: Option<PathBuf>,
+    /// Issuers whose signed tokens are accepted beside the gateway's keys. A service with keys of its own accepts those alone.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub issuers: Vec<IssuerConfig>,
     /// Key that the gateway shows to endpoints, in place of the caller's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub endpoint_key_file: Option<PathBuf>,
@@ -55,6 +59,9 @@ pub struct GatewayConfig {
     pub retry_statuses: Vec<u16>,
     /// What waits when no endpoint can take it.
     pub hold: Hold,
+    /// The other gateways, with which limits are kept together; each keeps them by itself if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peers: Option<PeersConfig>,
     /// How endpoints are picked, unless a service says otherwise.
     pub routing: Policy,
     /// How endpoints are looked after.
@@ -75,6 +82,7 @@ impl Default for GatewayConfig {
             threads: None,
             name: "local".to_owned(),
             api_keys: None,
+            issuers: Vec::new(),
             endpoint_key_file: None,
             usage_log: None,
             console: true,
@@ -84,6 +92,7 @@ impl Default for GatewayConfig {
             attempts: 3,
             retry_statuses: vec![429, 502, 503, 504],
             hold: Hold::default(),
+            peers: None,
             routing: Policy::default(),
             polling: Polling::default(),
             services: Vec::new(),
@@ -141,6 +150,17 @@ impl Default for Hold {
     fn default() -> Self {
         Hold { queue: 1000, deadline: 120.0, progress: 0.0 }
     }
+}
+
+/// Gateways that keep limits together.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PeersConfig {
+    /// Where their side ports are, as `host:port`. A name stands for all of its addresses, as a headless Service has one for each pod. The
+    /// gateway may be among them.
+    pub addresses: Vec<String>,
+    /// File with the secret that proves who they are: at least 32 bytes, the same for all.
+    pub key_file: PathBuf,
 }
 
 /// How endpoints are looked after.
@@ -315,6 +335,15 @@ impl GatewayConfig {
         if self.tls_cert.is_some() != self.tls_key.is_some() {
             return invalid("tlsCert and tlsKey belong together; give both".to_owned());
         }
+        check_issuers(&self.issuers).map_err(|error| ConfigError::Invalid(error.to_string()))?;
+        if let Some(PeersConfig { addresses, key_file: _ }) = &self.peers {
+            if addresses.is_empty() {
+                return invalid("peers has no addresses".to_owned());
+            }
+            if let Some(address) = addresses.iter().find(|address| !has_port(address)) {
+                return invalid(format!("{address:?} of peers is no address; write host:port"));
+            }
+        }
         let mut owners = std::collections::BTreeMap::new();
         for service in &self.services {
             if service.name.is_empty() {
@@ -327,8 +356,7 @@ impl GatewayConfig {
                 }
             }
             for endpoint in service.endpoints() {
-                let port = endpoint.address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
-                if port.is_none() {
+                if !has_port(&endpoint.address) {
                     return invalid(format!(
                         "{:?} of {} is no address; write host:port",
                         endpoint.address, service.name
@@ -338,6 +366,10 @@ impl GatewayConfig {
         }
         Ok(())
     }
+}
+
+fn has_port(address: &str) -> bool {
+    address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
 }
 
 /// What a file says, unchecked.
@@ -377,6 +409,11 @@ mod tests {
             refused("services: [{name: a/x}, {name: b/x}]").contains("a/x and b/x both serve the model x")
         );
         assert!(refused("services: [{name: a, endpoints: [nowhere]}]").contains("write host:port"));
+        let issuers = "issuers: [{issuer: 'http://issuer.example', audience: wharf}]";
+        assert!(refused(issuers).contains("must begin with https://"));
+        assert!(refused("peers: {addresses: [], keyFile: k}").contains("no addresses"));
+        assert!(refused("peers: {addresses: [gateways], keyFile: k}").contains("write host:port"));
+        assert!(refused("peers: {addresses: ['a:1']}").contains("keyFile"));
         assert!(refused("tlsCert: a.pem").contains("give both"));
         assert!(refused("prot: 1").contains("prot"));
     }

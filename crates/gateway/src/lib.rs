@@ -5,6 +5,7 @@
 //! from discovery or from whoever embeds the gateway ([`Handle`]).
 
 mod answer;
+mod caller;
 pub mod config;
 pub mod console;
 pub mod discover;
@@ -14,6 +15,7 @@ mod exchange;
 mod headers;
 mod hold;
 mod ledger;
+mod peers;
 mod poll;
 mod pool;
 mod proxy;

@@ -13,12 +13,13 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, V
 use hyper::body::Incoming;
 use serde::Serialize;
 use wharf_access::limits::Asked;
-use wharf_access::{Denied, Moment, Principal, Reservation};
+use wharf_access::{Moment, Principal, Reservation};
 use wharf_api::ApiError;
 use wharf_routing::prefix::seed;
 use wharf_telemetry::metrics::gateway as table;
 
 use crate::answer::{self, Answer};
+use crate::caller::Caller;
 use crate::config::seconds;
 use crate::console;
 use crate::exchange::{About, Exchange};
@@ -81,8 +82,7 @@ impl Worker {
     fn local(&self, request: &Request<Incoming>) -> Option<Response<Answer>> {
         match request.uri().path() {
             "/health" | "/ping" => Some(Response::new(Answer::empty())),
-            "/ready" if self.shared.is_draining() => Some(answer::failure(&answer::stopping())),
-            "/ready" => Some(Response::new(Answer::empty())),
+            "/ready" => Some(answer::readiness(&self.shared)),
             _ => None,
         }
     }
@@ -97,8 +97,9 @@ impl Worker {
             return Err(answer::stopping());
         }
         let table = self.shared.table();
-        table.admit(&self.shared.keys.current(), request.headers(), Moment::now())?;
-        if let Some(response) = self.models(&table, &request)? {
+        let caller = Caller::of(&self.shared, request.headers()).await;
+        caller.admit(&table, request.headers())?;
+        if let Some(response) = self.models(&table, &request, &caller)? {
             return Ok(response);
         }
         let (parts, body) = request.into_parts();
@@ -106,7 +107,8 @@ impl Worker {
         let time = seconds(self.shared.config.timeouts.body);
         let content_type = parts.headers.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
         let call = body::read(body, content_type, limit, time).await?;
-        let accepted = self.accept(&table, &parts.method, &parts.uri, &parts.headers, call, id, started)?;
+        let accepted =
+            self.accept(&table, &caller, &parts.method, &parts.uri, &parts.headers, call, id, started)?;
         drop(table);
         if accepted.call.stream {
             progress::answer(self, accepted).await
@@ -121,6 +123,7 @@ impl Worker {
     fn accept(
         &self,
         table: &Table,
+        caller: &Caller,
         method: &Method,
         uri: &Uri,
         headers: &HeaderMap,
@@ -130,7 +133,7 @@ impl Worker {
     ) -> Result<Accepted, ApiError> {
         let served = table.find(host(headers, uri), &call.model)?;
         let service = &served.service;
-        let principal = self.principal(service, headers)?;
+        let principal = caller.at(service, headers)?;
         principal.may_use(&call.model)?;
         let prompt_tokens = service.estimate(call.prompt.bytes);
         let answer_tokens = call.longest.unwrap_or(USUAL_ANSWER);
@@ -150,12 +153,6 @@ impl Worker {
         let outgoing = Outgoing { method: method.clone(), target, headers: sent, body };
         let exchange = Exchange::begin(&self.shared, service, principal, reservation, about, started);
         Ok(Accepted { served, call, outgoing, exchange, rank, session, tokens: prompt_tokens, standing })
-    }
-
-    /// The caller, by the service's keys or else the gateway's.
-    fn principal(&self, service: &ServiceState, headers: &HeaderMap) -> Result<Arc<Principal>, Denied> {
-        let keys = service.keys().unwrap_or_else(|| self.shared.keys.clone());
-        keys.current().check(headers, Moment::now())
     }
 
     fn reserve(
@@ -178,6 +175,7 @@ impl Worker {
         &self,
         table: &Table,
         request: &Request<Incoming>,
+        caller: &Caller,
     ) -> Result<Option<Response<Answer>>, ApiError> {
         let path = request.uri().path();
         if request.method() != Method::GET || !(path == "/v1/models" || path.starts_with("/v1/models/")) {
@@ -187,7 +185,7 @@ impl Worker {
         let may_see = |name: &&str| {
             let service = table.model(name).map(|served| &served.service);
             service.is_some_and(|service| {
-                self.principal(service, request.headers()).is_ok_and(|caller| caller.may_use(name).is_ok())
+                caller.at(service, request.headers()).is_ok_and(|principal| principal.may_use(name).is_ok())
             })
         };
         let card = |name: &str| Model { id: name.to_owned(), object: "model", created, owned_by: "wharf" };

@@ -216,6 +216,8 @@ impl Gateway {
         tasks.spawn(side::serve(side, metrics, limits(&shared.config), stop.subscribe()));
         tasks.spawn(crate::poll::run(Arc::clone(&shared)));
         tasks.spawn(console::sample(Arc::clone(&shared)));
+        tasks.spawn(shared.tokens.clone().follow());
+        tasks.spawn(crate::peers::run(Arc::clone(&shared)));
         tracing::info!(
             http = %addresses.http,
             https = addresses.https.map(tracing::field::display),

@@ -11,12 +11,15 @@ use arc_swap::ArcSwap;
 use http::HeaderValue;
 use tokio::sync::Notify;
 use wharf_access::limits::Settings;
-use wharf_access::{KeySet, KeySource, KeysError, Limiter, Moment, WatchedKeys};
+use wharf_access::shares::SecretError;
+use wharf_access::token::TokenConfigError;
+use wharf_access::{KeySet, KeySource, KeysError, Limiter, Moment, Tokens, WatchedKeys};
 use wharf_telemetry::metrics::{Metrics, gateway as table};
 
 use crate::config::GatewayConfig;
 use crate::console::Console;
 use crate::ledger::Ledger;
+use crate::peers::Peers;
 use crate::service::{ServiceSpec, ServiceState};
 use crate::table::Table;
 
@@ -27,8 +30,11 @@ const REQUESTS: usize = 500;
 pub(crate) struct Shared {
     pub(crate) config: GatewayConfig,
     pub(crate) keys: WatchedKeys,
+    pub(crate) tokens: Tokens,
     pub(crate) endpoint_key: Option<HeaderValue>,
     pub(crate) limiter: Limiter,
+    /// The other gateways, if there are any.
+    pub(crate) peers: Option<Peers>,
     pub(crate) ledger: Ledger,
     pub(crate) metrics: Metrics,
     pub(crate) console: Console,
@@ -51,6 +57,12 @@ pub enum SetupError {
     /// The keys cannot be used.
     #[error(transparent)]
     Keys(#[from] KeysError),
+    /// The issuers of tokens cannot be used.
+    #[error(transparent)]
+    Issuers(#[from] TokenConfigError),
+    /// The secret that gateways share cannot be used.
+    #[error(transparent)]
+    Peers(#[from] SecretError),
     /// A file cannot be read or opened.
     #[error("failed to open {what} {path}")]
     Open {
@@ -76,6 +88,7 @@ impl Shared {
             Some(path) => WatchedKeys::follow(KeySource::new(path))?,
             None => WatchedKeys::fixed(KeySet::open()),
         };
+        let tokens = Tokens::new(config.issuers.clone())?;
         let endpoint_key = config.endpoint_key_file.as_deref().map(read_key).transpose()?;
         let kept = if config.console { REQUESTS } else { 0 };
         let ledger = Ledger::open(config.usage_log.as_deref(), kept).map_err(|source| {
@@ -85,12 +98,20 @@ impl Shared {
         let metrics = Metrics::new(table::ALL);
         let build = [wharf_telemetry::build::VERSION, wharf_telemetry::build::COMMIT];
         metrics.set(&table::BUILD_INFO, &build, 1.0);
-        let settings = Settings { gateway: config.name.clone(), ..Settings::default() };
+        let peers = config.peers.as_ref().map(|peers| Peers::new(&config.name, peers)).transpose()?;
+        let gateway = peers.as_ref().map_or(config.name.as_str(), Peers::name).to_owned();
+        let limiter = Limiter::new(Settings { gateway, ..Settings::default() }, Moment::now());
+        if let Some(peers) = &peers {
+            // Before anybody is let in: what is not known to be free belongs to the others.
+            peers.tell(&limiter);
+        }
         let epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
         Ok(Arc::new(Shared {
             keys,
+            tokens,
             endpoint_key,
-            limiter: Limiter::new(settings, Moment::now()),
+            limiter,
+            peers,
             ledger,
             metrics,
             console: Console::default(),
@@ -155,6 +176,11 @@ impl Shared {
                 Arc::new(ServiceState::new(spec, policy, self.started, changed))
             }
         }
+    }
+
+    /// Whether the other gateways' usage is known, or has been waited for long enough.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.peers.is_none() || self.limiter.is_settled(Moment::now())
     }
 
     pub(crate) fn is_draining(&self) -> bool {

@@ -1,4 +1,5 @@
-//! The port beside the API: health, metrics, and the demand stream that the autoscaler follows. It is for the platform, and needs no key.
+//! The port beside the API: health, metrics, the demand stream that the autoscaler follows, usage for the other gateways. It is for the platform,
+//! and needs no key; only those who share the gateways' secret learn what keys have used.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use wharf_telemetry::metrics::{Metrics, gateway as table};
 use crate::answer::{self, Answer};
 use crate::config::ServiceConfig;
 use crate::discover::TrafficReport;
+use crate::peers::{self, USAGE_PATH};
 use crate::service::{ServiceSpec, ServiceState};
 use crate::shared::{SetupError, Shared};
 
@@ -58,10 +60,10 @@ impl Side {
     async fn answer(self, request: Request<Incoming>) -> Response<Answer> {
         match (request.method().as_str(), request.uri().path()) {
             ("GET", "/health") => Response::new(Answer::empty()),
-            ("GET", "/ready") if self.shared.is_draining() => answer::failure(&answer::stopping()),
-            ("GET", "/ready") => Response::new(Answer::empty()),
+            ("GET", "/ready") => answer::readiness(&self.shared),
             ("GET", "/metrics") => self.metrics(),
             ("GET", DEMAND_PATH) => self.demand(),
+            ("GET", USAGE_PATH) => peers::answer(&self.shared, request.headers()),
             ("GET", TRAFFIC_PATH) => answer::json(&traffic(&self.shared)),
             (method, path) => {
                 answer::failure(&ApiError::NotFound { method: method.to_owned(), path: path.to_owned() })
@@ -73,6 +75,9 @@ impl Side {
         let metrics = &self.shared.metrics;
         metrics.set(&table::CONNECTIONS, &[], self.connections.open() as f64);
         self.shared.ledger.show(metrics);
+        if let Some(peers) = &self.shared.peers {
+            peers.show(metrics);
+        }
         for service in self.shared.table().services.values() {
             let demand = service.demand();
             let name = &*service.name;

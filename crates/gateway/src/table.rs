@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use wharf_access::{Denied, KeySet, Moment, WatchedKeys};
 use wharf_api::ApiError;
 
 use crate::service::ServiceState;
@@ -80,30 +79,5 @@ impl Table {
     /// The service of a model.
     pub(crate) fn model(&self, name: &str) -> Option<&Served> {
         self.models.get(name)
-    }
-
-    /// Refuses who is known nowhere, before anything of the request is read.
-    pub(crate) fn admit(
-        &self,
-        gateway: &KeySet,
-        headers: &http::HeaderMap,
-        now: Moment,
-    ) -> Result<(), Denied> {
-        let services = self.services.values().filter_map(|service| service.keys());
-        let refused = match gateway.check(headers, now) {
-            Ok(_) if !gateway.is_open() => return Ok(()),
-            Ok(_) => None,
-            Err(denied) => Some(denied),
-        };
-        let mut own: Vec<WatchedKeys> = services.collect();
-        if own.is_empty() {
-            return refused.map_or(Ok(()), Err);
-        }
-        // With an open gateway, services without keys of their own are open.
-        if refused.is_none() && own.len() < self.services.len() {
-            return Ok(());
-        }
-        let known = own.drain(..).any(|keys| keys.current().check(headers, now).is_ok());
-        if known { Ok(()) } else { Err(refused.unwrap_or(Denied::UnknownKey)) }
     }
 }

@@ -8,10 +8,16 @@ mod access;
 mod console;
 #[path = "gateway/console_access.rs"]
 mod console_access;
+#[path = "gateway/chaos.rs"]
+mod chaos;
 #[path = "gateway/failures.rs"]
 mod failures;
 #[path = "gateway/hold.rs"]
 mod hold;
+#[path = "gateway/memory.rs"]
+mod memory;
+#[path = "gateway/peers.rs"]
+mod peers;
 #[path = "gateway/requests.rs"]
 mod requests;
 #[path = "gateway/side.rs"]
@@ -20,3 +26,5 @@ mod side;
 mod streams;
 #[path = "gateway/support.rs"]
 mod support;
+#[path = "gateway/tokens.rs"]
+mod tokens;

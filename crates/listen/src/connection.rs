@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::{Body, Incoming};
+use hyper::server::conn::{http1, http2};
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::Watcher;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::Notify;
-use tokio::time::timeout;
+use tokio::sync::{Notify, watch};
+use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
 /// A dead HTTP/2 peer is noticed after the sum of these.
@@ -119,6 +119,8 @@ pub(crate) struct Served<S> {
     pub(crate) tls: Option<TlsAcceptor>,
     pub(crate) service: S,
     pub(crate) limits: Limits,
+    /// Becomes true when the listener ends.
+    pub(crate) stop: watch::Receiver<bool>,
 }
 
 impl<S: Serves> Served<S> {
@@ -133,17 +135,35 @@ impl<S: Serves> Served<S> {
         // Tokens are small and must not wait for each other. A socket that cannot do it still works.
         let _ = stream.set_nodelay(true);
         match &self.tls {
-            None => self.serve(stream, watcher).await,
+            None => match timeout(self.limits.header_timeout, self.protocol(&stream)).await {
+                Ok(Ok(Some(protocol))) => self.serve(stream, protocol, watcher).await,
+                // The listener ends, and nothing was sent that could be answered.
+                Ok(Ok(None)) => {}
+                Ok(Err(e)) => tracing::debug!(error = %e, "a connection ended early"),
+                Err(_) => tracing::debug!("a connection sent no request in time"),
+            },
             Some(tls) => match timeout(self.limits.header_timeout, tls.accept(stream)).await {
                 // Boxed, so that connections without TLS do not have the room for it.
-                Ok(Ok(stream)) => Box::pin(self.serve(stream, watcher)).await,
+                Ok(Ok(stream)) => {
+                    let protocol = Protocol::agreed(stream.get_ref().1.alpn_protocol());
+                    Box::pin(self.serve(stream, protocol, watcher)).await;
+                }
                 Ok(Err(e)) => tracing::debug!(error = %e, "TLS handshake failed"),
                 Err(_) => tracing::debug!("TLS handshake took too long"),
             },
         }
     }
 
-    async fn serve<I>(&self, stream: I, watcher: Watcher)
+    /// What the peer speaks; nothing if the listener ends before it has said anything.
+    async fn protocol(&self, stream: &TcpStream) -> io::Result<Option<Protocol>> {
+        let mut stop = self.stop.clone();
+        tokio::select! {
+            protocol = Protocol::of(stream) => protocol.map(Some),
+            _ = stop.wait_for(|stop| *stop) => Ok(None),
+        }
+    }
+
+    async fn serve<I>(&self, stream: I, protocol: Protocol, watcher: Watcher)
     where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -157,32 +177,82 @@ impl<S: Serves> Served<S> {
                 service.call(request)
             })
         };
-        let mut builder = auto::Builder::new(TokioExecutor::new());
-        builder
-            .http1()
-            .timer(TokioTimer::new())
-            .header_read_timeout(header_timeout)
-            .max_buf_size(max_header_bytes);
-        builder
-            .http2()
-            .timer(TokioTimer::new())
-            .keep_alive_interval(H2_PING_EVERY)
-            .keep_alive_timeout(H2_PING_TIMEOUT)
-            .max_concurrent_streams(h2_streams)
-            .max_header_list_size(u32::try_from(max_header_bytes).unwrap_or(u32::MAX));
-        let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
-        // hyper starts its clock when it knows the protocol; a client that sends nothing at all, or half of HTTP/2's
-        // preface, never gets that far.
+        let stream = TokioIo::new(stream);
+        // hyper's clock for headers starts with their first byte; a client that sends nothing at all never gets that far.
         let no_request_at_all = async {
             if timeout(header_timeout, first_request.notified()).await.is_ok() {
                 std::future::pending::<()>().await;
             }
         };
+        let ended = async {
+            match protocol {
+                Protocol::Http1 => {
+                    let connection = http1::Builder::new()
+                        .timer(TokioTimer::new())
+                        .header_read_timeout(header_timeout)
+                        .max_buf_size(max_header_bytes)
+                        .serve_connection(stream, service);
+                    watcher.watch(connection).await
+                }
+                // Boxed, so that the many connections of HTTP/1.1 do not have the room for it.
+                Protocol::Http2 => {
+                    let connection = http2::Builder::new(TokioExecutor::new())
+                        .timer(TokioTimer::new())
+                        .keep_alive_interval(H2_PING_EVERY)
+                        .keep_alive_timeout(H2_PING_TIMEOUT)
+                        .max_concurrent_streams(h2_streams)
+                        .max_header_list_size(u32::try_from(max_header_bytes).unwrap_or(u32::MAX))
+                        .serve_connection(stream, service);
+                    Box::pin(watcher.watch(connection)).await
+                }
+            }
+        };
         tokio::select! {
-            result = watcher.watch(connection) => if let Err(e) = result {
+            result = ended => if let Err(e) = result {
                 tracing::debug!(error = %e, "a connection ended early");
             },
             () = no_request_at_all => tracing::debug!("a connection sent no request in time"),
+        }
+    }
+}
+
+/// What a peer speaks. It is found out before hyper reads anything: hyper-util's own way gives hyper what it read to find out and the rest in two
+/// pieces, for which hyper takes a buffer of twice the size, and keeps it for as long as an answer streams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Protocol {
+    Http1,
+    Http2,
+}
+
+/// How HTTP/2 begins (RFC 9113, section 3.4). All of it must be there: to half of it nobody answers in HTTP/2.
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// A beginning that came in pieces is looked at again after this long.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
+impl Protocol {
+    /// As agreed in the TLS handshake. Without an agreement it is HTTP/1.1: over TLS nobody may begin HTTP/2 unasked (RFC 9113, section 3.2).
+    fn agreed(alpn: Option<&[u8]>) -> Protocol {
+        if alpn == Some(b"h2") { Protocol::Http2 } else { Protocol::Http1 }
+    }
+
+    /// By the first bytes of a connection, which stay unread.
+    async fn of(stream: &TcpStream) -> io::Result<Protocol> {
+        let mut first = [0; PREFACE.len()];
+        loop {
+            let count = stream.peek(&mut first).await?;
+            if let Some(protocol) = Protocol::by(&first[..count]) {
+                return Ok(protocol);
+            }
+            sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    /// None while it may be either. A peer that has closed is HTTP/1.1's to say farewell to.
+    fn by(first: &[u8]) -> Option<Protocol> {
+        match PREFACE.strip_prefix(first) {
+            Some([]) => Some(Protocol::Http2),
+            Some(_) if !first.is_empty() => None,
+            Some(_) | None => Some(Protocol::Http1),
         }
     }
 }
@@ -201,4 +271,29 @@ async fn refuse(stream: &mut TcpStream, refusal: &Refusal) -> io::Result<()> {
     let mut unread = [0; 1024];
     while stream.read(&mut unread).await? > 0 {}
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_bytes_tell_what_a_peer_speaks() {
+        let cases = [
+            ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Some(Protocol::Http2)),
+            ("PRI * HTTP/1.1\r\nhost: x", Some(Protocol::Http1)),
+            ("PRI * HTT", None),
+            ("POS", Some(Protocol::Http1)),
+            ("PU", Some(Protocol::Http1)),
+            ("G", Some(Protocol::Http1)),
+            ("", Some(Protocol::Http1)),
+            ("P", None),
+            ("PR", None),
+        ];
+        for (first, protocol) in cases {
+            assert_eq!(Protocol::by(first.as_bytes()), protocol, "{first:?}");
+        }
+        assert_eq!(Protocol::agreed(Some(b"h2")), Protocol::Http2);
+        assert_eq!([Some(&b"http/1.1"[..]), None].map(Protocol::agreed), [Protocol::Http1; 2]);
+    }
 }

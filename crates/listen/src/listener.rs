@@ -74,7 +74,7 @@ impl<S: Serves> Listener<S> {
     pub async fn run(self, stop: watch::Receiver<bool>) {
         let graceful = GracefulShutdown::new();
         let Listener { socket, tls, service, limits, connections } = self;
-        let served = Arc::new(Served { tls, service, limits });
+        let served = Arc::new(Served { tls, service, limits, stop: stop.clone() });
         accept(&socket, stop, |stream| {
             let counted = Counted::new(connections.as_ref());
             tokio::spawn(Arc::clone(&served).run(stream, counted, graceful.watcher()));
@@ -95,7 +95,8 @@ impl<F> Listener<F> {
         let graceful = GracefulShutdown::new();
         let served: Vec<Arc<Served<S>>> = (0..workers.len())
             .map(|worker| {
-                Arc::new(Served { tls: tls.clone(), service: service(worker), limits: limits.clone() })
+                let (service, stop) = (service(worker), stop.clone());
+                Arc::new(Served { tls: tls.clone(), service, limits: limits.clone(), stop })
             })
             .collect();
         accept(&socket, stop, |stream| {

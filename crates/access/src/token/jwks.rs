@@ -18,6 +18,10 @@ use crate::moment::Moment;
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// The largest document that can be a list of keys.
 const MAX_BYTES: usize = 1 << 20;
+/// How often it is looked whether keys are old.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// The share of `refreshSeconds` after which keys are fetched again although nobody needs it yet.
+const RENEW_AT: f64 = 0.9;
 /// More keys than an issuer has.
 const MAX_KEYS: usize = 100;
 
@@ -26,13 +30,13 @@ const MAX_KEYS: usize = 100;
 pub struct Issuer {
     config: IssuerConfig,
     client: reqwest::Client,
-    keys: ArcSwapOption<Keys>,
+    pub(super) keys: ArcSwapOption<Keys>,
     /// When it was last asked; held while it is asked, so that nobody asks twice.
     asked: Mutex<Option<Instant>>,
 }
 
 #[derive(Debug)]
-struct Keys {
+pub(super) struct Keys {
     fetched: Instant,
     keys: Vec<Key>,
 }
@@ -94,6 +98,22 @@ impl Issuer {
     /// As it was configured.
     pub fn config(&self) -> &IssuerConfig {
         &self.config
+    }
+
+    /// Fetches the keys now and again before they are old, as long as it runs.
+    pub(super) async fn follow(&self) {
+        loop {
+            self.renew(Moment::now()).await;
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Fetches keys that are missing, or so old that a request would soon ask for them.
+    pub(super) async fn renew(&self, now: Moment) {
+        let soon = Duration::from_secs(self.config.refresh_seconds).mul_f64(RENEW_AT);
+        if self.keys.load().as_deref().is_none_or(|keys| age(keys, now.monotonic) >= soon) {
+            self.fetch(&mut *self.asked.lock().await, now).await;
+        }
     }
 
     /// Keys that may have signed a token with this key id and algorithm.

@@ -246,6 +246,43 @@ async fn when_the_issuer_is_away_known_keys_hold_for_a_while_and_then_nobody_pas
 }
 
 #[tokio::test]
+async fn keys_are_renewed_before_a_request_would_wait_for_them() {
+    let server = Server::start().await;
+    let signer = Signer::new("k", jsonwebtoken::Algorithm::ES256);
+    server.publish(&[&signer]);
+    let issuer = Issuer::new(server.config()).unwrap();
+    let start = Moment::now();
+    let after = |seconds| start.after(Duration::from_secs(seconds));
+    issuer.renew(start).await;
+    issuer.renew(after(539)).await;
+    assert_eq!(server.asked(), 1);
+    issuer.renew(after(540)).await;
+    assert_eq!(server.asked(), 2);
+    server.state.down.store(true, Ordering::SeqCst);
+    // An issuer that is away is asked once in half a minute.
+    for seconds in [1080, 1081, 1109, 1110] {
+        issuer.renew(after(seconds)).await;
+    }
+    assert_eq!(server.asked(), 4);
+}
+
+#[tokio::test]
+async fn whoever_follows_has_keys_before_the_first_token_comes() {
+    let server = Server::start().await;
+    let signer = Signer::new("k", jsonwebtoken::Algorithm::ES256);
+    server.publish(&[&signer]);
+    let tokens = Tokens::new(vec![server.config()]).unwrap();
+    let following = tokio::spawn(tokens.clone().follow());
+    while tokens.0[0].keys.load().is_none() {
+        tokio::task::yield_now().await;
+    }
+    server.state.down.store(true, Ordering::SeqCst);
+    let now = Moment::now();
+    assert!(tokens.check(&signer.sign(&server.claims(now)), now).await.is_ok());
+    following.abort();
+}
+
+#[tokio::test]
 async fn a_herd_asks_once() {
     let server = Server::start().await;
     let signer = Signer::new("k", jsonwebtoken::Algorithm::ES256);

@@ -11,14 +11,16 @@ use wharf_fakes::engine::{Dialect, EngineConfig, FakeEngine};
 
 const HELP: &str = "\
 fake-engine [--port N] [--model NAME] [--name NAME] [--ttft-ms N] [--itl-ms N] [--prefill-us N] [--tokens N]
-            [--slots N] [--queue N] [--dialect vllm|sglang|llamacpp] [--start-ms N] [--exit-code N]
-Prints its port as the first line. With --exit-code it prints nothing and fails after --start-ms.";
+            [--slots N] [--queue N] [--dialect vllm|sglang|llamacpp] [--start-ms N] [--exit-code N] [--orders yes]
+Prints its port as the first line. With --exit-code it prints nothing and fails after --start-ms. With --orders it does what lines on its standard
+input say (reset-after 3, flap 2 3, heal), prints done after each, and ends with them.";
 
 struct Options {
     port: u16,
     config: EngineConfig,
     exit_code: Option<u8>,
     start: Duration,
+    orders: bool,
 }
 
 #[tokio::main]
@@ -40,7 +42,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run(options: Options) -> std::io::Result<ExitCode> {
-    let Options { port, config, exit_code, start } = options;
+    let Options { port, config, exit_code, start, orders } = options;
     let mut terminate = signal(SignalKind::terminate())?;
     // As a server that loads a model: nothing listens before it is loaded.
     tokio::time::sleep(start).await;
@@ -51,14 +53,26 @@ async fn run(options: Options) -> std::io::Result<ExitCode> {
     let mut output = std::io::stdout();
     writeln!(output, "{}", engine.address().port())?;
     output.flush()?;
-    terminate.recv().await;
+    if orders {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            obeyed = engine.obey_standard_input() => return obeyed.map(|()| ExitCode::SUCCESS),
+        }
+    } else {
+        terminate.recv().await;
+    }
     engine.stop().await;
     Ok(ExitCode::SUCCESS)
 }
 
 fn parse(mut args: impl Iterator<Item = String>) -> Result<Options, String> {
-    let mut options =
-        Options { port: 0, config: EngineConfig::default(), exit_code: None, start: Duration::ZERO };
+    let mut options = Options {
+        port: 0,
+        config: EngineConfig::default(),
+        exit_code: None,
+        start: Duration::ZERO,
+        orders: false,
+    };
     while let Some(flag) = args.next() {
         let value = args.next().ok_or_else(|| format!("{flag} needs a value"))?;
         let number = || value.parse::<u64>().map_err(|e| format!("{flag} {value}: {e}"));
@@ -82,6 +96,7 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Options, String> {
                     _ => return Err(format!("no dialect is called {value}")),
                 }
             }
+            "--orders" => options.orders = value == "yes",
             "--start-ms" => options.start = Duration::from_millis(number()?),
             "--exit-code" => {
                 options.exit_code = Some(value.parse().map_err(|e| format!("{flag} {value}: {e}"))?);

@@ -1,10 +1,15 @@
 //! How requests find their service, and what passes through.
 
+use std::time::Duration;
+
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
 use wharf_fakes::engine::{EngineConfig, FakeEngine};
 use wharf_gateway::ServiceConfig;
 
-use crate::support::{Running, chat, config, engines, service, streamed};
+use crate::support::{PATIENCE, Running, chat, config, engines, service, streamed};
 
 #[tokio::test]
 async fn an_answer_comes_through_as_the_engine_gave_it() {
@@ -122,10 +127,44 @@ async fn http2_clients_share_one_connection() {
     }
 }
 
+/// Sends pieces, each after a while, and reads until the gateway closes.
+async fn in_pieces(gateway: &Running, pieces: &[&[u8]]) -> Vec<u8> {
+    let mut stream = TcpStream::connect(gateway.addresses.http).await.unwrap();
+    stream.set_nodelay(true).unwrap();
+    for piece in pieces {
+        stream.write_all(piece).await.unwrap();
+        sleep(Duration::from_millis(30)).await;
+    }
+    let mut answer = Vec::new();
+    // A connection that is cut off may be reset.
+    let _ = timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("the gateway closes it");
+    answer
+}
+
+#[tokio::test]
+async fn the_protocol_is_found_out_however_its_first_bytes_come() {
+    let mut config = config(vec![service(&engines(1).await)]);
+    config.timeouts.header = 0.3;
+    let gateway = Running::start(config);
+    let rest = b"T /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    let answer = in_pieces(&gateway, &[b"G", b"E", rest]).await;
+    assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
+    // Begins as HTTP/2's preface does, and is a method that nobody has.
+    let answer =
+        in_pieces(&gateway, &[b"P", b"RINT / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"]).await;
+    assert!(answer.starts_with(b"HTTP/1.1 "), "{}", String::from_utf8_lossy(&answer));
+    // The preface and empty settings; the answer is a frame of settings (type 4).
+    let answer = in_pieces(&gateway, &[b"PRI * HT", b"TP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"]).await;
+    assert_eq!(answer.get(3), Some(&4), "{answer:?}");
+    for nothing in [&b""[..], b"PRI * HTT"] {
+        assert_eq!(in_pieces(&gateway, &[nothing]).await, b"", "who says nothing in time gets nothing");
+    }
+}
+
 #[tokio::test]
 async fn a_gateway_that_stops_lets_answers_end_and_takes_nothing_new() {
     let engines = engines(1).await;
-    engines[0].configure(|config| config.itl = std::time::Duration::from_millis(30));
+    engines[0].configure(|config| config.itl = Duration::from_millis(30));
     let gateway = Running::start(config(vec![service(&engines)]));
     let mut response = gateway.post(&streamed("hello")).await;
     let first = response.chunk().await.unwrap().unwrap();

@@ -59,7 +59,10 @@ pub(crate) fn service(engines: &[FakeEngine]) -> ServiceConfig {
 
 impl Running {
     pub(crate) fn start(config: GatewayConfig) -> Running {
-        let gateway = Gateway::bind(config).unwrap();
+        Running::serve(Gateway::bind(config).unwrap())
+    }
+
+    pub(crate) fn serve(gateway: Gateway) -> Running {
         let (stop, stopped) = oneshot::channel::<()>();
         let (addresses, handle) = (gateway.addresses(), gateway.handle());
         let task = tokio::spawn(async move {
@@ -109,6 +112,13 @@ impl Running {
             }
         };
         timeout(PATIENCE, idle).await.expect("something stayed in flight");
+    }
+
+    /// Ends at once, as if killed: nothing is drained, and its ports are closed.
+    pub(crate) async fn kill(self) {
+        self.task.abort();
+        let ended = timeout(PATIENCE, self.task).await.expect("the gateway ends");
+        assert!(ended.is_err_and(|error| error.is_cancelled()));
     }
 
     /// Stops as on SIGTERM and waits for the end.

@@ -165,6 +165,12 @@ pub mod gateway {
             "Tokens by key: prompt, cached (of the prompt), completion.";
         USAGE_LINES_LOST "wharf_gateway_usage_lines_lost_total" Kind::Counter, &[],
             "Lines of the usage log that were lost since the disk was too slow or full.";
+        PEERS "wharf_gateway_peers" Kind::Gauge, &["state"],
+            "Other gateways by state: heard, missing (expected and not heard for six seconds).";
+        PEER_REPORTS "wharf_gateway_peer_reports_total" Kind::Counter, &["result"],
+            "Times that another gateway was asked what keys have used, by result: ok, unreachable, refused (it does not believe our secret), forged (we do not believe its), unreadable.";
+        PEER_ASKS_REFUSED "wharf_gateway_peer_asks_refused_total" Kind::Counter, &[],
+            "Times that somebody without the gateways' secret asked what keys have used.";
         CONNECTIONS "wharf_gateway_connections" Kind::Gauge, &[],
             "Open client connections.";
         TLS_RELOADS "wharf_gateway_tls_reloads_total" Kind::Counter, &["result"],
