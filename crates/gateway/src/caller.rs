@@ -34,6 +34,11 @@ impl Caller {
         }
     }
 
+    /// Who calls, for the gateway itself.
+    pub(crate) fn here(&self) -> Option<Arc<Principal>> {
+        self.here.clone().ok()
+    }
+
     /// Refuses who is known nowhere, before anything of the request is read.
     pub(crate) fn admit(&self, table: &Table, headers: &HeaderMap) -> Result<(), Denied> {
         let services = || table.services.values().map(|service| service.keys());

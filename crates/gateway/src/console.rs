@@ -72,15 +72,21 @@ impl Console {
     }
 }
 
-/// Answers what is the console's, if it is on.
-pub(crate) fn answer(shared: &Arc<Shared>, request: &Request<Incoming>) -> Option<Response<Answer>> {
-    let below = request.uri().path().strip_prefix(ROOT)?;
-    if !(below.is_empty() || below.starts_with('/')) || !shared.config.console {
-        return None;
-    }
+/// What of a path is the console's, if it is on and the path is.
+pub(crate) fn below<'a>(shared: &Shared, path: &'a str) -> Option<&'a str> {
+    let below = path.strip_prefix(ROOT).filter(|below| below.is_empty() || below.starts_with('/'))?;
+    shared.config.console.then_some(below)
+}
+
+/// Answers a request for what is [`below`] the console's root.
+pub(crate) async fn answer(
+    shared: &Arc<Shared>,
+    below: &str,
+    request: &Request<Incoming>,
+) -> Response<Answer> {
     let mut response = if *request.method() == Method::GET || *request.method() == Method::HEAD {
         match below.strip_prefix("/api/") {
-            Some(asked) => api(shared, asked, request).unwrap_or_else(|error| answer::failure(&error)),
+            Some(asked) => api(shared, asked, request).await.unwrap_or_else(|error| answer::failure(&error)),
             None => assets::answer(below, request.headers())
                 .unwrap_or_else(|| answer::failure(&unknown(request.method(), request.uri()))),
         }
@@ -91,15 +97,19 @@ pub(crate) fn answer(shared: &Arc<Shared>, request: &Request<Incoming>) -> Optio
         refused
     };
     assets::protect(response.headers_mut());
-    Some(response)
+    response
 }
 
 /// What the page asks for, once it is known who asks.
-fn api(shared: &Arc<Shared>, asked: &str, request: &Request<Incoming>) -> Result<Response<Answer>, ApiError> {
+async fn api(
+    shared: &Arc<Shared>,
+    asked: &str,
+    request: &Request<Incoming>,
+) -> Result<Response<Answer>, ApiError> {
     let headers = request.headers();
     let table = shared.table();
     let now = Moment::now();
-    let sight = Sight::of(shared, &table, headers, now)?;
+    let sight = Sight::of(shared, &table, headers).await?;
     let none = || unknown(request.method(), request.uri());
     let mut response = match asked {
         "overview" => answer::json(&overview(shared, &sight)),

@@ -62,10 +62,13 @@ impl Worker {
         let version = request.version();
         let id = headers::request_id(request.headers());
         let shared = Arc::clone(&self.shared);
-        let here = self.local(&request).or_else(|| console::answer(&shared, &request));
-        let mut response = match here {
-            Some(response) => response,
-            None => self.proxied(request, &id, started).await.unwrap_or_else(|error| {
+        let local = self.local(&request);
+        let below = console::below(&shared, request.uri().path()).map(str::to_owned);
+        let mut response = match (local, below) {
+            (Some(response), _) => response,
+            // In a box: what a page needs would make every stream's task larger.
+            (None, Some(below)) => Box::pin(console::answer(&shared, &below, &request)).await,
+            (None, None) => self.proxied(request, &id, started).await.unwrap_or_else(|error| {
                 shared.metrics.add(&table::REFUSED, &[error.code().unwrap_or("other")], 1.0);
                 answer::failure(&error)
             }),

@@ -4,12 +4,12 @@
 
 #[path = "gateway/access.rs"]
 mod access;
+#[path = "gateway/chaos.rs"]
+mod chaos;
 #[path = "gateway/console.rs"]
 mod console;
 #[path = "gateway/console_access.rs"]
 mod console_access;
-#[path = "gateway/chaos.rs"]
-mod chaos;
 #[path = "gateway/failures.rs"]
 mod failures;
 #[path = "gateway/hold.rs"]

@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use http::HeaderMap;
-use wharf_access::{Models, Moment, Principal};
+use wharf_access::{Models, Principal};
 use wharf_api::ApiError;
 
+use crate::caller::Caller;
 use crate::shared::Shared;
 use crate::table::Table;
 
@@ -31,29 +32,19 @@ impl Sight {
     ///
     /// # Errors
     /// As the API: who is known nowhere sees nothing.
-    pub(crate) fn of(
-        shared: &Shared,
-        table: &Table,
-        headers: &HeaderMap,
-        now: Moment,
-    ) -> Result<Sight, ApiError> {
-        let keys = shared.keys.current();
-        table.admit(&keys, headers, now)?;
-        let gateway = keys.check(headers, now).ok();
+    pub(crate) async fn of(shared: &Shared, table: &Table, headers: &HeaderMap) -> Result<Sight, ApiError> {
+        let caller = Caller::of(shared, headers).await;
+        caller.admit(table, headers)?;
         let mut services = BTreeMap::new();
         for (name, service) in &table.services {
-            let principal = match service.keys() {
-                Some(own) => own.current().check(headers, now).ok(),
-                None => gateway.clone(),
-            };
-            let Some(principal) = principal else { continue };
+            let Ok(principal) = caller.at(service, headers) else { continue };
             let config = &service.spec().config;
             let adapters = config.adapters.iter().map(String::as_str);
             if config.model_names().into_iter().chain(adapters).any(|model| principal.models.contain(model)) {
                 services.insert(Arc::clone(name), principal);
             }
         }
-        Ok(Sight::Caller { services, gateway })
+        Ok(Sight::Caller { services, gateway: caller.here() })
     }
 
     /// Whether the service is visible.

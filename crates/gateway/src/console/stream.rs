@@ -60,7 +60,7 @@ pub(super) fn overviews(shared: Arc<Shared>, headers: HeaderMap) -> Response<Ans
         loop {
             let changed = shared.demand_changed.notified();
             // Each time anew: services come, keys go.
-            let Ok(sight) = Sight::of(&shared, &shared.table(), &headers, Moment::now()) else { return };
+            let Ok(sight) = Sight::of(&shared, &shared.table(), &headers).await else { return };
             let event = sse::frame(&overview(&shared, &sight)).unwrap_or_default();
             if sender.send(Ok(Bytes::from(event))).await.is_err() || shared.is_draining() {
                 return;
