@@ -224,7 +224,8 @@ impl Up {
         });
         let mut stop = Some(stop);
         let mut read_at = Instant::now() + READ_EVERY;
-        let mut look_at = Instant::now();
+        // Whoever asks from now on is told of every service.
+        let mut look_at = Instant::now() + Duration::from_millis(supervisor.look());
         let served = loop {
             tokio::select! {
                 served = &mut serving => break served,
