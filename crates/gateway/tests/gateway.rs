@@ -20,3 +20,5 @@ mod side;
 mod streams;
 #[path = "gateway/support.rs"]
 mod support;
+#[path = "gateway/tools.rs"]
+mod tools;
