@@ -44,7 +44,7 @@ impl Client {
 
     /// The npm package; what is missing, if something is.
     pub(crate) fn node() -> anyhow::Result<Result<Client, &'static str>> {
-        let modern = "process.exit(Number(process.versions.node.split('.')[0]) < 20)";
+        let modern = "process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)";
         let node = shell::works(Command::new("node").args(["-e", modern]));
         if !node || !shell::works(Command::new("npm").arg("--version")) {
             return Ok(Err(NODE_MISSING));
