@@ -13,7 +13,7 @@ fuzz_target!(|text: &str| {
             if let SourceUrl::Web(web) = &source {
                 assert!(web.query.is_none() || !shown.contains('?'), "{shown:?}");
             }
-            assert!(!shown.chars().any(|c| c.is_ascii_control()), "{shown:?}");
+            assert!(!shown.chars().any(char::is_control), "{shown:?}");
         }
         // Errors are printed: what they quote must not move the cursor.
         Err(error) => assert!(!error.to_string().chars().any(char::is_control), "{error:?}"),
