@@ -3,17 +3,14 @@
 //! Clippy, tests and documentation use the dev profile; the one release build serves the steps that need a
 //! model to answer at speed.
 
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 
-use crate::cache::Cache;
-use crate::demo_model::DemoModel;
+use crate::clients::{Client, Stand, test_counts, watch};
 use crate::python::Python;
-use crate::server::Server;
 use crate::{demo, demo_model, environment, quickstart, server, shell, tidy};
 
 /// Run all checks: format, lints, tests, documentation, tidiness, a real model and a real client
@@ -48,10 +45,6 @@ struct Ci {
     require_all: bool,
     finished: Vec<Finished>,
 }
-
-/// The Python package that stands for all OpenAI clients, with the version that the test was written for.
-const OPENAI: &str = "openai==3.54.0";
-const CLIENT_TEST: &str = "tests/openai_client/test_openai.py";
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let mut ci = Ci { require_all: args.require_all || environment::in_ci(), finished: Vec::new() };
@@ -98,10 +91,24 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         (Some(wharf), Some(model)) => Ok(Outcome::Ran { passed: quickstart::run(wharf, model)?, failed: 0 }),
         _ => no_model(),
     });
-    ci.step("OpenAI client", |_| match (&wharf, &model) {
-        (Some(wharf), Some(model)) => openai_client(wharf, model),
+    let mut stand = None;
+    ci.step("client servers", |_| match (&wharf, &model) {
+        (Some(wharf), Some(model)) => {
+            stand = Some(Stand::start(wharf, model)?);
+            passed()
+        }
         _ => no_model(),
     });
+    let clients: [(_, fn() -> _); 2] = [("OpenAI Python", Client::python), ("OpenAI npm", Client::node)];
+    for (name, client) in clients {
+        ci.step(name, |_| match &stand {
+            Some(stand) => client_test(stand, client()?),
+            None => Ok(Outcome::Skipped("needs the client servers".into())),
+        });
+    }
+    if let Some(stand) = stand {
+        ci.step("servers' end", |_| stand.stop().and_then(|()| passed()));
+    }
     Ok(ci.summary())
 }
 
@@ -193,88 +200,9 @@ fn tests(pinned: Option<&Path>, require_all: bool) -> anyhow::Result<Outcome> {
     Ok(Outcome::Ran { passed, failed })
 }
 
-/// Passed and failed tests in a line such as `test result: ok. 3 passed; 0 failed; …`.
-fn test_counts(line: &str) -> Option<(usize, usize)> {
-    let counts = line.trim().strip_prefix("test result: ")?.split_once(". ")?.1;
-    let mut parts = counts.split("; ");
-    let mut count = |unit: &str| parts.next()?.strip_suffix(unit)?.trim().parse().ok();
-    Some((count("passed")?, count("failed")?))
-}
-
-/// Runs a command, prints its output as it comes and shows each line to `see`; whether it exited with 0.
-fn watch(command: &mut Command, mut see: impl FnMut(&str)) -> anyhow::Result<bool> {
-    let what = shell::describe(command);
-    eprintln!("$ {what}");
-    let mut child =
-        command.stdout(Stdio::piped()).spawn().with_context(|| format!("failed to start `{what}`"))?;
-    let out = child.stdout.take().expect("standard output is piped");
-    for line in BufReader::new(out).split(b'\n') {
-        let line = line.with_context(|| format!("failed to read the output of `{what}`"))?;
-        let line = String::from_utf8_lossy(&line);
-        println!("{line}");
-        see(&line);
-    }
-    Ok(child.wait().with_context(|| format!("failed to wait for `{what}`"))?.success())
-}
-
-/// The OpenAI Python package against our server, and against our gateway in front of it.
-fn openai_client(wharf: &Path, model: &DemoModel) -> anyhow::Result<Outcome> {
-    let Some(python) = Python::find() else {
-        return Ok(Outcome::Skipped(Python::MISSING.into()));
-    };
-    let packages = python.packages(&Cache::open()?, OPENAI)?;
-    demo::runtime()?.block_on(async {
-        let mut server = Server::start(wharf, model)?;
-        let tested = match server.ready().await {
-            Ok(_) => client_tests(wharf, model, &server, &python, &packages).await,
-            Err(error) => Err(error),
-        };
-        let stopped = server.stop().await;
-        tested.and_then(|outcome| stopped.map(|()| outcome))
-    })
-}
-
-async fn client_tests(
-    wharf: &Path,
-    model: &DemoModel,
-    server: &Server,
-    python: &Python,
-    packages: &Path,
-) -> anyhow::Result<Outcome> {
-    let (passed, failed) = client_test(python, packages, &server.url())?;
-    let stem = model.path.file_stem().unwrap_or_default().to_string_lossy();
-    let mut gateway = Server::gateway(wharf, model.name.unwrap_or(&stem), server)?;
-    let through = match gateway.ready().await {
-        Ok(_) => client_test(python, packages, &gateway.url()),
-        Err(error) => Err(error),
-    };
-    gateway.stop().await?;
-    let through = through?;
-    Ok(Outcome::Ran { passed: passed + through.0, failed: failed + through.1 })
-}
-
-/// Tests that passed and failed.
-fn client_test(python: &Python, packages: &Path, url: &str) -> anyhow::Result<(usize, usize)> {
-    let mut test = python.command();
-    test.arg(CLIENT_TEST).current_dir(environment::root()).env("PYTHONPATH", packages).env("WHARF_URL", url);
-    let mut counts = None;
-    let ok = watch(&mut test, |line| counts = counts.or_else(|| test_counts(line)))?;
-    let (passed, failed) = counts.context("the client test ended without a result")?;
-    if !ok && failed == 0 {
-        bail!("the client test failed without naming a test");
-    }
-    Ok((passed, failed))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn test_results_are_counted() {
-        let ok = "test result: ok. 27 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out";
-        assert_eq!(test_counts(ok), Some((27, 0)));
-        assert_eq!(test_counts("test result: FAILED. 2 passed; 3 failed; 0 ignored"), Some((2, 3)));
-        assert_eq!(test_counts("test openai ... ok"), None);
+fn client_test(stand: &Stand, client: Result<Client, &str>) -> anyhow::Result<Outcome> {
+    match client {
+        Ok(client) => stand.test(&client).map(|(passed, failed)| Outcome::Ran { passed, failed }),
+        Err(missing) => Ok(Outcome::Skipped(missing.into())),
     }
 }

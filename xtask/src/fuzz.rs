@@ -32,7 +32,19 @@ pub(crate) struct Args {
     input: Option<PathBuf>,
 }
 
-const TARGETS: [&str; 5] = ["gguf", "safetensors", "tokenizer", "chat_template", "request"];
+const TARGETS: [&str; 11] = [
+    "gguf",
+    "safetensors",
+    "tokenizer",
+    "chat_template",
+    "request",
+    "gateway_body",
+    "gateway_config",
+    "keys",
+    "token",
+    "source",
+    "object",
+];
 
 const RUSTFLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
      -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
@@ -99,6 +111,9 @@ fn fuzz(folder: &Path, program: &Path, target: &str, args: &Args) -> anyhow::Res
             .arg(format!("-artifact_prefix={}/", crashes.display()))
             .arg(corpus)
             .arg(seeds);
+        if target == "object" {
+            command.arg(environment::root().join("examples"));
+        }
     }
     match shell::run(&mut command) {
         Ok(()) => Ok(true),

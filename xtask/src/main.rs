@@ -4,6 +4,7 @@
 mod bench;
 mod cache;
 mod ci;
+mod clients;
 mod demo;
 mod demo_files;
 mod demo_model;

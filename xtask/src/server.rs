@@ -1,4 +1,4 @@
-//! A `wharf serve` child: started, awaited until ready, and stopped on every path.
+//! Servers as children: `wharf` in its roles and the engine that computes nothing. Started, awaited until ready, and stopped on every path.
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -40,37 +40,66 @@ impl Server {
     /// Starts the server. It gets a process group of its own, so that Ctrl-C in the terminal reaches only us
     /// and we decide when it stops; if we die, it is killed with us as far as a process can see to that.
     pub(crate) fn start(wharf: &Path, model: &DemoModel) -> anyhow::Result<Server> {
-        let port = free_port(8080)?;
         let mut command = Command::new(wharf);
         command.arg("serve").arg("--model").arg(&model.path);
         if let Some(name) = model.name {
             command.args(["--model-name", name]);
         }
-        Server::spawn(command, port, free_port(8082)?, "demo-serve.log")
+        Server::listen(command, [8080, 8082], "demo-serve.log")
     }
 
     /// Starts a gateway in front of a server that serves a model of this name.
     pub(crate) fn gateway(wharf: &Path, model: &str, server: &Server) -> anyhow::Result<Server> {
-        let port = free_port(8000)?;
+        let command = Server::gateway_command(wharf, model, server);
+        Server::listen(command, [8000, 8002], "demo-gateway.log")
+    }
+
+    /// As [`Server::gateway`], and it asks for one of the file's keys.
+    pub(crate) fn keyed_gateway(
+        wharf: &Path,
+        model: &str,
+        server: &Server,
+        keys: &Path,
+    ) -> anyhow::Result<Server> {
+        let mut command = Server::gateway_command(wharf, model, server);
+        command.arg("--api-key-file").arg(keys);
+        Server::listen(command, [8004, 8006], "keyed-gateway.log")
+    }
+
+    fn gateway_command(wharf: &Path, model: &str, server: &Server) -> Command {
         let mut command = Command::new(wharf);
         command.args(["gateway", "--endpoint", &format!("{model}=127.0.0.1:{}", server.port)]);
-        Server::spawn(command, port, free_port(8002)?, "demo-gateway.log")
+        command
+    }
+
+    /// Starts an engine that computes nothing and serves a model of this name.
+    pub(crate) fn fake_engine(program: &Path, model: &str) -> anyhow::Result<Server> {
+        let port = free_port(8084)?;
+        let mut command = Command::new(program);
+        command.args(["--model", model, "--port", &port.to_string()]);
+        Server::spawn(command, port, "fake-engine.log")
     }
 
     /// Runs the services of a file, with state and log in a folder.
     pub(crate) fn up(wharf: &Path, file: &Path, folder: &Path) -> anyhow::Result<Server> {
         let mut command = Command::new(wharf);
         command.arg("up").arg("-f").arg(file).arg("--state").arg(folder.join("state"));
-        Server::spawn(command, free_port(8000)?, free_port(8002)?, "demo-up.log")
+        Server::listen(command, [8000, 8002], "demo-up.log")
     }
 
-    fn spawn(mut command: Command, port: u16, metrics_port: u16, log: &str) -> anyhow::Result<Server> {
+    /// Starts a `wharf` that listens for the API and for metrics, at these ports if they are free.
+    fn listen(mut command: Command, ports: [u16; 2], log: &str) -> anyhow::Result<Server> {
+        let port = free_port(ports[0])?;
+        command.args(["--host", "127.0.0.1"]);
+        command.args(["--port", &port.to_string(), "--metrics-port", &free_port(ports[1])?.to_string()]);
+        Server::spawn(command, port, log)
+    }
+
+    fn spawn(mut command: Command, port: u16, log: &str) -> anyhow::Result<Server> {
         let log = shell::target()?.join(log);
         let open =
             || std::fs::File::create(&log).with_context(|| format!("failed to create {}", log.display()));
         let file = open()?;
-        command.args(["--host", "127.0.0.1"]);
-        command.args(["--port", &port.to_string(), "--metrics-port", &metrics_port.to_string()]);
         let errors = file.try_clone().context("failed to share the log file")?;
         command.stdin(Stdio::null()).stdout(file).stderr(errors).process_group(0).kill_on_drop(true);
         eprintln!("$ {}", shell::describe(command.as_std()));

@@ -1,7 +1,7 @@
 //! A model server that computes nothing: it answers when it is told to, what it is told to, and fails on demand.
 //!
 //! [`EngineConfig`] says how fast it is and what it serves, [`Fault`] how it fails. Both can be changed while it runs. Answers
-//! are the same for the same requests in the same order; only time passes in between.
+//! are the same for the same requests in the same order; only time passes in between. A chat that demands tools gets calls of them.
 
 mod config;
 mod fault;
@@ -14,6 +14,7 @@ mod prefix;
 mod prompt;
 mod script;
 mod slots;
+mod tools;
 
 use std::io;
 use std::net::SocketAddr;

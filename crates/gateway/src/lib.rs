@@ -12,6 +12,8 @@ pub mod discover;
 pub mod epp;
 mod events;
 mod exchange;
+#[doc(hidden)]
+pub mod fuzzing;
 mod headers;
 mod hold;
 mod ledger;

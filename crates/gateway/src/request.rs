@@ -259,6 +259,12 @@ mod tests {
             with_usage(r#"{"stream_options":{"a":1,"include_usage":false},"stream":true}"#),
             r#"{"stream_options":{"a":1,"include_usage":true},"stream":true}"#
         );
+        // However the client writes it, it is not there twice afterwards.
+        let escaped: String = "stream_options".bytes().map(|byte| format!("\\u{byte:04x}")).collect();
+        assert_eq!(
+            with_usage(&format!(r#"{{"stream":true,"{escaped}":{{"include_usage":false}}}}"#)),
+            format!(r#"{{"stream":true,"{escaped}":{{"include_usage":true}}}}"#)
+        );
         for as_it_is in [r#"{"model":"m"}"#, r#"{"stream":true,"stream_options":{"include_usage":true}}"#] {
             assert_eq!(with_usage(as_it_is), as_it_is);
         }

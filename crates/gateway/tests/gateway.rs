@@ -28,3 +28,5 @@ mod streams;
 mod support;
 #[path = "gateway/tokens.rs"]
 mod tokens;
+#[path = "gateway/tools.rs"]
+mod tools;

@@ -60,7 +60,8 @@ impl FromStr for SourceUrl {
 }
 
 fn parse(text: &str) -> Result<SourceUrl, Wrong> {
-    if text.bytes().any(|byte| byte < b' ' || byte == 0x7f) {
+    // Those beyond ASCII too: a terminal obeys U+009B as it does ESC [.
+    if text.contains(char::is_control) {
         return Err("it holds a control character".into());
     }
     let Some((scheme, rest)) = text.split_once("://") else { return Err(no_scheme(text)) };
@@ -371,7 +372,7 @@ fn decode(text: &str) -> Result<String, Wrong> {
         }
     }
     let text = String::from_utf8(bytes).map_err(|_| Wrong::from("it is not UTF-8 when decoded"))?;
-    match text.contains(|c: char| c.is_ascii_control()) {
+    match text.contains(char::is_control) {
         true => Err("it holds a control character".into()),
         false => Ok(text),
     }

@@ -116,3 +116,14 @@ fn errors_and_shown_sources_hold_no_secrets() {
     assert_eq!(parsed("https://e.com/x?sig=hunter2").shown(), "https://e.com/x");
     assert_eq!(parsed("s3://bucket/a%3Fb").shown(), "s3://bucket/a%3Fb");
 }
+
+#[test]
+fn no_control_character_passes_or_is_repeated() {
+    // The first was found by fuzzing: U+009B begins a command to a terminal.
+    for text in
+        ["!https://host/a\u{9b}", "hf://a/b/\u{9b}", "\u{85}", "https://host/a%C2%9B", "s3://bucket/%1B"]
+    {
+        let error = text.parse::<SourceUrl>().unwrap_err().to_string();
+        assert!(error.contains("control character") && !error.contains(char::is_control), "{error:?}");
+    }
+}

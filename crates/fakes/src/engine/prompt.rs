@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 
+use super::tools::{self, Call};
+
 /// Which answer is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -22,6 +24,8 @@ pub(crate) struct Ask {
     pub(crate) max_tokens: Option<usize>,
     pub(crate) stream: bool,
     pub(crate) include_usage: bool,
+    /// Functions that the answer must call; it has no text then.
+    pub(crate) calls: Vec<Call>,
 }
 
 /// Reads a request's body; the error is a sentence for the client.
@@ -44,6 +48,7 @@ pub(crate) fn parse(kind: Kind, body: &[u8]) -> Result<Ask, String> {
         max_tokens: count("max_completion_tokens").or_else(|| count("max_tokens")),
         stream: body["stream"] == true,
         include_usage: body["stream_options"]["include_usage"] == true,
+        calls: if kind == Kind::Chat { tools::demanded(&body)? } else { Vec::new() },
     })
 }
 

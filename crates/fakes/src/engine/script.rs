@@ -37,7 +37,7 @@ pub(crate) struct Script {
     pub(crate) headers: Vec<(&'static str, String)>,
     pub(crate) before: Vec<Step>,
     pub(crate) body: Vec<Step>,
-    /// `stop` or `length`, for answers that made tokens.
+    /// `stop`, `length` or `tool_calls`, for answers that made tokens.
     pub(crate) finish: Option<&'static str>,
 }
 
@@ -90,10 +90,19 @@ pub(crate) fn answer(config: &EngineConfig, ask: &Ask, number: u64, cached: usiz
         return embedding(config, ask, first);
     }
     let room = config.max_model_len.saturating_sub(ask.tokens.len());
-    let wanted = config.tokens.min(ask.max_tokens.unwrap_or(usize::MAX));
-    let tokens = wanted.min(room);
-    let finish = if tokens < config.tokens { "length" } else { "stop" };
     let writer = Writer { config, ask, number };
+    let all = match &ask.calls[..] {
+        [] => config.tokens,
+        calls => calls.iter().map(|call| call.pieces.len()).sum(),
+    };
+    let tokens = all.min(ask.max_tokens.unwrap_or(usize::MAX)).min(room);
+    let finish = if tokens < all {
+        "length"
+    } else if ask.calls.is_empty() {
+        "stop"
+    } else {
+        "tool_calls"
+    };
     let usage = json!({
         "prompt_tokens": ask.tokens.len(),
         "completion_tokens": tokens,
@@ -107,6 +116,14 @@ pub(crate) fn answer(config: &EngineConfig, ask: &Ask, number: u64, cached: usiz
     }
 }
 
+/// What a token adds to the answer.
+#[derive(Clone, Debug, PartialEq)]
+enum Token {
+    Text(String),
+    /// To the arguments of the call of this index.
+    Arguments(usize, String),
+}
+
 struct Writer<'a> {
     config: &'a EngineConfig,
     ask: &'a Ask,
@@ -114,14 +131,53 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
+    /// The first so many tokens of what it has to say.
+    fn tokens(&self, count: usize) -> Vec<Token> {
+        if self.ask.calls.is_empty() {
+            return (0..count).map(|index| Token::Text(format!("w{index} "))).collect();
+        }
+        let pieces = self.ask.calls.iter().enumerate().flat_map(|(index, call)| {
+            call.pieces.iter().map(move |piece| Token::Arguments(index, piece.clone()))
+        });
+        pieces.take(count).collect()
+    }
+
+    /// The call of this index in the words of the API, with these arguments.
+    fn call(&self, index: usize, arguments: &str) -> Value {
+        let id = format!("call_{}_{index}", self.number);
+        json!({
+            "id": id, "type": "function", "function": {"name": self.ask.calls[index].name, "arguments": arguments},
+        })
+    }
+
+    /// What the tokens say together.
+    fn message(&self, tokens: Vec<Token>) -> Value {
+        let mut text = String::new();
+        let mut arguments: Vec<String> = Vec::new();
+        for token in tokens {
+            match token {
+                Token::Text(piece) => text.push_str(&piece),
+                Token::Arguments(index, piece) => {
+                    arguments.resize(index + 1, String::new());
+                    arguments[index].push_str(&piece);
+                }
+            }
+        }
+        if self.ask.calls.is_empty() {
+            return json!({"role": "assistant", "content": text});
+        }
+        let calls = arguments.iter().enumerate().map(|(index, arguments)| self.call(index, arguments));
+        json!({"role": "assistant", "content": null, "tool_calls": calls.collect::<Vec<_>>()})
+    }
+
     fn whole(&self, first: Duration, tokens: usize, finish: &'static str, usage: &Value) -> Script {
-        let text: String = (0..tokens).map(word).collect();
+        let message = self.message(self.tokens(tokens));
         let choice = match self.ask.kind {
             Kind::Chat => json!({
-                "index": 0, "message": {"role": "assistant", "content": text}, "logprobs": null, "finish_reason": finish,
+                "index": 0, "message": message, "logprobs": null, "finish_reason": finish,
             }),
             Kind::Completion | Kind::Embedding => {
-                json!({"index": 0, "text": text, "logprobs": null, "finish_reason": finish})
+                json!({"index": 0, "text": message["content"], "logprobs": null, "finish_reason": finish})
             }
         };
         let mut body = self.envelope(json!([choice]), "chat.completion");
@@ -140,14 +196,26 @@ impl Writer<'_> {
             Head::WithFirstToken => (start, Vec::new()),
         };
         if self.ask.kind == Kind::Chat {
-            body.push(self.chunk(&json!({"role": "assistant", "content": ""}), None));
+            let content = if self.ask.calls.is_empty() { "".into() } else { Value::Null };
+            body.push(self.chunk(&json!({"role": "assistant", "content": content}), None));
         }
-        for index in 0..tokens {
+        let mut begun = 0;
+        for (index, token) in self.tokens(tokens).into_iter().enumerate() {
             if index > 0 {
                 body.push(Step::Wait(self.config.itl));
             }
+            let delta = match token {
+                Token::Text(text) => json!({"content": text}),
+                Token::Arguments(call, piece) => {
+                    if call == begun {
+                        body.push(self.chunk(&self.call_begins(call), None));
+                        begun += 1;
+                    }
+                    json!({"tool_calls": [{"index": call, "function": {"arguments": piece}}]})
+                }
+            };
             body.push(Step::Made(1));
-            body.push(self.chunk(&json!({"content": word(index)}), None));
+            body.push(self.chunk(&delta, None));
         }
         body.push(self.chunk(&json!({}), Some(finish)));
         if self.ask.include_usage {
@@ -161,6 +229,13 @@ impl Writer<'_> {
             ("cache-control", "no-cache".to_owned()),
         ];
         Script { status: 200, headers, before, body, finish: Some(finish) }
+    }
+
+    /// The delta that says which function is called; its arguments follow.
+    fn call_begins(&self, index: usize) -> Value {
+        let mut call = self.call(index, "");
+        call["index"] = index.into();
+        json!({"tool_calls": [call]})
     }
 
     fn chunk(&self, delta: &Value, finish: Option<&str>) -> Step {
@@ -204,10 +279,6 @@ fn embedding(config: &EngineConfig, ask: &Ask, first: Duration) -> Script {
     script.before = vec![Step::Slot, Step::Wait(first)];
     script.finish = Some("stop");
     script
-}
-
-fn word(index: usize) -> String {
-    format!("w{index} ")
 }
 
 fn event(value: &Value) -> Step {

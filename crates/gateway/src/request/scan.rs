@@ -7,8 +7,8 @@ use std::ops::Range;
 
 use memchr::memchr2;
 
-/// Longest key that is compared with what is looked for.
-const MAX_KEY: usize = 64;
+/// Bytes of the longest key that is compared with what is looked for: each of 24 characters may be written as an escape of six.
+const MAX_KEY: usize = 24 * 6;
 
 /// Looks for certain members of the outermost object.
 #[derive(Debug)]
@@ -61,6 +61,7 @@ pub(crate) enum Trouble {
 impl<const N: usize> Scan<N> {
     /// Looks for members of these names.
     pub(crate) fn new(keys: &'static [&'static str; N]) -> Scan<N> {
+        debug_assert!(keys.iter().all(|key| key.len() * 6 <= MAX_KEY), "one of {keys:?} is too long");
         Scan {
             keys,
             spans: [const { None }; N],

@@ -1,3 +1,5 @@
+//! Verdicts as tables: what is enough to take a release back, and what is not.
+
 use super::*;
 use expect_test::{Expect, expect};
 use wharf_spec::service::Rollout;

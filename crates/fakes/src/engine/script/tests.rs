@@ -84,3 +84,61 @@ fn a_trickle_loses_nothing() {
     let send = |text: &'static str| Step::Send(text.into());
     assert_eq!(pieces, [send("ab"), wait.clone(), send("cd"), wait.clone(), send("e"), wait]);
 }
+
+const TOOLS: &str = r#"{"messages": [], "tool_choice": "required", "tools": [
+    {"type": "function", "function": {"name": "tide", "parameters": {"properties": {"days": {"type": "integer"}}}}},
+    {"type": "function", "function": {"name": "time"}}
+]}"#;
+
+fn tools(also: &[(&str, Value)]) -> Script {
+    let mut body: Value = serde_json::from_str(TOOLS).unwrap();
+    also.iter().for_each(|(name, value)| body[name] = value.clone());
+    answer(&config(), &parse(Kind::Chat, body.to_string().as_bytes()).unwrap(), 1, 0)
+}
+
+/// The deltas and the reasons to finish that an answer streams.
+fn deltas(script: &Script) -> Vec<String> {
+    let sent = script.body.iter().filter_map(|step| match step {
+        Step::Send(bytes) => std::str::from_utf8(bytes).unwrap().strip_prefix("data: "),
+        _ => None,
+    });
+    let choices = sent.filter_map(|event| {
+        let choice = serde_json::from_str::<Value>(event).ok()?["choices"][0].clone();
+        Some(format!("{} {}", choice["delta"], choice["finish_reason"]))
+    });
+    choices.collect()
+}
+
+#[test]
+fn a_streamed_call_begins_with_its_name_and_goes_on_with_pieces_of_its_arguments() {
+    let expected = [
+        r#"{"role":"assistant","content":null} null"#,
+        r#"{"tool_calls":[{"id":"call_1_0","type":"function","function":{"name":"tide","arguments":""},"index":0}]} null"#,
+        r#"{"tool_calls":[{"index":0,"function":{"arguments":"{\"days"}}]} null"#,
+        r#"{"tool_calls":[{"index":0,"function":{"arguments":"\":3}"}}]} null"#,
+        r#"{"tool_calls":[{"id":"call_1_1","type":"function","function":{"name":"time","arguments":""},"index":1}]} null"#,
+        r#"{"tool_calls":[{"index":1,"function":{"arguments":"{}"}}]} null"#,
+        r#"{} "tool_calls""#,
+    ];
+    assert_eq!(deltas(&tools(&[("stream", true.into())])), expected);
+}
+
+#[test]
+fn calls_in_one_piece_are_what_their_stream_adds_up_to() {
+    let message = |script: &Script| {
+        let Step::Send(bytes) = &script.body[0] else { panic!("{:?}", script.body) };
+        let body: Value = serde_json::from_slice(bytes).unwrap();
+        (body["choices"][0]["message"].to_string(), body["usage"]["completion_tokens"].clone())
+    };
+    let call = |index: u32, name: &str, arguments: &str| {
+        let id = format!("call_1_{index}");
+        json!({"id": id, "type": "function", "function": {"name": name, "arguments": arguments}})
+    };
+    let says = |calls: Value| json!({"role": "assistant", "content": null, "tool_calls": calls}).to_string();
+    let whole = tools(&[]);
+    let both = says(json!([call(0, "tide", r#"{"days":3}"#), call(1, "time", "{}")]));
+    assert_eq!((message(&whole), whole.finish), ((both, 3.into()), Some("tool_calls")));
+    let cut = tools(&[("max_tokens", 1.into())]);
+    let begun = says(json!([call(0, "tide", r#"{"days"#)]));
+    assert_eq!((message(&cut), cut.finish), ((begun, 1.into()), Some("length")));
+}
