@@ -12,7 +12,9 @@ pub(super) fn launch(facts: &Facts<'_>) -> Launch {
     let mut words = runtime.command.iter().chain(&runtime.args);
     let http = match named {
         // Replicas of one machine share its ports: whoever asks for one gets one.
-        Some(_) if facts.mode == Mode::Local && words.any(|word| word.contains("$(PORT)")) => facts.places.http,
+        Some(_) if facts.mode == Mode::Local && words.any(|word| word.contains("$(PORT)")) => {
+            facts.places.http
+        }
         Some(port) => port,
         None => facts.places.http,
     };
