@@ -1,0 +1,44 @@
+//! The rights that the operator needs, beside the code that uses them: tests compare them with the calls that it makes.
+
+use serde_json::{Value, json};
+
+/// A rule: group, kinds, verbs.
+type Rule = (&'static str, &'static [&'static str], &'static [&'static str]);
+
+const CHILDREN: &[&str] = &["get", "list", "watch", "create", "patch", "delete"];
+
+const RULES: &[Rule] = &[
+    ("wharf.dev", &["llmservices", "models"], &["list", "watch"]),
+    ("wharf.dev", &["llmservices/status", "models/status"], &["patch"]),
+    ("", &["pods"], &["list", "watch"]),
+    ("", &["serviceaccounts", "configmaps", "services", "persistentvolumeclaims"], CHILDREN),
+    ("apps", &["deployments"], CHILDREN),
+    ("apps", &["deployments/scale"], &["patch"]),
+    ("batch", &["jobs"], CHILDREN),
+    ("discovery.k8s.io", &["endpointslices"], CHILDREN),
+    // The one right that lets Services without a selector have endpoints that are not their own pods' (OwnerReferencesPermissionEnforcement aside).
+    ("discovery.k8s.io", &["endpointslices/restricted"], &["create"]),
+    ("networking.k8s.io", &["networkpolicies", "ingresses"], CHILDREN),
+    ("policy", &["poddisruptionbudgets"], CHILDREN),
+    ("autoscaling", &["horizontalpodautoscalers"], CHILDREN),
+    ("rbac.authorization.k8s.io", &["roles", "rolebindings"], CHILDREN),
+    ("leaderworkerset.x-k8s.io", &["leaderworkersets"], CHILDREN),
+    ("leaderworkerset.x-k8s.io", &["leaderworkersets/scale"], &["patch"]),
+    ("keda.sh", &["scaledobjects"], CHILDREN),
+    ("gateway.networking.k8s.io", &["httproutes"], CHILDREN),
+    ("inference.networking.k8s.io", &["inferencepools"], CHILDREN),
+    ("monitoring.coreos.com", &["servicemonitors", "prometheusrules"], CHILDREN),
+    ("events.k8s.io", &["events"], &["create", "patch"]),
+    ("coordination.k8s.io", &["leases"], &["get", "create", "update"]),
+];
+
+/// The ClusterRole of the operator, as Kubernetes takes it.
+pub fn cluster_role(name: &str) -> Value {
+    let rule =
+        |(group, kinds, verbs): &Rule| json!({"apiGroups": [group], "resources": kinds, "verbs": verbs});
+    json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
+        "metadata": {"name": name, "labels": {"app.kubernetes.io/managed-by": "wharf"}},
+        "rules": RULES.iter().map(rule).collect::<Vec<Value>>(),
+    })
+}

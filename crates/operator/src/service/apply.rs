@@ -1,0 +1,175 @@
+//! Does what a look decided: children first, then versions in the order in which the release wants them.
+
+use std::sync::Arc;
+
+use kube::ResourceExt;
+use kube::api::DynamicObject;
+use serde_json::Value;
+use wharf_manifests::names::{COLOUR, SERVICE};
+use wharf_rollout::{Action, Colour, Prepared, Step, Version};
+
+use super::build::{self, Built};
+use super::dereference::Found;
+use super::validate::Wanted;
+use crate::apply::{apply, delete, prune};
+use crate::context::{Context, Warmth};
+use crate::error::Error;
+use crate::observe::{Workload, is_of, is_serving};
+use crate::scale::scale;
+use crate::view::Object;
+use crate::{jobs, service};
+
+/// Makes the cluster be as a step wants it.
+///
+/// # Errors
+/// At the first thing that is refused; a kind that the cluster does not have is told of when the rest is done.
+pub(crate) async fn carry_out(
+    context: &Arc<Context>,
+    found: &Found,
+    wanted: &Wanted,
+    step: &Step,
+) -> Result<(), Error> {
+    // A revision that cannot be rendered has no children; that it cannot is said in the status.
+    let Ok(Built { mut children, jobs }) = build::children(&found.object, wanted, &context.settings) else {
+        return Ok(());
+    };
+    children.extend(build::slices(&found.object, wanted, &found.gateways));
+    let missing = match apply(context, &children).await {
+        Err(error @ Error::Unserved { .. }) => Some(error),
+        other => {
+            other?;
+            None
+        }
+    };
+    start_job(context, found, wanted, &jobs).await?;
+    for action in &step.actions {
+        act(context, found, wanted, action).await?;
+    }
+    let all: Vec<Value> = children.into_iter().chain(jobs).collect();
+    prune(context, &found.object.metadata, &all, |child| is_spared(child, found, wanted)).await?;
+    forget_pods(context, found);
+    missing.map_or(Ok(()), Err)
+}
+
+/// Starts the Job whose turn it is, unless the wanted revision runs already.
+async fn start_job(context: &Context, found: &Found, wanted: &Wanted, jobs: &[Value]) -> Result<(), Error> {
+    let runs = found.workloads.iter().any(|workload| workload.revision == wanted.revision);
+    if runs || matches!(wanted.model, Some(Prepared::Pending(_) | Prepared::Failed(_))) {
+        return Ok(());
+    }
+    match jobs::progress(jobs, &found.jobs, &found.makers).next {
+        // A Job cannot be changed: one that is there stays as it is.
+        Some(next) if found.jobs.iter().all(|job| next["metadata"]["name"] != job.name_any()) => {
+            apply(context, std::slice::from_ref(next)).await
+        }
+        _ => Ok(()),
+    }
+}
+
+async fn act(context: &Arc<Context>, found: &Found, wanted: &Wanted, action: &Action) -> Result<(), Error> {
+    match action {
+        Action::EnsureVersion { version, replicas } => {
+            ensure(context, found, wanted, version, *replicas).await
+        }
+        Action::WarmUp { colour, prompts } => {
+            warm_up(context, found, wanted, *colour, *prompts);
+            Ok(())
+        }
+        Action::RemoveVersion { colour } => {
+            for workload in found.workloads.iter().filter(|workload| workload.colour == *colour) {
+                delete(context, &workload.object).await?;
+            }
+            Ok(())
+        }
+        // In the status, which was written before; events, likewise told.
+        Action::SetTraffic(_) | Action::Event { .. } => Ok(()),
+    }
+}
+
+/// A version is there with so many replicas. What makes its pods is written once, and only scaled after that.
+async fn ensure(
+    context: &Context,
+    found: &Found,
+    wanted: &Wanted,
+    version: &Version,
+    replicas: u32,
+) -> Result<(), Error> {
+    let there = found.workloads.iter().find(|workload| workload.colour == version.colour);
+    match there {
+        Some(workload) if workload.revision == version.revision => match workload.replicas == replicas {
+            true => Ok(()),
+            false => scale(context, workload, replicas).await,
+        },
+        // Of another revision, and in the way: the next look finds it gone.
+        Some(workload) if version.revision == wanted.revision => delete(context, &workload.object).await,
+        None if version.revision == wanted.revision => {
+            let made = build::workload(&found.object, wanted, &context.settings, version.colour, replicas);
+            match made {
+                Ok(Some(workload)) => apply(context, &[workload]).await,
+                Ok(None) | Err(_) => Ok(()),
+            }
+        }
+        Some(_) | None => {
+            let (service, revision) = (service::full_name(&found.object), &version.revision);
+            tracing::error!(
+                service,
+                revision,
+                "the workload of a version is gone, and with it what it was made from"
+            );
+            Ok(())
+        }
+    }
+}
+
+/// Lets every ready replica that has not answered its prompts do so, each in a task of its own; the end of each asks for a look.
+fn warm_up(context: &Arc<Context>, found: &Found, wanted: &Wanted, colour: Colour, prompts: u32) {
+    let Some(workload) = found.workloads.iter().find(|workload| workload.colour == colour) else { return };
+    let model = wanted.service.spec.model.name.clone().unwrap_or_else(|| found.object.name_any());
+    for pod in found.servers.iter().filter(|pod| is_of(pod, workload) && is_serving(pod)) {
+        let Some(uid) = pod.metadata.uid.clone() else { continue };
+        if context.memory().warmth.contains_key(&uid) {
+            continue;
+        }
+        context.memory().warmth.insert(uid.clone(), Warmth::Warming);
+        let (context, pod, model) = (Arc::clone(context), Object::clone(pod), model.clone());
+        let (namespace, name) = (found.object.namespace().unwrap_or_default(), found.object.name_any());
+        tokio::spawn(async move {
+            let warmth = match context.probe.warm_up(&pod, &model, prompts).await {
+                Ok(()) => Warmth::Warm(prompts),
+                Err(why) => Warmth::Failed(why),
+            };
+            context.memory().warmth.insert(uid, warmth);
+            context.services.ask(&namespace, &name);
+        });
+    }
+}
+
+/// Children that nobody lists but that stay: what makes pods is the release's, and what pods of an older version mount stays as long as they.
+fn is_spared(child: &DynamicObject, found: &Found, wanted: &Wanted) -> bool {
+    let kind = child.types.as_ref().map_or("", |types| types.kind.as_str());
+    let is_workload = child.labels().contains_key(COLOUR);
+    // While the model of another revision is made, what was made last is not looked at.
+    let waits = matches!(wanted.model, Some(Prepared::Pending(_) | Prepared::Failed(_)));
+    is_workload
+        || !child.labels().contains_key(SERVICE)
+        || waits
+        || (kind == "ConfigMap" && found.workloads.iter().any(|workload| mounts(workload, &child.name_any())))
+}
+
+fn mounts(workload: &Workload, config: &str) -> bool {
+    let spec = &workload.object.data["spec"];
+    let templates = [&spec["template"], &spec["leaderWorkerTemplate"]["leaderTemplate"]];
+    let volumes =
+        templates.iter().flat_map(|template| template["spec"]["volumes"].as_array().into_iter().flatten());
+    volumes.into_iter().any(|volume| volume["configMap"]["name"] == config)
+}
+
+/// Nothing is remembered of pods that are gone. Those of other services are theirs to forget, so it is asked of all that there are.
+fn forget_pods(context: &Context, found: &Found) {
+    if context.memory().warmth.is_empty() {
+        return;
+    }
+    let Some(types) = found.servers.first().and_then(|pod| pod.types.clone()) else { return };
+    let pods = context.view.uids(&types.api_version, &types.kind);
+    context.memory().warmth.retain(|uid, warmth| *warmth == Warmth::Warming || pods.contains(uid));
+}
