@@ -2,14 +2,18 @@
 
 use std::collections::BTreeSet;
 
-use kube::ResourceExt;
-use kube::api::{DeleteParams, DynamicObject, ObjectMeta, Patch, PatchParams, PropagationPolicy};
-use kube::runtime::events::Event;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use kube::api::{DeleteParams, DynamicObject, ObjectMeta, Patch, PatchParams, PostParams, PropagationPolicy};
+use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 
 use crate::MANAGER;
 use crate::context::{Applied, Context};
 use crate::error::Error;
+use crate::events::Happened;
 use crate::live::{APPLIED, is_as_wanted};
 use crate::view::{Object, api, is_owned_by};
 
@@ -44,9 +48,9 @@ async fn apply_one(context: &Context, child: &Value) -> Result<(), Error> {
     let owner = text(&child["metadata"]["ownerReferences"][0]["uid"]);
     let id = format!("{api_version} {kind} {name}");
     let version = live.as_ref().and_then(|live| live.metadata.resource_version.clone());
-    if live.as_ref().is_some_and(|live| is_as_wanted(child, live))
-        || was_applied(context, (&owner, &id), &digest, &version)
-    {
+    // Asked first, since it also learns from what the watch shows.
+    let applied = was_applied(context, (&owner, &id), &digest, &version);
+    if applied || live.as_ref().is_some_and(|live| is_as_wanted(child, live)) {
         return Ok(());
     }
     let api = api(&context.client, Some(&namespace), &kept.resource);
@@ -139,22 +143,45 @@ pub(crate) async fn delete(context: &Context, object: &Object) -> Result<(), Err
 }
 
 /// Tells people what happened to an object. One who cannot be told is no reason to stop.
-pub(crate) async fn tell(context: &Context, about: &DynamicObject, events: Vec<Event>) {
-    let types = about.types.clone().unwrap_or_default();
-    let metadata = &about.metadata;
-    let reference = k8s_openapi::api::core::v1::ObjectReference {
-        api_version: Some(types.api_version),
-        kind: Some(types.kind),
-        name: metadata.name.clone(),
-        namespace: metadata.namespace.clone(),
-        uid: metadata.uid.clone(),
-        ..Default::default()
-    };
-    for event in events {
-        if let Err(error) = context.recorder.publish(&event, &reference).await {
-            let (reason, error) = (&event.reason, wharf_telemetry::log::chain(&error));
+pub(crate) async fn tell(context: &Context, about: &DynamicObject, happened: Vec<Happened>) {
+    let namespace = about.metadata.namespace.as_deref().unwrap_or("default");
+    let events: Api<Event> = Api::namespaced(context.client.clone(), namespace);
+    for happened in happened {
+        let event = event_of(context, about, &happened);
+        if let Err(error) = events.create(&PostParams::default(), &event).await {
+            let (reason, error) = (&happened.reason, wharf_telemetry::log::chain(&error));
             tracing::warn!(object = about.name_any(), reason, error, "failed to write an Event");
         }
+    }
+}
+
+/// Each happening is an Event of its own: what happens to a release happens once, and its note is worth more than a count.
+fn event_of(context: &Context, about: &DynamicObject, happened: &Happened) -> Event {
+    let types = about.types.clone().unwrap_or_default();
+    let metadata = &about.metadata;
+    let unique = fastrand::u64(..);
+    Event {
+        metadata: ObjectMeta {
+            name: Some(format!("{}.{unique:016x}", about.name_any())),
+            namespace: metadata.namespace.clone(),
+            ..ObjectMeta::default()
+        },
+        action: Some("Reconcile".to_owned()),
+        reason: Some(happened.reason.clone()),
+        note: Some(happened.note.clone()),
+        type_: Some(if happened.warning { "Warning" } else { "Normal" }.to_owned()),
+        event_time: Some(MicroTime(Timestamp::now())),
+        reporting_controller: Some("wharf.dev/operator".to_owned()),
+        reporting_instance: Some(context.identity.clone()),
+        regarding: Some(ObjectReference {
+            api_version: Some(types.api_version),
+            kind: Some(types.kind),
+            name: metadata.name.clone(),
+            namespace: metadata.namespace.clone(),
+            uid: metadata.uid.clone(),
+            ..ObjectReference::default()
+        }),
+        ..Event::default()
     }
 }
 

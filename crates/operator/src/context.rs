@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use kube::Client;
 use kube::api::{ApiResource, DynamicObject};
-use kube::runtime::events::Recorder;
 use kube::runtime::reflector::{ObjectRef, Store};
 use tokio::sync::mpsc::UnboundedSender;
 use wharf_manifests::Settings;
@@ -34,7 +33,8 @@ pub(crate) struct Context {
     pub(crate) gateway_pods: Store<DynamicObject>,
     pub(crate) gateways: Arc<dyn Gateways>,
     pub(crate) probe: Arc<dyn Probe>,
-    pub(crate) recorder: Recorder,
+    /// Who we are, in Events.
+    pub(crate) identity: String,
     pub(crate) remembered: Mutex<Memory>,
 }
 

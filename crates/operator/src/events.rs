@@ -1,24 +1,28 @@
 //! What becomes an Event: transitions of a release, and errors that are new. Pure.
 
-use kube::runtime::events::{Event, EventType};
 use wharf_rollout::Action;
 
 /// Longest note that the API takes (Kubernetes API, Event v1 events.k8s.io, `note`).
 const LONGEST: usize = 1024;
 
-/// An Event about a service or a model.
-pub(crate) fn event(warning: bool, reason: &str, message: &str) -> Event {
-    Event {
-        type_: if warning { EventType::Warning } else { EventType::Normal },
-        reason: reason.to_owned(),
-        note: Some(cut(message)),
-        action: "Reconcile".to_owned(),
-        secondary: None,
-    }
+/// Something that happened to an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Happened {
+    /// Somebody should look.
+    pub(crate) warning: bool,
+    /// In one word.
+    pub(crate) reason: String,
+    /// In a sentence, no longer than an Event takes.
+    pub(crate) note: String,
+}
+
+/// Something that happened.
+pub(crate) fn event(warning: bool, reason: &str, message: &str) -> Happened {
+    Happened { warning, reason: reason.to_owned(), note: cut(message) }
 }
 
 /// Those among the actions of a step.
-pub(crate) fn of_step(actions: &[Action]) -> Vec<Event> {
+pub(crate) fn of_step(actions: &[Action]) -> Vec<Happened> {
     let told = actions.iter().filter_map(|action| match action {
         Action::Event { warning, reason, message } => Some(event(*warning, reason, message)),
         Action::EnsureVersion { .. }

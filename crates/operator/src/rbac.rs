@@ -28,7 +28,7 @@ const RULES: &[Rule] = &[
     ("gateway.networking.k8s.io", &["httproutes"], CHILDREN),
     ("inference.networking.k8s.io", &["inferencepools"], CHILDREN),
     ("monitoring.coreos.com", &["servicemonitors", "prometheusrules"], CHILDREN),
-    ("events.k8s.io", &["events"], &["create", "patch"]),
+    ("events.k8s.io", &["events"], &["create"]),
     ("coordination.k8s.io", &["leases"], &["get", "create", "update"]),
 ];
 

@@ -7,7 +7,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use futures_util::StreamExt;
 use kube::api::{ApiResource, DynamicObject};
 use kube::runtime::controller::{Action, Config};
-use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::{applier, watcher};
 use kube::{Client, Resource, ResourceExt};
@@ -116,10 +115,6 @@ async fn work(operator: &Operator) -> Result<(), reqwest::Error> {
         Some(probe) => Arc::clone(probe),
         None => Arc::new(HttpProbe::new()?),
     };
-    let reporter = Reporter {
-        controller: "wharf-operator".to_owned(),
-        instance: options.lease.clone().map(|lease| lease.1),
-    };
     let context = Arc::new(Context {
         client: client.clone(),
         settings: options.settings.clone(),
@@ -132,7 +127,7 @@ async fn work(operator: &Operator) -> Result<(), reqwest::Error> {
         gateway_pods,
         gateways,
         probe,
-        recorder: Recorder::new(client.clone(), reporter),
+        identity: options.lease.as_ref().map_or("wharf-operator", |lease| &lease.1).to_owned(),
         remembered: Default::default(),
     });
     for followed in [&context.services, &context.models] {

@@ -2,8 +2,9 @@
 
 use serde_json::{Value, json};
 use wharf_fakes::actors::JobFate;
+use wharf_fakes::cluster::FakeCluster;
 
-use crate::support::{World, condition};
+use crate::support::{SOON, World, condition};
 
 fn quantized() -> Value {
     json!({"source": "hf://owner/repo", "optimize": {"quantize": "q8_0", "gate": {"maxPerplexityIncrease": "2%"}}})
@@ -45,9 +46,13 @@ async fn a_model_that_fails_its_gate_says_by_how_much_and_so_does_its_service() 
     world.model("small", &quantized());
     world.service("assistant", &json!({"model": {"ref": "small", "name": "fake-model"}}));
     let model = world.until("Model", "small", |model| model["status"]["phase"] == "Quantizing").await;
-    let jobs = world.cluster.list("Job");
-    let job = jobs.iter().find(|job| job["metadata"]["name"].as_str().unwrap().contains("quantize")).unwrap();
-    let name = job["metadata"]["name"].as_str().unwrap();
+    let quantize = |cluster: &FakeCluster| {
+        let names =
+            cluster.list("Job").into_iter().map(|job| job["metadata"]["name"].as_str().unwrap().to_owned());
+        names.into_iter().find(|name| name.contains("quantize"))
+    };
+    assert!(world.cluster.until(SOON, |cluster| quantize(cluster).is_some()).await);
+    let name = &*quantize(&world.cluster).unwrap();
     world.fates.pods_with(name, wharf_fakes::actors::Fate::Waits);
     world.cluster.seed(json!({
         "apiVersion": "v1", "kind": "Pod",

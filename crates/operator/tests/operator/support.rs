@@ -188,7 +188,7 @@ impl World {
 
     /// Notes of Events with this reason.
     pub(crate) fn events(&self, reason: &str) -> Vec<String> {
-        let events = self.cluster.list("events.k8s.io/Event").into_iter().chain(self.cluster.list("Event"));
+        let events = self.cluster.list("Event.events.k8s.io").into_iter().chain(self.cluster.list("Event"));
         let told = events.filter(|event| event["reason"] == reason);
         told.map(|event| event["note"].as_str().or(event["message"].as_str()).unwrap_or_default().to_owned())
             .collect()
