@@ -11,11 +11,11 @@ use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 
 use crate::MANAGER;
-use crate::context::{Applied, Context};
+use crate::context::{Applied, ChildName, Context};
 use crate::error::Error;
 use crate::events::Happened;
 use crate::live::{APPLIED, is_as_wanted};
-use crate::view::{Object, api, is_owned_by};
+use crate::view::{Object, api, is_owned_by, reference};
 
 /// Kinds that are never deleted because nobody wants them any more: volumes hold what took hours to make, and pods are others' children.
 const KEPT: &[&str] = &["PersistentVolumeClaim", "Pod"];
@@ -43,14 +43,14 @@ async fn apply_one(context: &Context, child: &Value) -> Result<(), Error> {
     let Some(kept) = context.view.find(&api_version, &kind).await else {
         return Err(Error::Unserved { api_version, kind });
     };
-    let live = kept.store.get(&crate::view::reference(&kept.resource, &namespace, &name));
+    let live = kept.store.get(&reference(&kept.resource, &namespace, &name));
     let digest = text(&child["metadata"]["annotations"][APPLIED]);
     let owner = text(&child["metadata"]["ownerReferences"][0]["uid"]);
-    let id = format!("{api_version} {kind} {name}");
+    let id = (api_version, kind.clone(), name.clone());
     let version = live.as_ref().and_then(|live| live.metadata.resource_version.clone());
-    // Asked first, since it also learns from what the watch shows.
-    let applied = was_applied(context, (&owner, &id), &digest, &version);
-    if applied || live.as_ref().is_some_and(|live| is_as_wanted(child, live)) {
+    if live.as_ref().is_some_and(|live| is_as_wanted(child, live))
+        || was_applied(context, (&owner, &id), &digest, &version)
+    {
         return Ok(());
     }
     let api = api(&context.client, Some(&namespace), &kept.resource);
@@ -71,17 +71,34 @@ async fn apply_one(context: &Context, child: &Value) -> Result<(), Error> {
 
 /// Whether this was applied already, and what is there is what came of it, or what was there before it: then the watch is late, or the server
 /// writes a value in another way than we do.
-fn was_applied(context: &Context, (owner, id): (&str, &str), digest: &str, version: &Option<String>) -> bool {
-    let mut memory = context.memory();
-    let Some(applied) = memory.applied.get_mut(owner).and_then(|of| of.get_mut(id)) else { return false };
+fn was_applied(
+    context: &Context,
+    (owner, id): (&str, &ChildName),
+    digest: &str,
+    version: &Option<String>,
+) -> bool {
+    let memory = context.memory();
+    let Some(applied) = memory.applied.get(owner).and_then(|of| of.get(id)) else { return false };
     if applied.digest != digest {
         return false;
     }
-    if applied.before.as_ref() == Some(version) {
-        return true;
+    applied.before.as_ref() == Some(version) || version.as_deref() == Some(applied.after.as_str())
+}
+
+/// Takes note of what the watch shows of children that were applied: once it shows another version than before, it is not late any more, and
+/// what is not there then was deleted.
+pub(crate) fn learn(context: &Context, owner: &ObjectMeta) {
+    let mut memory = context.memory();
+    let uid = owner.uid.as_deref().unwrap_or_default();
+    for ((api_version, kind, name), applied) in memory.applied.get_mut(uid).into_iter().flatten() {
+        let Some(before) = &applied.before else { continue };
+        let Some(kept) = context.view.kind(api_version, kind) else { continue };
+        let namespace = owner.namespace.as_deref().unwrap_or_default();
+        let live = kept.store.get(&reference(&kept.resource, namespace, name));
+        if live.and_then(|live| live.metadata.resource_version.clone()) != *before {
+            applied.before = None;
+        }
     }
-    applied.before = None;
-    version.as_deref() == Some(applied.after.as_str())
 }
 
 /// Deletes children of an owner that are not among those that are wanted, unless `spared` speaks for them.

@@ -24,6 +24,8 @@ pub(crate) struct Context {
     pub(crate) clock: Clock,
     /// How long to wait at most before a release that is under way is looked at again.
     pub(crate) beat: Duration,
+    /// How long a look may take.
+    pub(crate) patience: Duration,
     /// How long to wait at most before anything is looked at again.
     pub(crate) longest: Duration,
     pub(crate) view: View,
@@ -71,8 +73,8 @@ pub(crate) struct Memory {
     pub(crate) warmth: HashMap<String, Warmth>,
     /// What a write changed of an object, by its uid: the version before and after.
     pub(crate) written: HashMap<String, (String, String)>,
-    /// What was applied to children: by the uid of their owner, by kind and name.
-    pub(crate) applied: HashMap<String, HashMap<String, Applied>>,
+    /// What was applied to children: by the uid of their owner, then by version and kind, and name.
+    pub(crate) applied: HashMap<String, HashMap<ChildName, Applied>>,
     /// Why the last look at an object failed, by its uid: reason and sentence.
     pub(crate) trouble: BTreeMap<String, (String, String)>,
     /// How often looks at an object have failed in a row, by its uid.
@@ -88,6 +90,9 @@ impl Memory {
         self.failures.retain(|uid, _| known.contains(uid));
     }
 }
+
+/// `apiVersion`, kind and name.
+pub(crate) type ChildName = (String, String, String);
 
 /// What became of a child when it was applied.
 #[derive(Clone, Debug, PartialEq, Eq)]

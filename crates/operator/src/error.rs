@@ -17,6 +17,9 @@ pub(crate) enum Error {
     /// A kind that the cluster does not have.
     #[error("the cluster has no {kind} ({api_version}); install what brings it, or leave out what needs it")]
     Unserved { api_version: String, kind: String },
+    /// The API server does not answer.
+    #[error("the API server did not answer within {0:?}")]
+    Late(Duration),
     /// What the watch shows is older than what was written last.
     #[error("the cluster has not yet shown what was written last")]
     Stale,
@@ -34,7 +37,7 @@ impl Error {
                 kube::Error::Api(status) => Some(status.code),
                 _ => None,
             },
-            Error::Unserved { .. } | Error::Stale => None,
+            Error::Unserved { .. } | Error::Late(_) | Error::Stale => None,
         }
     }
 

@@ -83,7 +83,6 @@ async fn try_attempt(leases: &Api<Lease>, wanted: &Wanted, seen: &mut Seen) -> k
         let lease = Lease {
             metadata: ObjectMeta { name: Some(wanted.name.clone()), ..ObjectMeta::default() },
             spec: Some(taken(wanted, None)),
-            ..Lease::default()
         };
         leases.create(&PostParams::default(), &lease).await?;
         return Ok(true);

@@ -5,19 +5,24 @@ use serde_json::{Value, json};
 /// A rule: group, kinds, verbs.
 type Rule = (&'static str, &'static [&'static str], &'static [&'static str]);
 
-const CHILDREN: &[&str] = &["get", "list", "watch", "create", "patch", "delete"];
+/// Server-side apply asks for `create` too where there is nothing yet.
+const CHILDREN: &[&str] = &["list", "watch", "create", "patch", "delete"];
 
 const RULES: &[Rule] = &[
-    ("wharf.dev", &["llmservices", "models"], &["list", "watch"]),
+    // `get` here and below is handed on to the Roles of viewers and endpoint pickers.
+    ("wharf.dev", &["llmservices", "models"], &["get", "list", "watch"]),
+    // An owner reference that blocks the owner's deletion asks for it, where that is enforced.
+    ("wharf.dev", &["llmservices/finalizers", "models/finalizers"], &["update"]),
     ("wharf.dev", &["llmservices/status", "models/status"], &["patch"]),
-    ("", &["pods"], &["list", "watch"]),
-    ("", &["serviceaccounts", "configmaps", "services", "persistentvolumeclaims"], CHILDREN),
+    ("", &["pods"], &["get", "list", "watch"]),
+    ("", &["services"], &["get"]),
+    ("", &["serviceaccounts", "configmaps", "services"], CHILDREN),
+    // What took hours to make goes only with its owner.
+    ("", &["persistentvolumeclaims"], &["list", "watch", "create", "patch"]),
     ("apps", &["deployments"], CHILDREN),
     ("apps", &["deployments/scale"], &["patch"]),
     ("batch", &["jobs"], CHILDREN),
     ("discovery.k8s.io", &["endpointslices"], CHILDREN),
-    // The one right that lets Services without a selector have endpoints that are not their own pods' (OwnerReferencesPermissionEnforcement aside).
-    ("discovery.k8s.io", &["endpointslices/restricted"], &["create"]),
     ("networking.k8s.io", &["networkpolicies", "ingresses"], CHILDREN),
     ("policy", &["poddisruptionbudgets"], CHILDREN),
     ("autoscaling", &["horizontalpodautoscalers"], CHILDREN),
@@ -26,6 +31,7 @@ const RULES: &[Rule] = &[
     ("leaderworkerset.x-k8s.io", &["leaderworkersets/scale"], &["patch"]),
     ("keda.sh", &["scaledobjects"], CHILDREN),
     ("gateway.networking.k8s.io", &["httproutes"], CHILDREN),
+    ("inference.networking.k8s.io", &["inferencepools"], &["get"]),
     ("inference.networking.k8s.io", &["inferencepools"], CHILDREN),
     ("monitoring.coreos.com", &["servicemonitors", "prometheusrules"], CHILDREN),
     ("events.k8s.io", &["events"], &["create"]),

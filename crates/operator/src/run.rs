@@ -12,6 +12,7 @@ use kube::runtime::{applier, watcher};
 use kube::{Client, Resource, ResourceExt};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use wharf_manifests::Settings;
 use wharf_manifests::names::{MODEL, SERVICE};
@@ -46,6 +47,8 @@ pub struct Options {
     pub beat: Duration,
     /// How long to wait at most before anything is looked at again.
     pub longest: Duration,
+    /// How long a look may take: an API server that does not answer must not hold one up for ever.
+    pub patience: Duration,
     /// Tells the time, in milliseconds since 1970.
     pub clock: Clock,
 }
@@ -58,6 +61,7 @@ impl Default for Options {
             settings: Settings::default(),
             beat: Duration::from_secs(1),
             longest: Duration::from_secs(300),
+            patience: Duration::from_secs(30),
             clock: Arc::new(|| {
                 let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
                 u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
@@ -121,6 +125,7 @@ async fn work(operator: &Operator) -> Result<(), reqwest::Error> {
         clock: Arc::clone(&options.clock),
         beat: options.beat,
         longest: options.longest,
+        patience: options.patience,
         view: View::open(client, options.namespace.as_deref(), told).await,
         services,
         models,
@@ -277,7 +282,9 @@ where
     F: Future<Output = Result<Action, Error>>,
 {
     let uid = object.metadata.uid.clone().unwrap_or_default();
-    match reconcile(Object::clone(&object), Arc::clone(&context)).await {
+    // Dropping a look anywhere is safe: what it decided is kept before it acts.
+    let looked = timeout(context.patience, reconcile(Object::clone(&object), Arc::clone(&context))).await;
+    match looked.unwrap_or(Err(Error::Late(context.patience))) {
         Ok(action) => {
             let mut memory = context.memory();
             memory.failures.remove(&uid);

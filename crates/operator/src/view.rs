@@ -111,7 +111,8 @@ impl View {
         Some(kept)
     }
 
-    fn kind(&self, api_version: &str, kind: &str) -> Option<Kept> {
+    /// A kind that is watched.
+    pub(crate) fn kind(&self, api_version: &str, kind: &str) -> Option<Kept> {
         let kept = self.kept.read().unwrap_or_else(PoisonError::into_inner);
         kept.get(&(api_version.to_owned(), kind.to_owned())).cloned()
     }

@@ -4,10 +4,16 @@
 
 #[path = "operator/failures.rs"]
 mod failures;
+#[path = "operator/leading.rs"]
+mod leading;
+#[path = "operator/many.rs"]
+mod many;
 #[path = "operator/models.rs"]
 mod models;
 #[path = "operator/releases.rs"]
 mod releases;
+#[path = "operator/rights.rs"]
+mod rights;
 #[path = "operator/services.rs"]
 mod services;
 #[path = "operator/support.rs"]

@@ -4,7 +4,7 @@ use kube::ResourceExt;
 use serde_json::Value;
 
 use super::validate::Wanted;
-use crate::apply::{apply, prune};
+use crate::apply::{apply, learn, prune};
 use crate::context::Context;
 use crate::error::Error;
 use crate::jobs::Progress;
@@ -17,6 +17,7 @@ pub(super) async fn carry_out(
     progress: &Progress<'_>,
     live: &[Object],
 ) -> Result<(), Error> {
+    learn(context, &object.metadata);
     apply(context, &wanted.children).await?;
     // A Job cannot be changed: one that is there stays as it is.
     if let Some(next) = progress.next

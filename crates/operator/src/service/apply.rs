@@ -7,11 +7,12 @@ use kube::api::DynamicObject;
 use serde_json::Value;
 use wharf_manifests::names::{COLOUR, SERVICE};
 use wharf_rollout::{Action, Colour, Prepared, Step, Version};
+use wharf_spec::LLMService;
 
 use super::build::{self, Built};
 use super::dereference::Found;
 use super::validate::Wanted;
-use crate::apply::{apply, delete, prune};
+use crate::apply::{apply, delete, learn, prune};
 use crate::context::{Context, Warmth};
 use crate::error::Error;
 use crate::observe::{Workload, is_of, is_serving};
@@ -33,6 +34,7 @@ pub(crate) async fn carry_out(
     let Ok(Built { mut children, jobs }) = build::children(&found.object, wanted, &context.settings) else {
         return Ok(());
     };
+    learn(context, &found.object.metadata);
     children.extend(build::slices(&found.object, wanted, &found.gateways));
     let missing = match apply(context, &children).await {
         Err(error @ Error::Unserved { .. }) => Some(error),
@@ -42,8 +44,13 @@ pub(crate) async fn carry_out(
         }
     };
     start_job(context, found, wanted, &jobs).await?;
+    let mut made = false;
     for action in &step.actions {
-        act(context, found, wanted, action).await?;
+        made |= act(context, found, wanted, action).await?;
+    }
+    if made {
+        // What it mounts belongs to something that the watch has not shown yet.
+        return missing.map_or(Ok(()), Err);
     }
     let all: Vec<Value> = children.into_iter().chain(jobs).collect();
     prune(context, &found.object.metadata, &all, |child| is_spared(child, found, wanted)).await?;
@@ -66,59 +73,59 @@ async fn start_job(context: &Context, found: &Found, wanted: &Wanted, jobs: &[Va
     }
 }
 
-async fn act(context: &Arc<Context>, found: &Found, wanted: &Wanted, action: &Action) -> Result<(), Error> {
+/// Does one of the things that a release wants. Says whether it made a workload.
+async fn act(context: &Arc<Context>, found: &Found, wanted: &Wanted, action: &Action) -> Result<bool, Error> {
     match action {
         Action::EnsureVersion { version, replicas } => {
             ensure(context, found, wanted, version, *replicas).await
         }
         Action::WarmUp { colour, prompts } => {
             warm_up(context, found, wanted, *colour, *prompts);
-            Ok(())
+            Ok(false)
         }
         Action::RemoveVersion { colour } => {
             for workload in found.workloads.iter().filter(|workload| workload.colour == *colour) {
                 delete(context, &workload.object).await?;
             }
-            Ok(())
+            Ok(false)
         }
         // In the status, which was written before; events, likewise told.
-        Action::SetTraffic(_) | Action::Event { .. } => Ok(()),
+        Action::SetTraffic(_) | Action::Event { .. } => Ok(false),
     }
 }
 
-/// A version is there with so many replicas. What makes its pods is written once, and only scaled after that.
+/// A version is there with so many replicas. What makes its pods is written once, and only scaled after that. Says whether it was written.
 async fn ensure(
     context: &Context,
     found: &Found,
     wanted: &Wanted,
     version: &Version,
     replicas: u32,
-) -> Result<(), Error> {
+) -> Result<bool, Error> {
     let there = found.workloads.iter().find(|workload| workload.colour == version.colour);
-    match there {
-        Some(workload) if workload.revision == version.revision => match workload.replicas == replicas {
-            true => Ok(()),
-            false => scale(context, workload, replicas).await,
-        },
-        // Of another revision, and in the way: the next look finds it gone.
-        Some(workload) if version.revision == wanted.revision => delete(context, &workload.object).await,
-        None if version.revision == wanted.revision => {
-            let made = build::workload(&found.object, wanted, &context.settings, version.colour, replicas);
-            match made {
-                Ok(Some(workload)) => apply(context, &[workload]).await,
-                Ok(None) | Err(_) => Ok(()),
-            }
+    if let Some(workload) = there {
+        match workload.revision == version.revision {
+            true if workload.replicas != replicas => scale(context, workload, replicas).await?,
+            true => {}
+            // Of another revision, and in the way: the next look finds it gone.
+            false => delete(context, &workload.object).await?,
         }
-        Some(_) | None => {
-            let (service, revision) = (service::full_name(&found.object), &version.revision);
-            tracing::error!(
-                service,
-                revision,
-                "the workload of a version is gone, and with it what it was made from"
-            );
-            Ok(())
-        }
+        return Ok(false);
     }
+    let known = wanted.specs.get(&version.revision).and_then(|spec| serde_json::from_str(spec).ok());
+    let service = match (version.revision == wanted.revision, known) {
+        (true, _) => wanted.service.clone(),
+        (false, Some(spec)) => LLMService { spec, ..wanted.service.clone() },
+        (false, None) => {
+            let (service, revision) = (service::full_name(&found.object), &version.revision);
+            tracing::error!(service, revision, "a version is gone, and with it what it was made from");
+            return Ok(false);
+        }
+    };
+    // One that cannot be rendered says so in the status.
+    let made = build::version(&found.object, &service, &context.settings, version, replicas);
+    apply(context, &made.unwrap_or_default()).await?;
+    Ok(true)
 }
 
 /// Lets every ready replica that has not answered its prompts do so, each in a task of its own; the end of each asks for a look.

@@ -4,8 +4,9 @@ use kube::ResourceExt;
 use kube::api::DynamicObject;
 use serde_json::{Value, json};
 use wharf_manifests::names::{self, COLOUR, SERVICE};
-use wharf_manifests::{Mode, RenderError, Settings, State, Version};
-use wharf_rollout::Colour;
+use wharf_manifests::{Mode, RenderError, Settings, State};
+use wharf_rollout::{Colour, Version};
+use wharf_spec::LLMService;
 use wharf_spec::service::{ExposeType, Traffic};
 
 use super::validate::{Wanted, released};
@@ -30,7 +31,7 @@ pub(super) fn children(
     settings: &Settings,
 ) -> Result<Built, RenderError> {
     let serving = serving(&wanted.before.traffic);
-    let version = Version { colour: serving, replicas: 0, released: None };
+    let version = wharf_manifests::Version { colour: serving, replicas: 0, released: None };
     let state = State { versions: vec![version], serving };
     let mut built = Built { children: Vec::new(), jobs: Vec::new() };
     for mut child in wharf_manifests::service(&wanted.service, &state, settings, Mode::Managed)? {
@@ -56,35 +57,44 @@ fn serving(traffic: &[Traffic]) -> Colour {
     }
 }
 
-/// What makes the pods of the wanted revision, in this colour.
-pub(super) fn workload(
+/// What makes the pods of a version that is made from `service`, and the files that they mount.
+pub(super) fn version(
     object: &DynamicObject,
-    wanted: &Wanted,
+    service: &LLMService,
     settings: &Settings,
-    colour: Colour,
+    of: &Version,
     replicas: u32,
-) -> Result<Option<Value>, RenderError> {
-    let state = State { versions: vec![Version { colour, replicas, released: None }], serving: colour };
-    let all = wharf_manifests::service(&wanted.service, &state, settings, Mode::Managed)?;
-    let Some(mut workload) = all.into_iter().find(|child| child["metadata"]["labels"][COLOUR].is_string())
-    else {
-        return Ok(None);
-    };
-    own(object, &mut workload);
-    workload["metadata"]["annotations"][REVISION] = wanted.revision.as_str().into();
-    workload["metadata"]["annotations"][GENERATION] = wanted.generation.to_string().into();
-    workload["metadata"]["annotations"][RELEASED] = released(&wanted.service).into();
-    for template in [
+) -> Result<Vec<Value>, RenderError> {
+    let rendered = wharf_manifests::Version { colour: of.colour, replicas, released: None };
+    let state = State { versions: vec![rendered], serving: of.colour };
+    let mut all = wharf_manifests::service(service, &state, settings, Mode::Managed)?;
+    all.retain(|child| child["metadata"]["labels"][COLOUR].is_string() || child["kind"] == "ConfigMap");
+    for child in &mut all {
+        own(object, child);
+        if child["metadata"]["labels"][COLOUR].is_string() {
+            note(child, service, of);
+        }
+        mark(child);
+    }
+    Ok(all)
+}
+
+/// Writes on a workload what it was made from.
+fn note(workload: &mut Value, service: &LLMService, of: &Version) {
+    let notes = &mut workload["metadata"]["annotations"];
+    notes[REVISION] = of.revision.as_str().into();
+    notes[GENERATION] = of.generation.to_string().into();
+    notes[RELEASED] = released(service).into();
+    let templates = [
         "/spec/template",
         "/spec/leaderWorkerTemplate/leaderTemplate",
         "/spec/leaderWorkerTemplate/workerTemplate",
-    ] {
+    ];
+    for template in templates {
         if let Some(template) = workload.pointer_mut(template) {
-            template["metadata"]["annotations"][REVISION] = wanted.revision.as_str().into();
+            template["metadata"]["annotations"][REVISION] = of.revision.as_str().into();
         }
     }
-    mark(&mut workload);
-    Ok(Some(workload))
 }
 
 /// What points the Services that clients use at the gateway.

@@ -1,16 +1,20 @@
 //! What the status of a service says: decided purely, kept before anything is done.
 
+use std::collections::BTreeMap;
+
 use kube::ResourceExt;
 use kube::api::DynamicObject;
+use serde_json::json;
 use wharf_manifests::names::{PART, Part, SERVICE};
 use wharf_rollout::{Action, Observed, Phase as Release, State, Step, VersionSeen};
 use wharf_spec::scalar::LabelName;
 use wharf_spec::service::{Phase, ServiceStatus};
 
 use super::dereference::Found;
-use super::validate::{Refusal, Wanted, before};
+use super::validate::{Refusal, SPECS, Wanted, before, released};
 use crate::context::Context;
 use crate::error::Error;
+use crate::observe::RELEASED;
 use crate::status::{Says, applied, conditions, write};
 use crate::view::Object;
 use crate::{apply, events};
@@ -29,19 +33,37 @@ pub(super) async fn keep(
     let mut says = says(&step.state, observed);
     says.extend(applied(trouble.as_ref()));
     status.conditions = conditions(&wanted.before.conditions, says, wanted.generation, context.now_ms());
-    let rollout = serde_json::to_value(&step.state).unwrap_or_default();
-    let known = wanted.before.rollout.is_some() && wanted.state == step.state;
+    let specs = specs(found, wanted, &step.state);
+    let known = wanted.before.rollout.is_some() && wanted.state == step.state && wanted.specs == specs;
     let same = ServiceStatus { rollout: None, ..status.clone() }
         == ServiceStatus { rollout: None, ..wanted.before.clone() };
     if known && same {
         return Ok(());
     }
+    let mut rollout = serde_json::to_value(&step.state).unwrap_or_default();
+    rollout[SPECS] = json!(specs);
     status.rollout = Some(rollout);
     put(context, &found.object, &status).await?;
     let new = trouble.filter(|(reason, message)| !was_told(&wanted.before, reason, message));
     let told = new.map(|(reason, message)| events::event(true, &reason, &message));
     apply::tell(context, &found.object, told.into_iter().collect()).await;
     Ok(())
+}
+
+/// What each version was made from, so that one whose Deployment somebody deletes can be made again.
+fn specs(found: &Found, wanted: &Wanted, state: &State) -> BTreeMap<String, String> {
+    let kept = state.kept.as_ref().map(|kept| &kept.version);
+    let versions = [state.active.as_ref(), state.candidate.as_ref(), kept];
+    let spec = |revision: &String| match *revision == wanted.revision {
+        true => Some(released(&wanted.service)),
+        false => {
+            let workload = found.workloads.iter().find(|workload| workload.revision == *revision);
+            let noted = workload.and_then(|workload| workload.object.annotations().get(RELEASED));
+            noted.or(wanted.specs.get(revision)).cloned()
+        }
+    };
+    let revisions = versions.into_iter().flatten().map(|version| &version.revision);
+    revisions.filter_map(|revision| Some((revision.clone(), spec(revision)?))).collect()
 }
 
 /// Says that nothing can be done with an object. What serves goes on.
@@ -223,8 +245,6 @@ fn answer(count: u32) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use wharf_rollout::{Colour, Desired, Failure, Version};
 
     use super::*;

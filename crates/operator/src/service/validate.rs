@@ -1,5 +1,7 @@
 //! From what is written to what is wanted: a service with a source of its own, its revision, and the release as it was kept. Pure.
 
+use std::collections::BTreeMap;
+
 use kube::ResourceExt;
 use kube::api::DynamicObject;
 use serde_json::{Value, json};
@@ -26,6 +28,8 @@ pub(crate) struct Wanted {
     pub(crate) model: Option<Prepared>,
     /// The release as it was kept.
     pub(crate) state: State,
+    /// Specs of the versions that there are, by revision, as JSON.
+    pub(crate) specs: BTreeMap<String, String>,
     /// The status as it is.
     pub(crate) before: ServiceStatus,
     pub(crate) commands: Vec<Command>,
@@ -59,6 +63,7 @@ pub(super) fn validate(found: &Found, settings: &Settings) -> Result<Wanted, Ref
         .map_err(|error| refuse("InvalidSpec", error.to_string()))?;
     Ok(Wanted {
         generation: found.object.metadata.generation.unwrap_or(0),
+        specs: specs(&before),
         commands: command(&found.object).into_iter().collect(),
         service,
         revision,
@@ -166,6 +171,14 @@ fn command(object: &DynamicObject) -> Option<Command> {
         _ => return None,
     };
     Some(Command { sequence: sequence.parse().ok()?, kind })
+}
+
+/// Where the specs of versions are in what a release remembers: beside the state, which leaves out what it does not know.
+pub(super) const SPECS: &str = "specs";
+
+fn specs(before: &ServiceStatus) -> BTreeMap<String, String> {
+    let kept = before.rollout.as_ref().and_then(|rollout| rollout.get(SPECS)).cloned().unwrap_or_default();
+    serde_json::from_value(kept).unwrap_or_default()
 }
 
 /// The spec of a service as a version remembers it.

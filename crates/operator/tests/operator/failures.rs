@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use wharf_fakes::cluster::{Call, FakeCluster, Injected, allows};
+use wharf_fakes::cluster::Injected;
 
-use crate::support::{SOON, World, condition, is_current, marked, of_operator, spec, writes};
+use crate::support::{SOON, World, condition, is_current, spec, writes};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_faulty_object_says_what_is_wrong_and_holds_up_nobody() {
@@ -43,6 +43,8 @@ async fn a_server_that_fails_conflicts_and_hangs_up_is_tried_again() {
         ("patch", "LLMService/status", Injected::CutBefore),
         ("list", "LLMService", Injected::Status(500)),
         ("watch", "Pod", Injected::Status(410)),
+        ("patch", "NetworkPolicy", Injected::Hang),
+        ("patch", "Deployment", Injected::Status(429)),
     ] {
         world.cluster.fail_next(2, verb, kind, how);
     }
@@ -80,31 +82,4 @@ async fn a_kind_that_the_cluster_lacks_costs_only_itself() {
     };
     let service = world.until("LLMService", "assistant", told).await;
     assert_eq!(condition(&service, "Applied")["reason"], "KindMissing");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_role_of_the_operator_allows_what_it_calls() {
-    let world = World::start().await;
-    world.fates.pods_with("\"bad\"", wharf_fakes::actors::Fate::CrashLoop { restarts: 4, exit_code: 1 });
-    let mut own = marked("good");
-    own["model"]["source"] = "hf://owner/repo".into();
-    own["access"] = json!({"viewers": [{"kind": "User", "name": "llm-user"}]});
-    world.service("assistant", &own);
-    world.model("small", &json!({"source": "hf://owner/repo", "optimize": {"quantize": "q8_0"}}));
-    world.until("Model", "small", |model| model["status"]["phase"] == "Ready").await;
-    world.ready("assistant").await;
-    own["scaling"] = json!({"min": 2});
-    own["runtime"]["env"][0]["value"] = "bad".into();
-    world.service("assistant", &own);
-    world
-        .until("LLMService", "assistant", |service| service["status"]["rollout"]["phase"] == "RolledBack")
-        .await;
-    let gone = |cluster: &FakeCluster| cluster.get("Deployment", "demo/assistant-green").is_none();
-    assert!(world.cluster.until(SOON, gone).await);
-    let role = wharf_operator::cluster_role("wharf-operator");
-    let calls = world.cluster.calls();
-    let text = |call: &Call| format!("{} {}/{}", call.verb, call.plural, call.part);
-    let forbidden: Vec<String> =
-        of_operator(&calls).filter(|call| !allows(&role["rules"], call)).map(text).collect();
-    assert_eq!(forbidden, [] as [String; 0]);
 }

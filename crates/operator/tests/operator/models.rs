@@ -78,8 +78,9 @@ async fn a_model_that_fails_its_gate_says_by_how_much_and_so_does_its_service() 
             .as_str()
             .is_some_and(|m| m.contains("3.1%, more than the gate's 2%"))
     };
-    let service = world.until("LLMService", "assistant", says).await;
-    assert_eq!(service["status"]["phase"], "Failed");
+    world
+        .until("LLMService", "assistant", |service| says(service) && service["status"]["phase"] == "Failed")
+        .await;
     assert!(world.events("QuantizeFailed").iter().any(|note| note.contains("3.1%")));
 }
 

@@ -160,3 +160,21 @@ async fn a_person_takes_a_release_back_with_an_annotation() {
     let service = world.until("LLMService", "assistant", back).await;
     assert_eq!(service["status"]["rollout"]["answer"]["done"], true);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deployment_that_somebody_deletes_comes_back_even_where_the_object_asks_for_another() {
+    let world = World::start().await;
+    world.fates.pods_with("\"bad\"", Fate::CrashLoop { restarts: 4, exit_code: 1 });
+    world.service("assistant", &marked("good"));
+    world.ready("assistant").await;
+    world.service("assistant", &marked("bad"));
+    world
+        .until("LLMService", "assistant", |service| service["status"]["rollout"]["phase"] == "RolledBack")
+        .await;
+    let before = world.cluster.get("Deployment", "demo/assistant-blue").unwrap();
+    world.cluster.delete("Deployment", "demo/assistant-blue");
+    let anew = |deployment: &Value| deployment["metadata"]["uid"] != before["metadata"]["uid"];
+    let after = world.until("Deployment", "assistant-blue", anew).await;
+    assert_eq!(after["spec"]["template"]["spec"], before["spec"]["template"]["spec"]);
+    world.until("LLMService", "assistant", |service| service["status"]["readyReplicas"] == 1).await;
+}

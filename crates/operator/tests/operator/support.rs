@@ -22,6 +22,14 @@ use wharf_rollout::{Colour, GatewaySeen};
 pub(crate) const SOON: Duration = Duration::from_secs(60);
 /// The operator's clock is faster than ours: releases take minutes.
 const PACE: u64 = 60;
+/// Kinds of others.
+const GROUPS: [&str; 5] = [
+    "monitoring.coreos.com",
+    "gateway.networking.k8s.io",
+    "inference.networking.k8s.io",
+    "leaderworkerset.x-k8s.io",
+    "keda.sh",
+];
 /// What the operator's client calls itself.
 const NAME: &str = "operator";
 const WRITES: [&str; 5] = ["create", "update", "patch", "delete", "deletecollection"];
@@ -87,7 +95,7 @@ impl World {
     pub(crate) async fn without_operator() -> World {
         let cluster = FakeCluster::start().await.unwrap();
         wharf_spec::crd::crds().into_iter().for_each(|crd| drop(cluster.seed(crd)));
-        for group in ["monitoring.coreos.com", "gateway.networking.k8s.io"] {
+        for group in GROUPS {
             cluster.install(group);
         }
         for name in ["demo", "wharf-system"] {
@@ -100,6 +108,7 @@ impl World {
         let (of_pods, of_jobs) = (Arc::clone(&fates.pods), Arc::clone(&fates.jobs));
         let actors = vec![
             actors::deployments(&client),
+            actors::leader_worker_sets(&client),
             actors::endpoints(&client),
             actors::kubelet(&client, move |pod| find(&of_pods, pod).unwrap_or(Fate::runs(address))),
             actors::jobs(&client, move |job| find(&of_jobs, job).unwrap_or(JobFate::completes())),
@@ -114,9 +123,16 @@ impl World {
 
     /// Starts an operator, as a new process would.
     pub(crate) fn start_operator(&self) {
+        *self.operator.lock().unwrap() = Some(self.operator(None));
+    }
+
+    /// An operator that works while it holds the Lease, if it has an identity.
+    pub(crate) fn operator(&self, identity: Option<&str>) -> JoinHandle<()> {
         let options = Options {
+            lease: identity.map(|identity| ("wharf-system".to_owned(), identity.to_owned())),
             beat: Duration::from_millis(20),
             longest: Duration::from_millis(100),
+            patience: Duration::from_secs(2),
             clock: Arc::clone(&self.clock),
             ..Options::default()
         };
@@ -133,8 +149,7 @@ impl World {
             gateways: Some(Arc::new(gateways)),
             probe: Some(Arc::new(probe.unwrap())),
         };
-        let task = tokio::spawn(async move { run(operator).await.unwrap() });
-        *self.operator.lock().unwrap() = Some(task);
+        tokio::spawn(async move { run(operator).await.unwrap() })
     }
 
     /// Kills the operator, wherever it is.
