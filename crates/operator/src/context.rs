@@ -9,9 +9,11 @@ use kube::api::{ApiResource, DynamicObject};
 use kube::runtime::reflector::{ObjectRef, Store};
 use tokio::sync::mpsc::UnboundedSender;
 use wharf_manifests::Settings;
+use wharf_spec::Object;
 
 use crate::gateways::Gateways;
 use crate::probe::Probe;
+use crate::service::Refusal;
 use crate::view::{View, reference};
 
 /// Tells the time, in milliseconds since 1970.
@@ -77,6 +79,8 @@ pub(crate) struct Memory {
     pub(crate) applied: HashMap<String, HashMap<ChildName, Applied>>,
     /// Why the last look at an object failed, by its uid: reason and sentence.
     pub(crate) trouble: BTreeMap<String, (String, String)>,
+    /// What was found of an object, by its uid, and the generation that it was found of: an object is read once, not at every look.
+    pub(crate) checked: HashMap<String, (i64, Result<Object, Refusal>)>,
     /// How often looks at an object have failed in a row, by its uid.
     pub(crate) failures: HashMap<String, u32>,
 }
@@ -87,6 +91,7 @@ impl Memory {
         self.written.retain(|uid, _| known.contains(uid));
         self.applied.retain(|uid, _| known.contains(uid));
         self.trouble.retain(|uid, _| known.contains(uid));
+        self.checked.retain(|uid, _| known.contains(uid));
         self.failures.retain(|uid, _| known.contains(uid));
     }
 }

@@ -23,7 +23,7 @@ pub(crate) async fn reconcile(object: Object, context: Arc<Context>) -> Result<A
     if write::is_stale(&context, &object) {
         return Err(Error::Stale);
     }
-    let wanted = match validate::validate(&object, &context.settings) {
+    let wanted = match validate::validate(&context, &object) {
         Ok(wanted) => wanted,
         Err(refusal) => {
             status::refuse(&context, &object, &refusal).await?;

@@ -32,7 +32,7 @@ pub(crate) async fn reconcile(object: Object, context: Arc<Context>) -> Result<A
         return Err(Error::Stale);
     }
     let found = dereference::dereference(&context, &object);
-    let wanted = match validate::validate(&found, &context.settings) {
+    let wanted = match validate::validate(&context, &found) {
         Ok(wanted) => wanted,
         Err(refusal) => {
             status::refuse(&context, &object, &refusal).await?;

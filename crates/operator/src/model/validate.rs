@@ -1,12 +1,13 @@
-//! From what is written to what is wanted: the children of a model and where its files will be. Pure.
+//! From what is written to what is wanted: the children of a model and where its files will be. Calls nobody.
 
 use kube::api::DynamicObject;
 use serde_json::Value;
-use wharf_manifests::{Mode, Settings, model, model_place};
+use wharf_manifests::{Mode, model, model_place};
 use wharf_spec::Object;
 use wharf_spec::service::{ModelState, ModelStatus};
 
 use crate::apply::own;
+use crate::context::Context;
 use crate::live::mark;
 use crate::service::{Refusal, checked};
 
@@ -24,13 +25,13 @@ pub(super) struct Wanted {
     pub(super) before: ModelStatus,
 }
 
-pub(super) fn validate(object: &DynamicObject, settings: &Settings) -> Result<Wanted, Refusal> {
-    let Object::Model(written) = checked(object)? else {
+pub(super) fn validate(context: &Context, object: &DynamicObject) -> Result<Wanted, Refusal> {
+    let Object::Model(written) = checked(context, object)? else {
         return Err(Refusal { reason: "InvalidSpec", message: "it is no Model".to_owned() });
     };
     let before = before(object);
     let (_, path) = model_place(&written);
-    let mut all = model(&written, settings, Mode::Managed);
+    let mut all = model(&written, &context.settings, Mode::Managed);
     for child in &mut all {
         own(object, child);
         mark(child);

@@ -1,4 +1,4 @@
-//! From what is written to what is wanted: a service with a source of its own, its revision, and the release as it was kept. Pure.
+//! From what is written to what is wanted: a service with a source of its own, its revision, and the release as it was kept. Calls nobody.
 
 use std::collections::BTreeMap;
 
@@ -12,6 +12,7 @@ use wharf_spec::service::{ConditionStatus, ServiceStatus};
 use wharf_spec::{Document, LLMService, Model, Object, Severity, check};
 
 use super::dereference::Found;
+use crate::context::Context;
 use crate::observe::{RELEASED, Workload};
 
 /// Says what somebody asks of a release: `promote@17`, where the number grows with every command.
@@ -44,8 +45,8 @@ pub(crate) struct Refusal {
     pub(crate) message: String,
 }
 
-pub(super) fn validate(found: &Found, settings: &Settings) -> Result<Wanted, Refusal> {
-    let mut service = read(&found.object)?;
+pub(super) fn validate(context: &Context, found: &Found) -> Result<Wanted, Refusal> {
+    let mut service = read(checked(context, &found.object)?)?;
     let refuse = |reason, message| Refusal { reason, message };
     let before = before(&found.object);
     let state = match &before.rollout {
@@ -59,7 +60,7 @@ pub(super) fn validate(found: &Found, settings: &Settings) -> Result<Wanted, Ref
         .reference
         .clone()
         .map(|name| resolve(&mut service, name.as_str(), found.model.as_ref()));
-    let revision = revision_of(&service, settings, &found.workloads)
+    let revision = revision_of(&service, &context.settings, &found.workloads)
         .map_err(|error| refuse("InvalidSpec", error.to_string()))?;
     Ok(Wanted {
         generation: found.object.metadata.generation.unwrap_or(0),
@@ -73,9 +74,8 @@ pub(super) fn validate(found: &Found, settings: &Settings) -> Result<Wanted, Ref
     })
 }
 
-/// The object, if [`wharf_spec::check()`] has nothing against it.
-fn read(object: &DynamicObject) -> Result<LLMService, Refusal> {
-    match checked(object)? {
+fn read(object: Object) -> Result<LLMService, Refusal> {
+    match object {
         Object::Service(service) => Ok(*service),
         Object::Model(_) | Object::Foreign(..) => {
             Err(Refusal { reason: "InvalidSpec", message: "it is no LLMService".to_owned() })
@@ -83,8 +83,21 @@ fn read(object: &DynamicObject) -> Result<LLMService, Refusal> {
     }
 }
 
-/// An object of ours that has no faults.
-pub(crate) fn checked(object: &DynamicObject) -> Result<Object, Refusal> {
+/// An object of ours that has no faults; found once for each generation.
+pub(crate) fn checked(context: &Context, object: &DynamicObject) -> Result<Object, Refusal> {
+    let (uid, generation) = (object.metadata.uid.clone().unwrap_or_default(), object.metadata.generation);
+    let known = context.memory().checked.get(&uid).cloned();
+    if let Some((_, found)) = known.filter(|(of, _)| Some(*of) == generation) {
+        return found;
+    }
+    let found = check_object(object);
+    if let Some(generation) = generation {
+        context.memory().checked.insert(uid, (generation, found.clone()));
+    }
+    found
+}
+
+fn check_object(object: &DynamicObject) -> Result<Object, Refusal> {
     let types = object.types.clone().unwrap_or_default();
     let plain = json!({
         "apiVersion": types.api_version, "kind": types.kind,
@@ -204,11 +217,11 @@ mod tests {
     #[test]
     fn a_faulty_object_is_refused_in_the_words_of_check() {
         let refusal =
-            read(&service(json!({"model": {"source": "hf://a/b"}, "scaling": {"min": 3, "max": 1}})))
+            check_object(&service(json!({"model": {"source": "hf://a/b"}, "scaling": {"min": 3, "max": 1}})))
                 .unwrap_err();
         assert_eq!(refusal.reason, "InvalidSpec");
         assert!(refusal.message.contains("spec.scaling"), "{}", refusal.message);
-        let refusal = read(&service(json!({"model": 5}))).unwrap_err();
+        let refusal = check_object(&service(json!({"model": 5}))).unwrap_err();
         assert!(refusal.message.contains("spec.model"), "{}", refusal.message);
     }
 
@@ -228,7 +241,7 @@ mod tests {
 
     #[test]
     fn a_service_waits_for_its_model_and_says_what_the_model_says() {
-        let mut service = read(&service(json!({"model": {"ref": "m"}}))).unwrap();
+        let mut service = read(check_object(&service(json!({"model": {"ref": "m"}}))).unwrap()).unwrap();
         let told = |service: &mut LLMService, status: Value| {
             let model = json!({"apiVersion": "wharf.dev/v1alpha1", "kind": "Model", "metadata": {"name": "m"}, "spec": {"source": "hf://a/b"}, "status": status});
             resolve(service, "m", Some(&serde_json::from_value(model).unwrap()))

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use wharf_fakes::actors::Fate;
-use wharf_fakes::cluster::{Call, allows};
+use wharf_fakes::cluster::{Call, FakeCluster, allows};
 
 use crate::support::{SOON, World, condition, of_operator, spec};
 
@@ -53,8 +53,10 @@ async fn everything(world: &World) {
     world.service("grouped", &group);
     world.until("LLMService", "grouped", |service| service["status"]["readyReplicas"] == 2).await;
     for (name, _) in &all {
-        let plain =
-            json!({"runtime": {"serviceAccount": "theirs"}, "observability": {"serviceMonitor": false}});
+        let plain = json!({
+            "model": {"source": "pvc://models/two", "name": "fake-model"}, "scaling": {"min": 2},
+            "runtime": {"serviceAccount": "theirs"}, "observability": {"serviceMonitor": false},
+        });
         world.service(name, &spec(plain));
     }
     for (name, _) in &all {
@@ -69,6 +71,16 @@ async fn everything(world: &World) {
             world.cluster.await_object(kind, &old, SOON, |object| object.is_none()).await.unwrap();
         }
     }
+    // What changes no pod is scaled in place.
+    let more = json!({
+        "model": {"source": "pvc://models/two", "name": "fake-model"}, "scaling": {"min": 3},
+        "runtime": {"serviceAccount": "theirs"}, "observability": {"serviceMonitor": false},
+    });
+    world.service("routed", &spec(more));
+    world.until("LLMService", "routed", |service| service["status"]["readyReplicas"] == 3).await;
+    // Of all files, those are left that a version mounts: one for each service.
+    let left = |cluster: &FakeCluster| cluster.list("ConfigMap").len() == all.len();
+    assert!(world.cluster.until(SOON, left).await);
 }
 
 /// Makes models, and wants other ones.
@@ -76,7 +88,7 @@ async fn models(world: &World) {
     world.fates.jobs_with("hf://owner/slow", wharf_fakes::actors::JobFate::Runs);
     world.model("small", &json!({"source": "hf://owner/slow", "optimize": {"quantize": "q8_0"}}));
     world.until("Model", "small", |model| model["status"]["phase"] == "Fetching").await;
-    let fetching = |cluster: &wharf_fakes::cluster::FakeCluster| !cluster.list("Job").is_empty();
+    let fetching = |cluster: &FakeCluster| !cluster.list("Job").is_empty();
     assert!(world.cluster.until(SOON, fetching).await);
     world.model("small", &json!({"source": "hf://owner/repo", "optimize": {"quantize": "q8_0"}}));
     world.until("Model", "small", |model| model["status"]["phase"] == "Ready").await;
@@ -118,7 +130,7 @@ async fn the_role_allows_what_is_called_and_handed_on_and_nothing_else() {
     world.fates.pods_with("\"bad\"", Fate::CrashLoop { restarts: 4, exit_code: 1 });
     models(&world).await;
     let handed = async {
-        let roles = |cluster: &wharf_fakes::cluster::FakeCluster| cluster.list("Role").len() == 2;
+        let roles = |cluster: &FakeCluster| cluster.list("Role").len() == 2;
         assert!(world.cluster.until(SOON, roles).await);
         handed_on(&world)
     };
