@@ -48,9 +48,13 @@ async fn apply_one(context: &Context, child: &Value) -> Result<(), Error> {
     let owner = text(&child["metadata"]["ownerReferences"][0]["uid"]);
     let id = (api_version, kind.clone(), name.clone());
     let version = live.as_ref().and_then(|live| live.metadata.resource_version.clone());
-    if live.as_ref().is_some_and(|live| is_as_wanted(child, live))
-        || was_applied(context, (&owner, &id), &digest, &version)
-    {
+    if was_applied(context, (&owner, &id), &digest, &version) {
+        return Ok(());
+    }
+    if let Some(live) = live.filter(|live| is_as_wanted(child, live)) {
+        // The next look need not compare.
+        let after = live.metadata.resource_version.clone().unwrap_or_default();
+        note(context, owner, id, Applied { digest, before: None, after });
         return Ok(());
     }
     let api = api(&context.client, Some(&namespace), &kept.resource);
@@ -60,13 +64,12 @@ async fn apply_one(context: &Context, child: &Value) -> Result<(), Error> {
         .await
         .map_err(|error| Error::call("apply", &kind, &name, error))?;
     let after = done.metadata.resource_version.unwrap_or_default();
-    context
-        .memory()
-        .applied
-        .entry(owner)
-        .or_default()
-        .insert(id, Applied { digest, before: Some(version), after });
+    note(context, owner, id, Applied { digest, before: Some(version), after });
     Ok(())
+}
+
+fn note(context: &Context, owner: String, id: ChildName, applied: Applied) {
+    context.memory().applied.entry(owner).or_default().insert(id, applied);
 }
 
 /// Whether this was applied already, and what is there is what came of it, or what was there before it: then the watch is late, or the server

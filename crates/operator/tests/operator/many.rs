@@ -7,11 +7,12 @@ use serde_json::{Value, json};
 use crate::support::{SOON, World, condition, spec, writes};
 
 /// As many as a test can afford beside others; what each costs does not depend on how many there are.
-const SERVICES: usize = 60;
+const SERVICES: usize = 25;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn many_services_come_up_and_a_new_operator_writes_nothing() {
     let world = World::without_operator().await;
+    *world.longest.lock().unwrap() = Duration::from_secs(10);
     for number in 0..SERVICES {
         world.service(&format!("service-{number}"), &spec(json!({"rollout": {"warmup": {"prompts": 0}}})));
     }

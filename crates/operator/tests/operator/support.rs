@@ -38,6 +38,8 @@ pub(crate) struct World {
     pub(crate) cluster: FakeCluster,
     pub(crate) engine: FakeEngine,
     pub(crate) fates: Fates,
+    /// How long an operator that is started waits at most before it looks again.
+    pub(crate) longest: Mutex<Duration>,
     operator: Mutex<Option<JoinHandle<()>>>,
     actors: Vec<Actor>,
     clock: Arc<dyn Fn() -> u64 + Send + Sync>,
@@ -118,7 +120,15 @@ impl World {
             let real = u64::try_from(began.elapsed().as_millis()).unwrap();
             1_790_000_000_000 + real * PACE
         });
-        World { cluster, engine, fates, operator: Mutex::new(None), actors, clock }
+        World {
+            longest: Mutex::new(Duration::from_millis(100)),
+            cluster,
+            engine,
+            fates,
+            operator: Mutex::new(None),
+            actors,
+            clock,
+        }
     }
 
     /// Starts an operator, as a new process would.
@@ -131,7 +141,7 @@ impl World {
         let options = Options {
             lease: identity.map(|identity| ("wharf-system".to_owned(), identity.to_owned())),
             beat: Duration::from_millis(20),
-            longest: Duration::from_millis(100),
+            longest: *self.longest.lock().unwrap(),
             patience: Duration::from_secs(2),
             clock: Arc::clone(&self.clock),
             ..Options::default()
