@@ -76,5 +76,10 @@ pub fn model(object: &Model, settings: &Settings, mode: Mode) -> Vec<Value> {
     children::of_model(object, settings, mode)
 }
 
+/// Where a model is when its Jobs are done: the name of the claim, and the path in it. Another source or recipe is another path.
+pub fn model_place(object: &Model) -> (String, String) {
+    children::place_of_model(object)
+}
+
 #[cfg(test)]
 mod tests;

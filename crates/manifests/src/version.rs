@@ -4,6 +4,8 @@ use wharf_spec::LLMService;
 pub use wharf_spec::service::Colour;
 use wharf_spec::service::{ScalingMode, Strategy};
 
+use crate::Mode;
+
 /// A version of a service that runs, or is to run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Version {
@@ -57,10 +59,11 @@ fn begin_with(service: &LLMService) -> u32 {
     }
 }
 
-/// Whether a release makes a second set of pods beside the first.
-pub(crate) fn has_colours(strategy: Strategy) -> bool {
-    match strategy {
-        Strategy::BlueGreen | Strategy::Canary => true,
-        Strategy::Rolling | Strategy::Recreate => false,
+/// Whether a release makes a second set of pods beside the first. With an operator it always does: with Rolling and Recreate the two differ
+/// in how many replicas they have at a time.
+pub(crate) fn has_colours(mode: Mode, strategy: Strategy) -> bool {
+    match (mode, strategy) {
+        (Mode::Managed, _) | (_, Strategy::BlueGreen | Strategy::Canary) => true,
+        (Mode::Standalone | Mode::Local, Strategy::Rolling | Strategy::Recreate) => false,
     }
 }

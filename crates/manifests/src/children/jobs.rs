@@ -9,7 +9,7 @@ use wharf_spec::service::{Credentials, Placement, Resources};
 
 use super::pod::{container_security, pod_security, resources};
 use super::{shared, volume};
-use crate::artifacts::Store;
+use crate::artifacts::{Artifact, Store};
 use crate::facts::{Facts, Files};
 use crate::names::{self, MODEL, Part, SERVICE};
 use crate::recipe::{self, Step};
@@ -54,6 +54,24 @@ pub(super) fn of_service(facts: &Facts<'_>) -> Vec<Value> {
     owner.jobs(steps)
 }
 
+/// Where a Model is when its Jobs are done: the claim, and the path in it.
+pub(crate) fn place_of_model(model: &Model) -> (String, String) {
+    let spec = &model.spec;
+    let name = model.metadata.name.as_deref().unwrap_or_default();
+    let claim = spec.cache.claim_name.clone().unwrap_or_else(|| volume::of_model_name(name));
+    let places = Places::pod();
+    let path = artifact_of(model, Store(&places)).path;
+    let inside = path.strip_prefix(&places.models).unwrap_or(&path).trim_start_matches('/').to_owned();
+    (claim, inside)
+}
+
+fn artifact_of(model: &Model, store: Store<'_>) -> Artifact {
+    let spec = &model.spec;
+    let digest = spec.digest.as_ref().map(|digest| digest.as_str());
+    let original = store.fetched_file(&spec.source, digest);
+    store.artifact(&spec.source, digest, spec.optimize.as_ref(), original)
+}
+
 pub(super) fn of_model(model: &Model, settings: &Settings, mode: Mode) -> Vec<Value> {
     let spec = &model.spec;
     let name = model.metadata.name.as_deref().unwrap_or_default();
@@ -72,8 +90,7 @@ pub(super) fn of_model(model: &Model, settings: &Settings, mode: Mode) -> Vec<Va
     };
     let digest = spec.digest.as_ref().map(|digest| digest.as_str());
     let store = Store(&owner.places);
-    let original = store.fetched_file(&spec.source, digest);
-    let artifact = store.artifact(&spec.source, digest, spec.optimize.as_ref(), original);
+    let artifact = artifact_of(model, store);
     owner.jobs(recipe::steps(store, &spec.source, digest, spec.optimize.as_ref(), &artifact))
 }
 

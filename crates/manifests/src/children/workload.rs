@@ -9,9 +9,9 @@ use crate::facts::Facts;
 use crate::names::{self, COLOUR, Part, SERVICE};
 use crate::version::{Colour, Version, has_colours};
 
-/// Name of the workload of a version. Strategies that replace pods in place have one, named without a colour.
+/// Name of the workload of a version. Where Kubernetes replaces pods in place there is one, named without a colour.
 pub(super) fn name(facts: &Facts<'_>, colour: Colour) -> String {
-    match has_colours(facts.spec.rollout.strategy) {
+    match has_colours(facts.mode, facts.spec.rollout.strategy) {
         true => names::child(facts.name, colour.name()),
         false => facts.name.to_owned(),
     }
@@ -20,7 +20,7 @@ pub(super) fn name(facts: &Facts<'_>, colour: Colour) -> String {
 /// Selects the pods of a version that answer requests.
 pub(super) fn selector(facts: &Facts<'_>, colour: Colour, part: Part) -> Map<String, Value> {
     let mut selector = names::selector(SERVICE, facts.name, part);
-    if has_colours(facts.spec.rollout.strategy) {
+    if has_colours(facts.mode, facts.spec.rollout.strategy) {
         selector.insert(COLOUR.to_owned(), colour.name().into());
     }
     selector
@@ -47,13 +47,14 @@ fn workload(facts: &Facts<'_>, version: &Version) -> Value {
 fn deployment(facts: &Facts<'_>, version: &Version, name: &str, labels: Map<String, Value>) -> Value {
     let mut deployment = names::object("apps/v1", "Deployment", name, facts.namespace, labels);
     let deadline = facts.spec.rollout.deadline.whole_seconds();
+    // With colours its pods are never replaced by others: a release is another Deployment.
+    let coloured = has_colours(facts.mode, facts.spec.rollout.strategy);
     let strategy = match facts.spec.rollout.strategy {
-        Strategy::Recreate => json!({"type": "Recreate"}),
-        Strategy::Rolling => {
+        Strategy::Recreate if !coloured => json!({"type": "Recreate"}),
+        Strategy::Rolling if !coloured => {
             json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}})
         }
-        // Its pods are never replaced by others: a release is another Deployment.
-        Strategy::BlueGreen | Strategy::Canary => {
+        Strategy::BlueGreen | Strategy::Canary | Strategy::Rolling | Strategy::Recreate => {
             json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}})
         }
     };

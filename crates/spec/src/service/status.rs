@@ -1,7 +1,8 @@
 //! What the operator says about a service and a model.
 
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::scalar::LabelName;
 
@@ -40,12 +41,20 @@ pub struct ServiceStatus {
     /// Shares of traffic.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub traffic: Vec<Traffic>,
+    /// What the release that is under way, or the last one, remembers; for the operator.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "anything")]
+    pub rollout: Option<Value>,
     /// How long the last cold start took.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cold_start: Option<ColdStart>,
     /// What was measured lately.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub measured: Option<Measured>,
+}
+
+fn anything(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
 }
 
 /// How a service is.

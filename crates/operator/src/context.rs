@@ -1,0 +1,119 @@
+//! What every look needs, and the little that is remembered between looks: nothing in it is missed after a restart.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use kube::Client;
+use kube::api::{ApiResource, DynamicObject};
+use kube::runtime::reflector::{ObjectRef, Store};
+use tokio::sync::mpsc::UnboundedSender;
+use wharf_manifests::Settings;
+use wharf_spec::Object;
+
+use crate::gateways::Gateways;
+use crate::probe::Probe;
+use crate::service::Refusal;
+use crate::view::{View, reference};
+
+/// Tells the time, in milliseconds since 1970.
+pub(crate) type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
+
+/// What every look needs.
+pub(crate) struct Context {
+    pub(crate) client: Client,
+    pub(crate) settings: Settings,
+    pub(crate) clock: Clock,
+    /// How long to wait at most before a release that is under way is looked at again.
+    pub(crate) beat: Duration,
+    /// How long a look may take.
+    pub(crate) patience: Duration,
+    /// How long to wait at most before anything is looked at again.
+    pub(crate) longest: Duration,
+    pub(crate) view: View,
+    pub(crate) services: Followed,
+    pub(crate) models: Followed,
+    /// Pods of the gateway.
+    pub(crate) gateway_pods: Store<DynamicObject>,
+    pub(crate) gateways: Arc<dyn Gateways>,
+    pub(crate) probe: Arc<dyn Probe>,
+    /// Who we are, in Events.
+    pub(crate) identity: String,
+    pub(crate) remembered: Mutex<Memory>,
+}
+
+/// One of our own kinds.
+pub(crate) struct Followed {
+    pub(crate) resource: ApiResource,
+    pub(crate) store: Store<DynamicObject>,
+    pub(crate) queue: UnboundedSender<ObjectRef<DynamicObject>>,
+}
+
+impl Followed {
+    /// Asks for a look at an object.
+    pub(crate) fn ask(&self, namespace: &str, name: &str) {
+        // Nobody listens any more when the operator ends.
+        let _ = self.queue.send(reference(&self.resource, namespace, name));
+    }
+}
+
+/// How a replica answered its first prompts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Warmth {
+    /// It is being asked.
+    Warming,
+    /// It answered so many.
+    Warm(u32),
+    /// It did not answer; why.
+    Failed(String),
+}
+
+/// What is remembered between looks.
+#[derive(Default)]
+pub(crate) struct Memory {
+    /// By the uid of the pod.
+    pub(crate) warmth: HashMap<String, Warmth>,
+    /// What a write changed of an object, by its uid: the version before and after.
+    pub(crate) written: HashMap<String, (String, String)>,
+    /// What was applied to children: by the uid of their owner, then by version and kind, and name.
+    pub(crate) applied: HashMap<String, HashMap<ChildName, Applied>>,
+    /// Why the last look at an object failed, by its uid: reason and sentence.
+    pub(crate) trouble: BTreeMap<String, (String, String)>,
+    /// What was found of an object, by its uid, and the generation that it was found of: an object is read once, not at every look.
+    pub(crate) checked: HashMap<String, (i64, Result<Object, Refusal>)>,
+    /// How often looks at an object have failed in a row, by its uid.
+    pub(crate) failures: HashMap<String, u32>,
+}
+
+impl Memory {
+    /// Keeps what is about these objects, by their uids.
+    pub(crate) fn retain(&mut self, known: &HashSet<String>) {
+        self.written.retain(|uid, _| known.contains(uid));
+        self.applied.retain(|uid, _| known.contains(uid));
+        self.trouble.retain(|uid, _| known.contains(uid));
+        self.checked.retain(|uid, _| known.contains(uid));
+        self.failures.retain(|uid, _| known.contains(uid));
+    }
+}
+
+/// `apiVersion`, kind and name.
+pub(crate) type ChildName = (String, String, String);
+
+/// What became of a child when it was applied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Applied {
+    pub(crate) digest: String,
+    /// Its version before; none where it did not exist. Forgotten as soon as the watch shows another.
+    pub(crate) before: Option<Option<String>>,
+    pub(crate) after: String,
+}
+
+impl Context {
+    pub(crate) fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.remembered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn now_ms(&self) -> u64 {
+        (self.clock)()
+    }
+}

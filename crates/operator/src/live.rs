@@ -1,0 +1,71 @@
+//! Whether an object of the cluster is what we want it to be. Pure.
+
+use kube::api::DynamicObject;
+use serde_json::Value;
+use wharf_manifests::names::digest_of;
+
+/// Digest of what was applied last: tells of fields that are wanted no longer.
+pub(crate) const APPLIED: &str = "wharf.dev/applied";
+
+/// Marks an object with the digest of itself.
+pub(crate) fn mark(object: &mut Value) {
+    let digest = digest_of(object);
+    object["metadata"]["annotations"][APPLIED] = digest.into();
+}
+
+/// Whether a live object has everything that a marked one wants, and was made from the same.
+pub(crate) fn is_as_wanted(wanted: &Value, live: &DynamicObject) -> bool {
+    let annotations = live.metadata.annotations.as_ref();
+    let mark = annotations.and_then(|annotations| annotations.get(APPLIED)).map(String::as_str);
+    if mark != wanted["metadata"]["annotations"][APPLIED].as_str() {
+        return false;
+    }
+    let Ok(live) = serde_json::to_value(live) else { return false };
+    holds(wanted, &live)
+}
+
+/// Whether `live` has everything that `wanted` has. Servers fill in defaults, so lists are compared item by item in their order.
+fn holds(wanted: &Value, live: &Value) -> bool {
+    match (wanted, live) {
+        (Value::Object(wanted), Value::Object(live)) => {
+            wanted.iter().all(|(key, value)| live.get(key).is_some_and(|live| holds(value, live)))
+        }
+        (Value::Array(wanted), Value::Array(live)) => {
+            wanted.len() == live.len() && wanted.iter().zip(live).all(|(wanted, live)| holds(wanted, live))
+        }
+        _ => wanted == live,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn live(value: &Value) -> DynamicObject {
+        serde_json::from_value(value.clone()).unwrap()
+    }
+
+    #[test]
+    fn defaults_of_the_server_are_no_difference_and_an_edit_is() {
+        let mut wanted = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "a"}, "spec": {"ports": [{"port": 80}]}});
+        mark(&mut wanted);
+        let mut there = wanted.clone();
+        there["spec"]["clusterIP"] = "10.0.0.1".into();
+        there["spec"]["ports"][0]["protocol"] = "TCP".into();
+        assert!(is_as_wanted(&wanted, &live(&there)));
+        there["spec"]["ports"][0]["port"] = 81.into();
+        assert!(!is_as_wanted(&wanted, &live(&there)));
+    }
+
+    #[test]
+    fn a_field_that_is_wanted_no_longer_is_a_difference() {
+        let mut before = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"x": "1", "y": "2"}});
+        mark(&mut before);
+        let mut wanted =
+            json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"x": "1"}});
+        mark(&mut wanted);
+        assert!(!is_as_wanted(&wanted, &live(&before)));
+    }
+}

@@ -1,0 +1,127 @@
+//! What the status of a model says.
+
+use kube::api::DynamicObject;
+use wharf_rollout::Prepared;
+use wharf_spec::service::{ModelState, ModelStatus};
+
+use super::validate::{Wanted, before};
+use crate::context::Context;
+use crate::error::Error;
+use crate::jobs::Progress;
+use crate::service::Refusal;
+use crate::status::{Says, applied, conditions, write};
+use crate::view::Object;
+use crate::{apply, events};
+
+/// Says how far a model is, if that is news.
+pub(super) async fn keep(
+    context: &Context,
+    object: &Object,
+    wanted: &Wanted,
+    progress: &Progress<'_>,
+) -> Result<(), Error> {
+    let uid = object.metadata.uid.clone().unwrap_or_default();
+    let trouble = context.memory().trouble.get(&uid).cloned();
+    let mut says = says(progress);
+    let ready = says[0].clone();
+    says.extend(applied(trouble.as_ref()));
+    let done = progress.prepared == Prepared::Ready;
+    let status = ModelStatus {
+        observed_generation: Some(wanted.generation),
+        phase: Some(phase(progress)),
+        conditions: conditions(&wanted.before.conditions, says, wanted.generation, context.now_ms()),
+        path: if done { Some(wanted.path.clone()) } else { wanted.before.path.clone() },
+        ..wanted.before.clone()
+    };
+    if status == wanted.before {
+        return Ok(());
+    }
+    put(context, object, &status).await?;
+    let turned = status.phase != wanted.before.phase
+        && matches!(status.phase, Some(ModelState::Ready | ModelState::Failed));
+    if turned {
+        apply::tell(context, object, vec![events::event(!done, &ready.reason, &ready.message)]).await;
+    }
+    Ok(())
+}
+
+/// Says that nothing can be done with an object. What was made of it before stays.
+pub(super) async fn refuse(context: &Context, object: &Object, refusal: &Refusal) -> Result<(), Error> {
+    let before = before(object);
+    let generation = object.metadata.generation.unwrap_or(0);
+    let Refusal { reason, message } = refusal;
+    let says = vec![
+        Says::new("Ready", false, *reason, message.clone()),
+        Says::new("Stalled", true, *reason, message.clone()),
+    ];
+    let status = ModelStatus {
+        observed_generation: Some(generation),
+        phase: Some(ModelState::Failed),
+        conditions: conditions(&before.conditions, says, generation, context.now_ms()),
+        ..before.clone()
+    };
+    if status == before {
+        return Ok(());
+    }
+    put(context, object, &status).await?;
+    apply::tell(context, object, vec![events::event(true, reason, message)]).await;
+    Ok(())
+}
+
+async fn put(context: &Context, object: &DynamicObject, status: &ModelStatus) -> Result<(), Error> {
+    let value = serde_json::to_value(status).unwrap_or_default();
+    write(context, &context.models, object, &value).await
+}
+
+fn phase(progress: &Progress<'_>) -> ModelState {
+    match (&progress.prepared, progress.verb.as_str()) {
+        (Prepared::Ready, _) => ModelState::Ready,
+        (Prepared::Failed(_), _) => ModelState::Failed,
+        (Prepared::Pending(_), "fetch" | "copy") => ModelState::Fetching,
+        (Prepared::Pending(_), "distill") => ModelState::Distilling,
+        (Prepared::Pending(_), "quantize") => ModelState::Quantizing,
+        (Prepared::Pending(_), "eval") => ModelState::Evaluating,
+        (Prepared::Pending(_), _) => ModelState::Pending,
+    }
+}
+
+/// How far a model is, in sentences; the first says whether it is ready.
+fn says(progress: &Progress<'_>) -> Vec<Says> {
+    let word = match progress.verb.as_str() {
+        "fetch" | "copy" => "Fetch",
+        "distill" => "Distill",
+        "quantize" => "Quantize",
+        "eval" => "Gate",
+        _ => "Preparation",
+    };
+    match &progress.prepared {
+        Prepared::Ready => vec![Says::new("Ready", true, "Made", "its files are there")],
+        Prepared::Pending(why) => vec![
+            Says::new("Ready", false, format!("{word}Pending"), why.clone()),
+            Says::new("Reconciling", true, format!("{word}Pending"), why.clone()),
+        ],
+        Prepared::Failed(why) => vec![
+            Says::new("Ready", false, format!("{word}Failed"), why.clone()),
+            Says::new("Stalled", true, format!("{word}Failed"), why.clone()),
+        ],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_says_which_step_it_is_at_and_why_it_failed() {
+        let progress = |verb: &str, prepared| Progress { next: None, verb: verb.to_owned(), prepared };
+        let pending = progress("fetch", Prepared::Pending("runs".to_owned()));
+        assert_eq!(phase(&pending), ModelState::Fetching);
+        let failed = progress("quantize", Prepared::Failed("+3.1% is more than 2%".to_owned()));
+        assert_eq!(
+            (phase(&failed), says(&failed)[0].reason.as_str()),
+            (ModelState::Failed, "QuantizeFailed")
+        );
+        assert_eq!(says(&failed)[0].message, "+3.1% is more than 2%");
+        assert!(says(&progress("", Prepared::Ready))[0].holds);
+    }
+}

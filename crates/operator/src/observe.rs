@@ -1,0 +1,321 @@
+//! From Deployments and Pods to what a release sees of a version, with what is wrong in words. Pure.
+
+use std::collections::BTreeMap;
+
+use kube::ResourceExt;
+use kube::api::DynamicObject;
+use serde_json::Value;
+use wharf_manifests::names::COLOUR;
+use wharf_rollout::{Colour, Failure, VersionSeen};
+
+use crate::context::Warmth;
+use crate::view::Object;
+
+/// Revision that a workload and its pods were made from.
+pub(crate) const REVISION: &str = "wharf.dev/revision";
+/// Generation of the object that a workload was made from.
+pub(crate) const GENERATION: &str = "wharf.dev/generation";
+/// The spec that a workload was made from.
+pub(crate) const RELEASED: &str = "wharf.dev/released";
+
+/// What makes the pods of a version.
+#[derive(Clone, Debug)]
+pub(crate) struct Workload {
+    pub(crate) colour: Colour,
+    pub(crate) generation: i64,
+    pub(crate) revision: String,
+    pub(crate) replicas: u32,
+    pub(crate) object: Object,
+}
+
+/// Reads a Deployment or LeaderWorkerSet; none for those that make no version.
+pub(crate) fn workload(object: &Object) -> Option<Workload> {
+    let colour = match object.labels().get(COLOUR).map(String::as_str) {
+        Some("blue") => Colour::Blue,
+        Some("green") => Colour::Green,
+        _ => return None,
+    };
+    let note = |key: &str| object.annotations().get(key).map(String::as_str);
+    let replicas = object.data["spec"]["replicas"].as_u64().unwrap_or(1);
+    Some(Workload {
+        colour,
+        generation: note(GENERATION).and_then(|text| text.parse().ok()).unwrap_or(0),
+        revision: note(REVISION).unwrap_or_default().to_owned(),
+        replicas: u32::try_from(replicas).unwrap_or(u32::MAX),
+        object: Object::clone(object),
+    })
+}
+
+/// What there is of each version.
+pub(crate) fn versions(
+    workloads: &[Workload],
+    pods: &[Object],
+    warmth: impl Fn(&str) -> Option<Warmth>,
+    busy: &BTreeMap<String, u64>,
+) -> BTreeMap<Colour, VersionSeen> {
+    let seen = workloads.iter().map(|workload| {
+        let own: Vec<&Object> = pods.iter().filter(|pod| is_of(pod, workload)).collect();
+        (workload.colour, version(workload, &own, &warmth, busy))
+    });
+    seen.collect()
+}
+
+/// Whether a pod is of a version: those of a workload of another revision, which is gone, are not.
+pub(crate) fn is_of(pod: &DynamicObject, workload: &Workload) -> bool {
+    pod.labels().get(COLOUR).map(String::as_str) == Some(workload.colour.name())
+        && pod.annotations().get(REVISION) == Some(&workload.revision)
+        && !has_ended(pod)
+}
+
+fn version(
+    workload: &Workload,
+    pods: &[&Object],
+    warmth: &impl Fn(&str) -> Option<Warmth>,
+    busy: &BTreeMap<String, u64>,
+) -> VersionSeen {
+    let count = |fits: &dyn Fn(&Object) -> bool| {
+        u32::try_from(pods.iter().filter(|pod| fits(pod)).count()).unwrap_or(u32::MAX)
+    };
+    let warmth_of = |pod: &Object| pod.metadata.uid.as_deref().and_then(warmth);
+    let ready = count(&|pod| is_serving(pod));
+    let broken = pods.iter().find_map(|pod| match warmth_of(pod) {
+        Some(Warmth::Failed(why)) => Some(why),
+        Some(Warmth::Warming | Warmth::Warm(_)) | None => None,
+    });
+    let staying = pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none());
+    VersionSeen {
+        generation: workload.generation,
+        revision: workload.revision.clone(),
+        ready,
+        starting: count(&|_| true) - ready,
+        warmed: count(&|pod| is_serving(pod) && matches!(warmth_of(pod), Some(Warmth::Warm(_)))),
+        warmup_failed: broken,
+        failure: staying
+            .filter_map(|pod| failure(pod))
+            .max_by_key(|failure| (failure.lasting, failure.restarts)),
+        in_flight: pods.iter().map(|pod| works_on(pod, busy)).sum(),
+    }
+}
+
+/// Takes requests, new ones included.
+pub(crate) fn is_serving(pod: &DynamicObject) -> bool {
+    pod.metadata.deletion_timestamp.is_none()
+        && condition(pod, "Ready").is_some_and(|c| c["status"] == "True")
+}
+
+fn has_ended(pod: &DynamicObject) -> bool {
+    matches!(pod.data["status"]["phase"].as_str(), Some("Succeeded" | "Failed"))
+}
+
+fn works_on(pod: &DynamicObject, busy: &BTreeMap<String, u64>) -> u64 {
+    let Some(ip) = pod.data["status"]["podIP"].as_str() else { return 0 };
+    let host = if ip.contains(':') { format!("[{ip}]:") } else { format!("{ip}:") };
+    busy.iter().filter(|(address, _)| address.starts_with(&host)).map(|(_, requests)| requests).sum()
+}
+
+fn condition<'a>(pod: &'a DynamicObject, kind: &str) -> Option<&'a Value> {
+    let mut conditions = pod.data["status"]["conditions"].as_array()?.iter();
+    conditions.find(|condition| condition["type"] == kind)
+}
+
+/// What is wrong with a pod that does not serve; none while it is only starting.
+pub(crate) fn failure(pod: &DynamicObject) -> Option<Failure> {
+    if is_serving(pod) {
+        return None;
+    }
+    if let Some(scheduled) = condition(pod, "PodScheduled").filter(|c| c["reason"] == "Unschedulable") {
+        return Some(Failure { reason: unscheduled(pod, scheduled), restarts: 0, lasting: false });
+    }
+    let statuses = &pod.data["status"];
+    let all = ["initContainerStatuses", "containerStatuses"];
+    let containers = all.iter().flat_map(|key| statuses[key].as_array().into_iter().flatten());
+    containers.filter_map(of_container).max_by_key(|failure| (failure.lasting, failure.restarts))
+}
+
+fn unscheduled(pod: &DynamicObject, condition: &Value) -> String {
+    let since = condition["lastTransitionTime"].as_str().unwrap_or("it was made");
+    let nodes = &pod.data["spec"]["nodeSelector"]["nvidia.com/gpu.product"];
+    let product = nodes.as_str().map_or(String::new(), |product| format!(" with GPU {product}"));
+    let said =
+        condition["message"].as_str().unwrap_or("the scheduler does not say why").trim_end_matches('.');
+    format!(
+        "no node{product} takes its pod (pending since {since}): {said}; add nodes, ask for less, or use rollout.strategy Recreate, which needs no room for two versions"
+    )
+}
+
+fn of_container(status: &Value) -> Option<Failure> {
+    let restarts = status["restartCount"].as_u64().and_then(|count| u32::try_from(count).ok()).unwrap_or(0);
+    let waiting = &status["state"]["waiting"];
+    let (reason, message) = (waiting["reason"].as_str(), waiting["message"].as_str().unwrap_or(""));
+    let image = status["image"].as_str().unwrap_or("?");
+    let failure = |reason: String, lasting: bool| Some(Failure { reason, restarts, lasting });
+    match reason {
+        Some("ErrImagePull" | "ImagePullBackOff" | "RegistryUnavailable") => {
+            return failure(format!("its image {image} cannot be pulled: {}", line(message)), false);
+        }
+        Some("InvalidImageName" | "ErrImageNeverPull") => {
+            return failure(format!("its image {image} cannot be had: {}", line(message)), true);
+        }
+        Some("CreateContainerConfigError" | "CreateContainerError" | "RunContainerError") => {
+            return failure(format!("its container cannot be made: {}", line(message)), false);
+        }
+        _ => {}
+    }
+    let now = &status["state"]["terminated"];
+    let ended = if now.is_object() { now } else { &status["lastState"]["terminated"] };
+    if !ended.is_object() || (status["state"]["running"].is_object() && restarts == 0) {
+        return None;
+    }
+    let code = ended["exitCode"].as_i64().unwrap_or(0);
+    if code == 0 && restarts == 0 {
+        return None;
+    }
+    let said = line(ended["message"].as_str().unwrap_or(""));
+    let why = match ended["reason"].as_str() {
+        Some("OOMKilled") => "was killed since it needs more memory than resources.limits.memory".to_owned(),
+        _ if said.is_empty() => format!("exits with code {code}"),
+        _ => format!("exits with code {code}: {said}"),
+    };
+    // Code 2 is bad input or usage: the same input will not do better.
+    failure(why, code == 2)
+}
+
+/// The last line that says something, no longer than people read.
+pub(crate) fn line(text: &str) -> String {
+    let last = text.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or("");
+    let short: String = last.chars().take(300).collect();
+    short.trim_end_matches('.').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::json;
+
+    use super::*;
+
+    fn pod(status: Value) -> Object {
+        Arc::new(
+            serde_json::from_value(json!({
+                "apiVersion": "v1", "kind": "Pod",
+                "metadata": {"name": "p", "uid": "u", "labels": {COLOUR: "blue"}, "annotations": {REVISION: "r"}},
+                "spec": {"nodeSelector": {"nvidia.com/gpu.product": "NVIDIA-H200"}}, "status": status,
+            }))
+            .unwrap(),
+        )
+    }
+
+    fn container(state: Value, last: Value, restarts: u32) -> Object {
+        pod(json!({"phase": "Running", "containerStatuses": [
+            {"name": "server", "image": "i:1", "restartCount": restarts, "state": state, "lastState": last},
+        ]}))
+    }
+
+    fn blue() -> Workload {
+        let object: Object = Arc::new(serde_json::from_value(json!({
+            "apiVersion": "apps/v1", "kind": "Deployment",
+            "metadata": {"name": "a-blue", "labels": {COLOUR: "blue"}, "annotations": {REVISION: "r", GENERATION: "3"}},
+            "spec": {"replicas": 2},
+        })).unwrap());
+        workload(&object).unwrap()
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_pod_is_said_in_words() {
+        let waits = |reason: &str, message: &str| json!({"waiting": {"reason": reason, "message": message}});
+        let ended = |code: i64, message: &str| json!({"terminated": {"exitCode": code, "reason": "Error", "message": message}});
+        let killed = json!({"terminated": {"exitCode": 137, "reason": "OOMKilled"}});
+        let cases = [
+            (
+                container(waits("ImagePullBackOff", "denied"), json!({}), 0),
+                "its image i:1 cannot be pulled: denied",
+                0,
+                false,
+            ),
+            (
+                container(waits("InvalidImageName", "no"), json!({}), 0),
+                "its image i:1 cannot be had: no",
+                0,
+                true,
+            ),
+            (
+                container(waits("CreateContainerConfigError", "secret \"keys\" not found"), json!({}), 0),
+                "its container cannot be made: secret \"keys\" not found",
+                0,
+                false,
+            ),
+            (
+                container(
+                    waits("CrashLoopBackOff", "back-off"),
+                    ended(1, "loading\nno such file: m.gguf.\n"),
+                    4,
+                ),
+                "exits with code 1: no such file: m.gguf",
+                4,
+                false,
+            ),
+            (container(ended(2, ""), json!({}), 0), "exits with code 2", 0, true),
+            (
+                container(killed, json!({}), 1),
+                "was killed since it needs more memory than resources.limits.memory",
+                1,
+                false,
+            ),
+        ];
+        for (pod, reason, restarts, lasting) in cases {
+            assert_eq!(failure(&pod), Some(Failure { reason: reason.to_owned(), restarts, lasting }));
+        }
+    }
+
+    #[test]
+    fn a_pod_without_a_node_names_the_gpu_and_what_can_be_done() {
+        let pod = pod(json!({"phase": "Pending", "conditions": [{
+            "type": "PodScheduled", "status": "False", "reason": "Unschedulable",
+            "message": "0/3 nodes are available.", "lastTransitionTime": "2026-11-26T10:00:00Z",
+        }]}));
+        let reason = failure(&pod).unwrap().reason;
+        assert!(reason.starts_with("no node with GPU NVIDIA-H200 takes its pod (pending since 2026-11-26T10:00:00Z): 0/3 nodes are available;"), "{reason}");
+        assert!(reason.contains("Recreate"));
+    }
+
+    #[test]
+    fn a_pod_that_starts_or_serves_has_no_failure() {
+        assert_eq!(
+            failure(&container(json!({"waiting": {"reason": "ContainerCreating"}}), json!({}), 0)),
+            None
+        );
+        assert_eq!(failure(&container(json!({"running": {}}), json!({}), 0)), None);
+        let serving = pod(json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}],
+            "containerStatuses": [{"name": "server", "restartCount": 4, "state": {"running": {}}, "lastState": {"terminated": {"exitCode": 1}}}]}));
+        assert_eq!(failure(&serving), None);
+    }
+
+    #[test]
+    fn a_version_counts_its_own_pods_by_how_they_are() {
+        let ready = pod(
+            json!({"phase": "Running", "podIP": "10.0.0.1", "conditions": [{"type": "Ready", "status": "True"}]}),
+        );
+        let starting = container(json!({"running": {}}), json!({}), 0);
+        let mut other = DynamicObject::clone(&ready);
+        other.annotations_mut().insert(REVISION.to_owned(), "before".to_owned());
+        let ended = pod(json!({"phase": "Failed"}));
+        let pods = [ready, starting, Arc::new(other), ended];
+        let busy = BTreeMap::from([("10.0.0.1:8080".to_owned(), 3), ("10.0.0.10:8080".to_owned(), 9)]);
+        let seen = &versions(&[blue()], &pods, |_| Some(Warmth::Warm(4)), &busy)[&Colour::Blue];
+        let (generation, revision) = (3, "r".to_owned());
+        let expected = VersionSeen {
+            generation,
+            revision,
+            ready: 1,
+            starting: 1,
+            warmed: 1,
+            in_flight: 3,
+            ..VersionSeen::default()
+        };
+        assert_eq!(*seen, expected);
+        let failed = versions(&[blue()], &pods, |_| Some(Warmth::Failed("503".to_owned())), &busy);
+        assert_eq!(failed[&Colour::Blue].warmup_failed.as_deref(), Some("503"));
+        assert!(versions(&[], &pods, |_| None, &busy).is_empty());
+    }
+}

@@ -1,0 +1,95 @@
+//! Lets replicas answer their first prompts, over HTTP.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use kube::api::DynamicObject;
+use reqwest::{Client, StatusCode};
+use serde_json::{Value, json};
+
+/// How long a first prompt may take.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Tokens that are asked for with each.
+const TOKENS: u32 = 8;
+
+/// Prompts of different lengths, so that both prefill and decode are taken through their paths once.
+const PROMPTS: [&str; 4] = [
+    "Say hello.",
+    "Name three colours and say of each where it is seen.",
+    "A letter has an address, a greeting, a text and a name at its end. Write a short one to a neighbour who waters the flowers.",
+    "List the months of the year with the number of days that each of them has, and then say which of them begin with the same letter.",
+];
+
+/// Speaks with replicas.
+#[async_trait]
+pub trait Probe: Send + Sync {
+    /// Lets the model of a pod answer so many prompts. Fails with a sentence at the first that is not answered.
+    async fn warm_up(&self, pod: &DynamicObject, model: &str, prompts: u32) -> Result<(), String>;
+}
+
+/// Where the API of a pod is.
+type Find = fn(&DynamicObject) -> Option<String>;
+
+/// Speaks with replicas over plain HTTP.
+#[derive(Clone, Debug)]
+pub struct HttpProbe {
+    client: Client,
+    find: Find,
+}
+
+impl HttpProbe {
+    /// Finds pods by their address and the port that they call `http`.
+    ///
+    /// # Errors
+    /// When there is no TLS to be had, which a client prepares even where it needs none.
+    pub fn new() -> Result<HttpProbe, reqwest::Error> {
+        HttpProbe::finding(|pod| address(pod, "http"))
+    }
+
+    /// Finds pods as `find` says.
+    ///
+    /// # Errors
+    /// As [`HttpProbe::new`].
+    pub fn finding(find: Find) -> Result<HttpProbe, reqwest::Error> {
+        // Pods are not behind a proxy.
+        Ok(HttpProbe { client: Client::builder().no_proxy().build()?, find })
+    }
+
+    async fn post(&self, address: &str, path: &str, body: &Value) -> Result<(StatusCode, String), String> {
+        let request = self.client.post(format!("http://{address}{path}")).json(body).timeout(PATIENCE);
+        let answer = request.send().await.map_err(|error| wharf_telemetry::log::chain(&error))?;
+        let status = answer.status();
+        let text = answer.text().await.map_err(|error| wharf_telemetry::log::chain(&error))?;
+        Ok((status, text.chars().take(200).collect()))
+    }
+}
+
+#[async_trait]
+impl Probe for HttpProbe {
+    async fn warm_up(&self, pod: &DynamicObject, model: &str, prompts: u32) -> Result<(), String> {
+        let address = (self.find)(pod).ok_or("the pod has no address")?;
+        for (number, prompt) in PROMPTS.iter().cycle().take(prompts as usize).enumerate() {
+            let failed = |why: String| format!("prompt {} of {prompts} was not answered: {why}", number + 1);
+            let chat = json!({"model": model, "max_tokens": TOKENS, "messages": [{"role": "user", "content": prompt}]});
+            let mut answer = self.post(&address, "/v1/chat/completions", &chat).await.map_err(failed)?;
+            // A base model has no template for chats.
+            if matches!(answer.0, StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND) {
+                let plain = json!({"model": model, "max_tokens": TOKENS, "prompt": prompt});
+                answer = self.post(&address, "/v1/completions", &plain).await.map_err(failed)?;
+            }
+            if !answer.0.is_success() {
+                return Err(failed(format!("{} {}", answer.0.as_u16(), answer.1)));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `host:port` of the port that a pod's containers call so.
+pub(crate) fn address(pod: &DynamicObject, port: &str) -> Option<String> {
+    let ip = pod.data["status"]["podIP"].as_str()?;
+    let containers = pod.data["spec"]["containers"].as_array()?;
+    let ports = containers.iter().flat_map(|container| container["ports"].as_array().into_iter().flatten());
+    let number = ports.into_iter().find(|known| known["name"] == port)?["containerPort"].as_u64()?;
+    Some(if ip.contains(':') { format!("[{ip}]:{number}") } else { format!("{ip}:{number}") })
+}

@@ -1,0 +1,318 @@
+//! Runs the controllers: watches, queues, and who leads.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use futures_util::StreamExt;
+use kube::api::{ApiResource, DynamicObject};
+use kube::runtime::controller::{Action, Config};
+use kube::runtime::reflector::ObjectRef;
+use kube::runtime::{applier, watcher};
+use kube::{Client, Resource, ResourceExt};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use wharf_manifests::Settings;
+use wharf_manifests::names::{MODEL, SERVICE};
+use wharf_spec::{LLMService, Model};
+
+use crate::context::{Clock, Context, Followed};
+use crate::error::{Error, again_after};
+use crate::gateways::{Gateways, HttpGateways};
+use crate::lease::{HOLDS, Wanted, lead};
+use crate::probe::{HttpProbe, Probe};
+use crate::view::{Changed, Object, View, api, follow};
+use crate::{model, service};
+
+/// So many objects of a kind are looked at at the same time.
+const AT_ONCE: u16 = 16;
+/// Changes come in groups; an object is looked at once for each group.
+const GROUP: Duration = Duration::from_millis(20);
+
+/// After so many changes, what is remembered of objects that are gone is dropped.
+const FORGET_AFTER: usize = 500;
+
+/// How an operator works.
+#[derive(Clone)]
+pub struct Options {
+    /// Namespace whose objects it looks after; all if none.
+    pub namespace: Option<String>,
+    /// Where its Lease is, and its own name among those who want it. No Lease is asked for without.
+    pub lease: Option<(String, String)>,
+    /// What the installation says.
+    pub settings: Settings,
+    /// How long to wait at most before a release that is under way is looked at again.
+    pub beat: Duration,
+    /// How long to wait at most before anything is looked at again.
+    pub longest: Duration,
+    /// How long a look may take: an API server that does not answer must not hold one up for ever.
+    pub patience: Duration,
+    /// Tells the time, in milliseconds since 1970.
+    pub clock: Clock,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            namespace: None,
+            lease: None,
+            settings: Settings::default(),
+            beat: Duration::from_secs(1),
+            longest: Duration::from_secs(300),
+            patience: Duration::from_secs(30),
+            clock: Arc::new(|| {
+                let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+            }),
+        }
+    }
+}
+
+/// An operator, and whom it speaks with beside the API server.
+#[derive(Clone)]
+pub struct Operator {
+    /// The cluster.
+    pub client: Client,
+    /// How it works.
+    pub options: Options,
+    /// Gateways; those of `settings.gateway` if none are given.
+    pub gateways: Option<Arc<dyn Gateways>>,
+    /// Replicas; over HTTP if nothing is given.
+    pub probe: Option<Arc<dyn Probe>>,
+}
+
+impl Operator {
+    /// An operator of a cluster, as it is outside tests.
+    pub fn new(client: Client, options: Options) -> Operator {
+        Operator { client, options, gateways: None, probe: None }
+    }
+}
+
+/// Looks after services and models for as long as it is polled. Dropping it anywhere is safe: the next one goes on.
+///
+/// # Errors
+/// When there is no TLS to be had, which HTTP clients prepare even where they need none. The cluster being away is no error: it is waited for.
+pub async fn run(operator: Operator) -> Result<(), reqwest::Error> {
+    let Some((namespace, identity)) = operator.options.lease.clone() else { return work(&operator).await };
+    let wanted = Wanted { namespace, name: "wharf-operator".to_owned(), identity, holds: HOLDS };
+    loop {
+        if let Some(ended) = lead(&operator.client, &wanted, work(&operator)).await {
+            return ended;
+        }
+    }
+}
+
+async fn work(operator: &Operator) -> Result<(), reqwest::Error> {
+    let Operator { client, options, gateways, probe } = operator;
+    let mut tasks = JoinSet::new();
+    let (told, changes) = unbounded_channel();
+    let (services, service_queue) = own_kind::<LLMService>(client, options, &told, &mut tasks);
+    let (models, model_queue) = own_kind::<Model>(client, options, &told, &mut tasks);
+    let gateway_pods = gateway_pods(client, options, &told, &mut tasks);
+    let gateways = match gateways {
+        Some(gateways) => Arc::clone(gateways),
+        None => Arc::new(HttpGateways::new(gateway_pods.clone())?),
+    };
+    let probe = match probe {
+        Some(probe) => Arc::clone(probe),
+        None => Arc::new(HttpProbe::new()?),
+    };
+    let context = Arc::new(Context {
+        client: client.clone(),
+        settings: options.settings.clone(),
+        clock: Arc::clone(&options.clock),
+        beat: options.beat,
+        longest: options.longest,
+        patience: options.patience,
+        view: View::open(client, options.namespace.as_deref(), told).await,
+        services,
+        models,
+        gateway_pods,
+        gateways,
+        probe,
+        identity: options.lease.as_ref().map_or("wharf-operator", |lease| &lease.1).to_owned(),
+        remembered: Default::default(),
+    });
+    for followed in [&context.services, &context.models] {
+        // The task that fills the store ends with us.
+        let _ = followed.store.wait_until_ready().await;
+    }
+    // Nobody may be taken for gone before they were listed.
+    let _ = context.gateway_pods.wait_until_ready().await;
+    let everything = || {
+        for followed in [&context.services, &context.models] {
+            followed.store.state().iter().for_each(|object| ask(followed, object));
+        }
+    };
+    everything();
+    tokio::join!(
+        hand_on(&context, changes, everything),
+        control(&context, |context| &context.services, service_queue, service::reconcile),
+        control(&context, |context| &context.models, model_queue, model::reconcile),
+    );
+    Ok(())
+}
+
+type Queue = UnboundedReceiver<ObjectRef<DynamicObject>>;
+type Told = tokio::sync::mpsc::UnboundedSender<Changed>;
+
+/// Watches one of our own kinds. Objects are kept as they are written: one that cannot be read does not hold up the others.
+fn own_kind<K: Resource<DynamicType = ()>>(
+    client: &Client,
+    options: &Options,
+    told: &Told,
+    tasks: &mut JoinSet<()>,
+) -> (Followed, Queue) {
+    let resource = ApiResource::erase::<K>(&());
+    let told = told.clone();
+    let tell = move |change| drop(told.send(change));
+    let api = api(client, options.namespace.as_deref(), &resource);
+    let store = follow(api, &resource, watcher::Config::default(), tell, tasks);
+    let (queue, asked) = unbounded_channel();
+    (Followed { resource, store, queue }, asked)
+}
+
+fn gateway_pods(
+    client: &Client,
+    options: &Options,
+    told: &Told,
+    tasks: &mut JoinSet<()>,
+) -> kube::runtime::reflector::Store<DynamicObject> {
+    let peer = &options.settings.gateway;
+    let labels: Vec<String> = peer.pods.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let resource = ApiResource::erase::<k8s_openapi::api::core::v1::Pod>(&());
+    let told = told.clone();
+    // Every service points at gateways.
+    let tell = move |_| drop(told.send(Changed::Much));
+    let config = watcher::Config::default().labels(&labels.join(","));
+    follow(api(client, Some(&peer.namespace), &resource), &resource, config, tell, tasks)
+}
+
+/// Whoever a change is of is looked at.
+async fn hand_on(context: &Context, mut changes: UnboundedReceiver<Changed>, everything: impl Fn()) {
+    let mut seen = 0;
+    while let Some(change) = changes.recv().await {
+        seen += 1;
+        if seen % FORGET_AFTER == 0 {
+            forget(context);
+        }
+        match change {
+            Changed::Much => everything(),
+            Changed::Child(object) => of_child(context, &object),
+        }
+    }
+}
+
+/// Drops what is remembered of objects that are gone.
+fn forget(context: &Context) {
+    let followed = [&context.services, &context.models];
+    let objects = followed.iter().flat_map(|followed| followed.store.state());
+    let known = objects.filter_map(|object| object.metadata.uid.clone()).collect();
+    context.memory().retain(&known);
+}
+
+fn of_child(context: &Context, object: &DynamicObject) {
+    let kind = object.types.as_ref().map_or("", |types| types.kind.as_str());
+    let namespace = object.namespace().unwrap_or_default();
+    match kind {
+        "LLMService" => ask(&context.services, object),
+        "Model" => {
+            ask(&context.models, object);
+            let name = object.name_any();
+            for service in context.services.store.state() {
+                if service.namespace().as_deref() == Some(&namespace)
+                    && service::referred(&service) == Some(&name)
+                {
+                    ask(&context.services, &service);
+                }
+            }
+        }
+        _ => {
+            for (label, followed) in [(SERVICE, &context.services), (MODEL, &context.models)] {
+                if let Some(name) = object.labels().get(label) {
+                    followed.ask(&namespace, name);
+                }
+            }
+        }
+    }
+}
+
+fn ask(followed: &Followed, object: &DynamicObject) {
+    followed.ask(&object.namespace().unwrap_or_default(), &object.name_any());
+}
+
+/// Looks at objects of one kind as they are asked for, each at most once at a time.
+async fn control<F>(
+    context: &Arc<Context>,
+    of: fn(&Context) -> &Followed,
+    queue: Queue,
+    reconcile: impl Fn(Object, Arc<Context>) -> F + Copy,
+) where
+    F: Future<Output = Result<Action, Error>> + Send + 'static,
+{
+    let store = of(context).store.clone();
+    let queue = UnboundedReceiverStream::new(queue).map(Ok::<_, Infallible>);
+    let looks = applier(
+        move |object, context: Arc<Context>| Box::pin(look(object, context, of, reconcile)),
+        |_: Object, never: &Infallible, _| match *never {},
+        Arc::clone(context),
+        store,
+        queue,
+        Config::default().concurrency(AT_ONCE).debounce(GROUP),
+    );
+    let mut looks = std::pin::pin!(looks);
+    while let Some(look) = looks.next().await {
+        // What is deleted in between is not found; nothing else can fail.
+        if let Err(error) = look {
+            tracing::debug!(error = %wharf_telemetry::log::chain(&error), "an object was not looked at");
+        }
+    }
+}
+
+/// One look, and when the next one is: after a failure later each time, and what failed is remembered so that the next look says it.
+async fn look<F>(
+    object: Object,
+    context: Arc<Context>,
+    of: fn(&Context) -> &Followed,
+    reconcile: impl Fn(Object, Arc<Context>) -> F,
+) -> Result<Action, Infallible>
+where
+    F: Future<Output = Result<Action, Error>>,
+{
+    let uid = object.metadata.uid.clone().unwrap_or_default();
+    // Dropping a look anywhere is safe: what it decided is kept before it acts.
+    let looked = timeout(context.patience, reconcile(Object::clone(&object), Arc::clone(&context))).await;
+    match looked.unwrap_or(Err(Error::Late(context.patience))) {
+        Ok(action) => {
+            let mut memory = context.memory();
+            memory.failures.remove(&uid);
+            if memory.trouble.remove(&uid).is_some() {
+                drop(memory);
+                // It still stands in the status.
+                ask(of(&context), &object);
+            }
+            Ok(action)
+        }
+        Err(error) => {
+            let said = wharf_telemetry::log::chain(&error);
+            let mut memory = context.memory();
+            let failures = memory.failures.entry(uid.clone()).or_default();
+            *failures += 1;
+            let again = again_after(&error, *failures - 1);
+            if error.is_a_race() {
+                tracing::debug!(object = object.name_any(), error = said, "looked too early");
+            } else {
+                tracing::warn!(object = object.name_any(), error = said, "a look failed and is taken again");
+                let trouble = (error.reason().to_owned(), said);
+                let news = memory.trouble.insert(uid, trouble.clone()) != Some(trouble);
+                drop(memory);
+                if news && matches!(error, Error::Unserved { .. }) {
+                    ask(of(&context), &object);
+                }
+            }
+            Ok(Action::requeue(again))
+        }
+    }
+}

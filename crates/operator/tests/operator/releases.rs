@@ -1,0 +1,180 @@
+//! A change of what runs is a release, whatever happens to it or to the operator.
+
+use serde_json::{Value, json};
+use wharf_fakes::actors::Fate;
+use wharf_fakes::cluster::FakeCluster;
+
+use crate::support::{SOON, World, condition, is_current, marked, spec};
+
+async fn served_by(world: &World, colour: &str) -> Value {
+    world
+        .until("LLMService", "assistant", |service| {
+            let settled = condition(service, "Progressing")["status"] == "False";
+            settled && is_current(service) && service["status"]["colour"] == colour
+        })
+        .await
+}
+
+async fn is_gone(world: &World, deployment: &str) {
+    let name = format!("demo/{deployment}");
+    world.cluster.await_object("Deployment", &name, SOON, |deployment| deployment.is_none()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_of_the_model_is_a_second_deployment_that_takes_over() {
+    let world = World::start().await;
+    world.service("assistant", &spec(json!({})));
+    world.ready("assistant").await;
+    world.service("assistant", &spec(json!({"model": {"source": "pvc://models/two", "name": "fake-model"}})));
+    // Both stand, and the old one serves until the new one has answered its prompts.
+    world.until("Deployment", "assistant-green", |_| true).await;
+    let service = served_by(&world, "green").await;
+    assert_eq!(service["status"]["traffic"][0], json!({"colour": "green", "weight": 100, "generation": 2}));
+    assert_eq!(service["status"]["rollout"]["phase"], "Promoted");
+    is_gone(&world, "assistant-blue").await;
+    let service = served_by(&world, "green").await;
+    assert_eq!(condition(&service, "Ready")["status"], "True");
+    assert!(!world.events("Promoted").is_empty(), "{:?}", world.cluster.list("Event"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_strategy_takes_a_change_over() {
+    for strategy in ["Rolling", "Recreate", "Canary"] {
+        let world = World::start().await;
+        let mut first = spec(json!({"scaling": {"min": 2}}));
+        first["rollout"]["strategy"] = strategy.into();
+        if strategy == "Canary" {
+            first["rollout"]["steps"] = json!([{"weight": "50%", "duration": "1s"}]);
+        }
+        world.service("assistant", &first);
+        world.ready("assistant").await;
+        let mut second = first.clone();
+        second["model"]["source"] = "pvc://models/two".into();
+        world.service("assistant", &second);
+        let service = served_by(&world, "green").await;
+        assert_eq!(service["status"]["rollout"]["phase"], "Promoted", "{strategy}");
+        is_gone(&world, "assistant-blue").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_that_crashes_is_taken_back_and_says_why() {
+    let world = World::start().await;
+    world.fates.pods_with("\"bad\"", Fate::CrashLoop { restarts: 4, exit_code: 1 });
+    world.service("assistant", &marked("good"));
+    world.ready("assistant").await;
+    let before = world.pods();
+    world.service("assistant", &marked("bad"));
+    let back = |service: &Value| service["status"]["rollout"]["phase"] == "RolledBack";
+    let service = world.until("LLMService", "assistant", back).await;
+    let reason = condition(&service, "Stalled")["message"].as_str().unwrap().to_owned();
+    assert!(reason.contains("exits with code 1"), "{reason}");
+    assert_eq!(condition(&service, "Ready")["status"], "True", "the old version serves");
+    assert_eq!(service["status"]["traffic"], json!([{"colour": "blue", "weight": 100, "generation": 1}]));
+    is_gone(&world, "assistant-green").await;
+    let as_before = |cluster: &FakeCluster| cluster.list("Pod").len() == before.len();
+    assert!(world.cluster.until(SOON, as_before).await);
+    assert_eq!(world.pods(), before);
+    assert!(
+        world
+            .events("RollingBack")
+            .iter()
+            .chain(&world.events("RolledBack"))
+            .any(|note| note.contains("exits with code 1"))
+    );
+    // Correcting it is another release.
+    world.service("assistant", &marked("better"));
+    served_by(&world, "green").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_that_does_not_answer_its_first_prompts_gets_no_traffic() {
+    let world = World::start().await;
+    // Nobody listens there.
+    world.fates.pods_with("\"mute\"", Fate::runs("127.0.0.1:1".parse().unwrap()));
+    world.service("assistant", &marked("good"));
+    world.ready("assistant").await;
+    world.service("assistant", &marked("mute"));
+    let back = |service: &Value| service["status"]["rollout"]["phase"] == "RolledBack";
+    let service = world.until("LLMService", "assistant", back).await;
+    let reason = condition(&service, "Stalled")["message"].as_str().unwrap().to_owned();
+    assert!(reason.contains("warm-up prompt"), "{reason}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_version_without_a_node_says_what_can_be_done() {
+    let world = World::start().await;
+    world.fates.pods_with("\"large\"", Fate::Unschedulable);
+    world.service("assistant", &marked("good"));
+    world.ready("assistant").await;
+    world.service("assistant", &marked("large"));
+    let said = |service: &Value| {
+        condition(service, "Progressing")["message"].as_str().is_some_and(|m| m.contains("Insufficient"))
+    };
+    let service = world.until("LLMService", "assistant", said).await;
+    let message = condition(&service, "Progressing")["message"].to_string();
+    assert!(message.contains("rollout.strategy Recreate"), "{message}");
+    assert_eq!(condition(&service, "Ready")["status"], "True");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_that_is_killed_again_and_again_comes_to_the_same_end() {
+    let world = World::start().await;
+    world.service("assistant", &spec(json!({})));
+    world.ready("assistant").await;
+    world.service("assistant", &spec(json!({"model": {"source": "pvc://models/two", "name": "fake-model"}})));
+    // Killed at every version of the status that the release passes through.
+    let phase = |service: &Value| service["status"]["rollout"].to_string();
+    let mut last = phase(&world.cluster.get("LLMService", "demo/assistant").unwrap());
+    for _ in 0..12 {
+        let service = world
+            .until("LLMService", "assistant", |service| {
+                phase(service) != last || service["status"]["rollout"]["phase"] == "Promoted"
+            })
+            .await;
+        last = phase(&service);
+        world.kill_operator().await;
+        world.start_operator();
+    }
+    let service = served_by(&world, "green").await;
+    assert_eq!(service["status"]["rollout"]["phase"], "Promoted");
+    is_gone(&world, "assistant-blue").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_person_takes_a_release_back_with_an_annotation() {
+    let world = World::start().await;
+    world.fates.pods_with("\"slow\"", Fate::NotReady { address: world.engine.address() });
+    world.service("assistant", &marked("good"));
+    world.ready("assistant").await;
+    world.service("assistant", &marked("slow"));
+    world
+        .until("LLMService", "assistant", |service| service["status"]["rollout"]["phase"] == "Warming")
+        .await;
+    world.cluster.seed(json!({
+        "apiVersion": "wharf.dev/v1alpha1", "kind": "LLMService",
+        "metadata": {"name": "assistant", "namespace": "demo", "annotations": {"wharf.dev/rollout": "abort@1"}},
+        "spec": marked("slow"),
+    }));
+    let back = |service: &Value| service["status"]["rollout"]["phase"] == "RolledBack";
+    let service = world.until("LLMService", "assistant", back).await;
+    assert_eq!(service["status"]["rollout"]["answer"]["done"], true);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deployment_that_somebody_deletes_comes_back_even_where_the_object_asks_for_another() {
+    let world = World::start().await;
+    world.fates.pods_with("\"bad\"", Fate::CrashLoop { restarts: 4, exit_code: 1 });
+    world.service("assistant", &marked("good"));
+    world.ready("assistant").await;
+    world.service("assistant", &marked("bad"));
+    world
+        .until("LLMService", "assistant", |service| service["status"]["rollout"]["phase"] == "RolledBack")
+        .await;
+    let before = world.cluster.get("Deployment", "demo/assistant-blue").unwrap();
+    world.cluster.delete("Deployment", "demo/assistant-blue");
+    let anew = |deployment: &Value| deployment["metadata"]["uid"] != before["metadata"]["uid"];
+    let after = world.until("Deployment", "assistant-blue", anew).await;
+    assert_eq!(after["spec"]["template"]["spec"], before["spec"]["template"]["spec"]);
+    world.until("LLMService", "assistant", |service| service["status"]["readyReplicas"] == 1).await;
+}

@@ -1,0 +1,137 @@
+//! Services come, stay as they are, change in small ways, and go.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::support::{SOON, World, condition, is_current, spec, writes};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_is_applied_becomes_ready_with_a_url() {
+    let world = World::start().await;
+    world.service("assistant", &spec(json!({})));
+    let service = world.ready("assistant").await;
+    let status = &service["status"];
+    assert_eq!(status["url"], "http://assistant.demo.svc");
+    assert_eq!(
+        (&status["phase"], &status["colour"], &status["model"]),
+        (&json!("Ready"), &json!("blue"), &json!("fake-model"))
+    );
+    assert_eq!((&status["replicas"], &status["readyReplicas"]), (&json!(1), &json!(1)));
+    assert_eq!(status["traffic"], json!([{"colour": "blue", "weight": 100, "generation": 1}]));
+    assert_eq!(condition(&service, "Ready")["message"], "1 replica answers requests");
+    let deployment = world.cluster.get("Deployment", "demo/assistant-blue").unwrap();
+    assert_eq!(deployment["metadata"]["ownerReferences"][0]["name"], "assistant");
+    assert_eq!(deployment["metadata"]["ownerReferences"][0]["controller"], true);
+    assert!(world.cluster.get("Service", "demo/assistant").is_some());
+    assert!(world.engine.requests().len() >= 4, "it answered its warm-up prompts");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn looking_at_what_is_as_it_should_be_writes_nothing() {
+    let world = World::start().await;
+    world.service("assistant", &spec(json!({})));
+    world.ready("assistant").await;
+    assert!(world.cluster.settle(Duration::from_millis(300), SOON).await);
+    world.cluster.forget_calls();
+    // The same object again, and every object as if it had changed.
+    world.service("assistant", &spec(json!({})));
+    world.cluster.cut_watches();
+    // The operator looks again every 100 ms; ten looks are enough.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(writes(&world.cluster.calls()), [] as [String; 0]);
+    // Nor does a new operator, which remembers nothing.
+    world.kill_operator().await;
+    world.start_operator();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(writes(&world.cluster.calls()), [] as [String; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_of_scaling_and_observability_starts_and_stops_no_other_pods() {
+    let world = World::start().await;
+    world.service("assistant", &spec(json!({})));
+    world.ready("assistant").await;
+    let before = world.pods();
+    let changed = json!({"scaling": {"min": 2, "max": 4}, "observability": {"logs": {"format": "json"}}});
+    world.service("assistant", &spec(changed));
+    let grown = |service: &serde_json::Value| is_current(service) && service["status"]["readyReplicas"] == 2;
+    let service = world.until("LLMService", "assistant", grown).await;
+    assert_eq!(service["status"]["colour"], "blue");
+    let after = world.pods();
+    assert!(after.len() == 2 && before.iter().all(|pod| after.contains(pod)), "{before:?} {after:?}");
+    assert!(world.cluster.get("Deployment", "demo/assistant-green").is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_somebody_deletes_or_edits_of_a_service_is_put_right() {
+    let world = World::start().await;
+    world.service("assistant", &spec(json!({})));
+    world.ready("assistant").await;
+    world.cluster.delete("Service", "demo/assistant-pods");
+    world.until("Service", "assistant-pods", |service| service["spec"]["clusterIP"] == "None").await;
+    world.cluster.seed(json!({
+        "apiVersion": "policy/v1", "kind": "PodDisruptionBudget",
+        "metadata": {"name": "assistant", "namespace": "demo"}, "spec": {"maxUnavailable": 5},
+    }));
+    world.until("PodDisruptionBudget", "assistant", |budget| budget["spec"]["maxUnavailable"] == 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_service_wants_no_longer_goes() {
+    let world = World::start().await;
+    let exposed = json!({"expose": {"type": "Ingress", "host": "llm.example.com"}});
+    world.service("assistant", &spec(exposed));
+    world.ready("assistant").await;
+    assert!(world.cluster.get("Ingress", "demo/assistant").is_some());
+    world.service("assistant", &spec(json!({"expose": {"type": "ClusterIP", "host": null}})));
+    world.cluster.await_object("Ingress", "demo/assistant", SOON, |ingress| ingress.is_none()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_is_deleted_takes_its_children_with_it() {
+    let world = World::start().await;
+    world.service("assistant", &spec(json!({})));
+    world.ready("assistant").await;
+    world.cluster.delete("LLMService", "demo/assistant");
+    let kinds = [
+        "Deployment",
+        "Service",
+        "ConfigMap",
+        "NetworkPolicy",
+        "PodDisruptionBudget",
+        "ServiceAccount",
+        "EndpointSlice",
+        "Pod",
+    ];
+    let gone = |cluster: &wharf_fakes::cluster::FakeCluster| {
+        kinds.iter().all(|kind| {
+            let ours =
+                |object: &serde_json::Value| object["metadata"]["labels"]["wharf.dev/service"] == "assistant";
+            !cluster.list(kind).iter().any(ours)
+        })
+    };
+    assert!(world.cluster.until(SOON, gone).await);
+    assert!(world.cluster.settle(Duration::from_millis(300), SOON).await);
+    assert!(gone(&world.cluster), "nothing comes back");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_is_reached_through_the_gateway_s_pods() {
+    let world = World::start().await;
+    world.service("assistant", &spec(json!({})));
+    let empty = |slice: &serde_json::Value| slice["endpoints"] == json!([]);
+    world.until("EndpointSlice", "assistant-gateway", empty).await;
+    world.cluster.seed(json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": "gateway-1", "namespace": "wharf-system", "labels": {"app.kubernetes.io/component": "gateway"}},
+        "spec": {"containers": [{"name": "gateway", "image": "wharf", "ports": [{"name": "http", "containerPort": 8000}]}]},
+    }));
+    let pointed = |slice: &serde_json::Value| {
+        slice["endpoints"][0]["addresses"] == json!(["127.0.0.1"])
+            && slice["endpoints"][0]["conditions"]["ready"] == true
+    };
+    let slice = world.until("EndpointSlice", "assistant-gateway", pointed).await;
+    assert_eq!(slice["ports"][0]["port"], 8000);
+    assert_eq!(slice["metadata"]["labels"]["kubernetes.io/service-name"], "assistant");
+}

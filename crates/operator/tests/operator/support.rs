@@ -1,0 +1,259 @@
+//! A cluster with an operator, gateways that follow it, and pods that fare as a test says.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use http::HeaderValue;
+use http::header::USER_AGENT;
+use kube::{Client, ResourceExt};
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+use wharf_api::demand::VersionCounts;
+use wharf_fakes::actors::{self, Actor, Fate, JobFate, PORT_ANNOTATION};
+use wharf_fakes::cluster::{Call, FakeCluster};
+use wharf_fakes::engine::{EngineConfig, FakeEngine};
+use wharf_operator::{Gateways, Heard, HttpProbe, Operator, Options, run};
+use wharf_rollout::{Colour, GatewaySeen};
+
+/// Nothing in these tests takes as long unless it hangs.
+pub(crate) const SOON: Duration = Duration::from_secs(60);
+/// The operator's clock is faster than ours: releases take minutes.
+const PACE: u64 = 60;
+/// Kinds of others.
+const GROUPS: [&str; 5] = [
+    "monitoring.coreos.com",
+    "gateway.networking.k8s.io",
+    "inference.networking.k8s.io",
+    "leaderworkerset.x-k8s.io",
+    "keda.sh",
+];
+/// What the operator's client calls itself.
+const NAME: &str = "operator";
+const WRITES: [&str; 5] = ["create", "update", "patch", "delete", "deletecollection"];
+
+pub(crate) struct World {
+    pub(crate) cluster: FakeCluster,
+    pub(crate) engine: FakeEngine,
+    pub(crate) fates: Fates,
+    /// How long an operator that is started waits at most before it looks again.
+    pub(crate) longest: Mutex<Duration>,
+    operator: Mutex<Option<JoinHandle<()>>>,
+    actors: Vec<Actor>,
+    clock: Arc<dyn Fn() -> u64 + Send + Sync>,
+}
+
+/// How pods and Jobs fare: by a text that is in them.
+#[derive(Clone, Default)]
+pub(crate) struct Fates {
+    pods: Arc<Mutex<BTreeMap<String, Fate>>>,
+    jobs: Arc<Mutex<BTreeMap<String, JobFate>>>,
+}
+
+impl Fates {
+    pub(crate) fn pods_with(&self, text: &str, fate: Fate) {
+        self.pods.lock().unwrap().insert(text.to_owned(), fate);
+    }
+
+    pub(crate) fn jobs_with(&self, text: &str, fate: JobFate) {
+        self.jobs.lock().unwrap().insert(text.to_owned(), fate);
+    }
+}
+
+fn find<F: Clone>(fates: &Mutex<BTreeMap<String, F>>, object: &Value) -> Option<F> {
+    let whole = object.to_string();
+    fates.lock().unwrap().iter().find(|(text, _)| whole.contains(*text)).map(|(_, fate)| fate.clone())
+}
+
+/// Gateways that follow the status at once, and of whose requests every one is answered.
+struct Following {
+    cluster: FakeCluster,
+    answered: AtomicU64,
+}
+
+#[async_trait]
+impl Gateways for Following {
+    async fn hear(&self, service: &str) -> Vec<Heard> {
+        let object = self.cluster.get("LLMService", service).unwrap_or_default();
+        let traffic = serde_json::from_value(object["status"]["traffic"].clone()).unwrap_or_default();
+        let answered = self.answered.fetch_add(50, Ordering::Relaxed);
+        let counts = |_| VersionCounts { answered, ..VersionCounts::default() };
+        let counts = [Colour::Blue, Colour::Green].map(|colour| (colour, counts(colour))).into();
+        let gateway = GatewaySeen { name: "gateway".to_owned(), epoch: 1, traffic, counts };
+        vec![Heard { gateway, busy: BTreeMap::new() }]
+    }
+}
+
+impl World {
+    /// With an operator.
+    pub(crate) async fn start() -> World {
+        let world = World::without_operator().await;
+        world.start_operator();
+        world
+    }
+
+    pub(crate) async fn without_operator() -> World {
+        let cluster = FakeCluster::start().await.unwrap();
+        wharf_spec::crd::crds().into_iter().for_each(|crd| drop(cluster.seed(crd)));
+        for group in GROUPS {
+            cluster.install(group);
+        }
+        for name in ["demo", "wharf-system"] {
+            cluster.seed(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}));
+        }
+        let engine = FakeEngine::start(EngineConfig::default()).await.unwrap();
+        let client = cluster.client();
+        let fates = Fates::default();
+        let address = engine.address();
+        let (of_pods, of_jobs) = (Arc::clone(&fates.pods), Arc::clone(&fates.jobs));
+        let actors = vec![
+            actors::deployments(&client),
+            actors::leader_worker_sets(&client),
+            actors::endpoints(&client),
+            actors::kubelet(&client, move |pod| find(&of_pods, pod).unwrap_or(Fate::runs(address))),
+            actors::jobs(&client, move |job| find(&of_jobs, job).unwrap_or(JobFate::completes())),
+        ];
+        let began = Instant::now();
+        let clock = Arc::new(move || {
+            let real = u64::try_from(began.elapsed().as_millis()).unwrap();
+            1_790_000_000_000 + real * PACE
+        });
+        World {
+            longest: Mutex::new(Duration::from_millis(100)),
+            cluster,
+            engine,
+            fates,
+            operator: Mutex::new(None),
+            actors,
+            clock,
+        }
+    }
+
+    /// Starts an operator, as a new process would.
+    pub(crate) fn start_operator(&self) {
+        *self.operator.lock().unwrap() = Some(self.operator(None));
+    }
+
+    /// An operator that works while it holds the Lease, if it has an identity.
+    pub(crate) fn operator(&self, identity: Option<&str>) -> JoinHandle<()> {
+        let options = Options {
+            lease: identity.map(|identity| ("wharf-system".to_owned(), identity.to_owned())),
+            beat: Duration::from_millis(20),
+            longest: *self.longest.lock().unwrap(),
+            patience: Duration::from_secs(2),
+            clock: Arc::clone(&self.clock),
+            ..Options::default()
+        };
+        let probe = HttpProbe::finding(|pod| {
+            let port = pod.annotations().get(PORT_ANNOTATION)?;
+            Some(format!("127.0.0.1:{port}"))
+        });
+        let mut config = self.cluster.config();
+        config.headers.push((USER_AGENT, HeaderValue::from_static(NAME)));
+        let gateways = Following { cluster: self.cluster.clone(), answered: AtomicU64::new(0) };
+        let operator = Operator {
+            client: Client::try_from(config).unwrap(),
+            options,
+            gateways: Some(Arc::new(gateways)),
+            probe: Some(Arc::new(probe.unwrap())),
+        };
+        tokio::spawn(async move { run(operator).await.unwrap() })
+    }
+
+    /// Kills the operator, wherever it is.
+    pub(crate) async fn kill_operator(&self) {
+        let task = self.operator.lock().unwrap().take().unwrap();
+        task.abort();
+        assert!(task.await.unwrap_err().is_cancelled());
+    }
+
+    /// Makes pods and Jobs fare as they are told now.
+    pub(crate) fn nudge(&self) {
+        self.actors.iter().for_each(Actor::nudge);
+    }
+
+    /// A user applies the service `demo/name`.
+    pub(crate) fn service(&self, name: &str, spec: &Value) -> Value {
+        self.object("LLMService", name, spec)
+    }
+
+    /// A user applies the model `demo/name`.
+    pub(crate) fn model(&self, name: &str, spec: &Value) -> Value {
+        self.object("Model", name, spec)
+    }
+
+    fn object(&self, kind: &str, name: &str, spec: &Value) -> Value {
+        self.cluster.seed(json!({
+            "apiVersion": "wharf.dev/v1alpha1", "kind": kind, "metadata": {"name": name, "namespace": "demo"}, "spec": spec,
+        }))
+    }
+
+    pub(crate) async fn until(&self, kind: &str, name: &str, reached: impl Fn(&Value) -> bool) -> Value {
+        let name = format!("demo/{name}");
+        let reached = |object: Option<&Value>| object.is_some_and(&reached);
+        self.cluster.await_object(kind, &name, SOON, reached).await.unwrap()
+    }
+
+    /// Returns when a service is ready, settled and about its newest generation.
+    pub(crate) async fn ready(&self, name: &str) -> Value {
+        self.until("LLMService", name, |service| {
+            let settled = condition(service, "Progressing")["status"] == "False";
+            settled && is_current(service) && condition(service, "Ready")["status"] == "True"
+        })
+        .await
+    }
+
+    /// Names of the pods that serve, by the time they have settled.
+    pub(crate) fn pods(&self) -> Vec<String> {
+        let pods = self.cluster.list("Pod");
+        pods.iter().map(|pod| pod["metadata"]["name"].as_str().unwrap().to_owned()).collect()
+    }
+
+    /// Notes of Events with this reason.
+    pub(crate) fn events(&self, reason: &str) -> Vec<String> {
+        let events = self.cluster.list("Event.events.k8s.io").into_iter().chain(self.cluster.list("Event"));
+        let told = events.filter(|event| event["reason"] == reason);
+        told.map(|event| event["note"].as_str().or(event["message"].as_str()).unwrap_or_default().to_owned())
+            .collect()
+    }
+}
+
+/// Whether a status is about the newest generation.
+pub(crate) fn is_current(object: &Value) -> bool {
+    object["status"]["observedGeneration"] == object["metadata"]["generation"]
+}
+
+pub(crate) fn condition(object: &Value, kind: &str) -> Value {
+    let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    conditions.into_iter().find(|condition| condition["type"] == kind).unwrap_or_default()
+}
+
+/// Calls of the operator.
+pub(crate) fn of_operator(calls: &[Call]) -> impl Iterator<Item = &Call> {
+    calls.iter().filter(|call| call.user_agent == NAME)
+}
+
+/// What the operator wrote.
+pub(crate) fn writes(calls: &[Call]) -> Vec<String> {
+    let ours = of_operator(calls).filter(|call| WRITES.contains(&call.verb));
+    ours.map(|call| format!("{} {}/{} {}", call.verb, call.kind, call.part, call.name)).collect()
+}
+
+/// A service that needs no Job: its model lies in a volume.
+pub(crate) fn spec(changes: Value) -> Value {
+    let mut spec = json!({
+        "model": {"source": "pvc://models/one", "name": "fake-model"},
+        "rollout": {"keepOldFor": "30s"},
+    });
+    for (key, value) in changes.as_object().unwrap() {
+        spec[key] = value.clone();
+    }
+    spec
+}
+
+/// The same with a mark in its pods.
+pub(crate) fn marked(mark: &str) -> Value {
+    spec(json!({"runtime": {"env": [{"name": "MARK", "value": mark}]}}))
+}
