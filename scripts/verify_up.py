@@ -196,18 +196,18 @@ def chat(port, tokens, prompt, stream=True):
 class Load:
     """Chats that go on, a few at a time, until they are told to stop."""
 
-    def __init__(self, up, streams=2, tokens=6):
+    def __init__(self, up, streams=2, tokens=6, prompt="Count to {}."):
         self.going, self.seen, self.lock = True, [], threading.Lock()
-        self.threads = [threading.Thread(target=self.run, args=(up.port, tokens)) for _ in range(streams)]
+        self.threads = [threading.Thread(target=self.run, args=(up.port, tokens, prompt)) for _ in range(streams)]
         for thread in self.threads:
             thread.start()
 
-    def run(self, port, tokens):
+    def run(self, port, tokens, prompt):
         number = 0
         while self.going:
             number += 1
             try:
-                status, _, how, _ = chat(port, tokens, f"Count to {number}.")
+                status, _, how, _ = chat(port, tokens, prompt.format(number))
             except OSError as error:
                 status, how = 0, str(error)
             with self.lock:
@@ -345,8 +345,10 @@ def members(group):
 def crash(up):
     up.write(scaling={"min": 2, "max": 2}, server={"maxModelLen": 1024})
     until("two replicas", lambda: len([r for r in up.facts()["replicas"] if r["state"] == "ready"]) == 2, up)
-    load = Load(up, streams=4, tokens=40)
+    load = Load(up, streams=4, tokens=200, prompt="Tell a long story about river number {}.")
     victim = until("a replica with several requests", lambda: busiest(up), up)
+    # Their answers have begun, so nobody can take them over.
+    time.sleep(0.7)
     engine = [process for process in members(victim) if process != victim]
     os.kill(engine[0], signal.SIGKILL)
     until("another replica", lambda: replaced(up, victim), up)

@@ -3,7 +3,9 @@
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::{bench, chat, distill, epp, fetch, gateway, key, manifest, model, optimize, plan, serve, up};
+use crate::{
+    bench, chat, distill, epp, fetch, gateway, key, manifest, model, operator, optimize, plan, serve, up,
+};
 
 /// From raw weights to a served model, in one binary
 #[derive(Parser)]
@@ -25,6 +27,7 @@ pub(crate) enum Command {
     Down(up::DownArgs),
     Serve(serve::Args),
     Gateway(gateway::Args),
+    Operator(operator::Args),
     Epp(epp::Args),
     Key(Box<key::Args>),
     Chat(chat::Args),
@@ -63,6 +66,24 @@ pub(crate) enum Output {
     Text,
     /// One JSON document for programs
     Json,
+}
+
+/// How the lines of a log look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogStyle {
+    /// For people
+    Text,
+    /// One JSON object a line
+    Json,
+}
+
+impl From<LogStyle> for wharf_telemetry::log::Format {
+    fn from(style: LogStyle) -> Self {
+        match style {
+            LogStyle::Text => wharf_telemetry::log::Format::Text,
+            LogStyle::Json => wharf_telemetry::log::Format::Json,
+        }
+    }
 }
 
 #[cfg(test)]

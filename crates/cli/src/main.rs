@@ -16,6 +16,7 @@ mod manifest;
 mod meter;
 mod model;
 mod openai;
+mod operator;
 mod optimize;
 mod plan;
 #[cfg(test)]
@@ -57,6 +58,7 @@ fn run(cli: Cli, env: &Env) -> Result<(), Failure> {
         Command::RunChild(args) => up::run_child(&args),
         Command::Serve(args) => serve::run(&args, env),
         Command::Gateway(args) => gateway::run(&args),
+        Command::Operator(args) => operator::run(&args, env),
         Command::Epp(args) => epp::run(&args),
         Command::Key(args) => key::run(&args),
         Command::Chat(args) => chat::run(&args, env),

@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, anyhow};
-use wharf_manifests::{Mode, Settings, State};
+use wharf_manifests::{Mode, State};
 use wharf_spec::{Object, Severity};
 
 use super::input::Files;
 use crate::args::Output;
 use crate::exit::{self, BadInput, Failure};
+use crate::operator::settings;
 
 /// Print every Kubernetes object that follows from LLMService and Model objects
 #[derive(clap::Args)]
@@ -44,7 +45,7 @@ pub(crate) struct Args {
 
 /// Runs the command to its end.
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
-    let mut settings = settings(args).bad_input()?;
+    let mut settings = args.settings.as_deref().map(settings).transpose().bad_input()?.unwrap_or_default();
     if let Some(image) = &args.image {
         settings.image.clone_from(image);
     }
@@ -87,11 +88,4 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         }
     };
     Ok(exit::print(&text)?)
-}
-
-fn settings(args: &Args) -> anyhow::Result<Settings> {
-    let Some(path) = &args.settings else { return Ok(Settings::default()) };
-    let text = std::fs::read_to_string(path).with_context(|| format!("failed to read {}", path.display()))?;
-    serde_saphyr::from_str(&text)
-        .with_context(|| format!("failed to read the settings in {}", path.display()))
 }
