@@ -301,8 +301,12 @@ BAD = [
     ("a model that fails its gate", lambda up: {"model": {"source": f"file://{up.model}", "optimize": GATE}}, "KL"),
     ("a server that exits", lambda up: {"runtime": {"args": ["--no-such-flag"]}}, "no-such-flag"),
     (
+        # One request at a time: the others wait for it, where the old version answers them side by side.
         "a server beyond its time to first token",
-        lambda up: {"server": {"maxModelLen": 768}, "rollout": {"rollbackOn": {"minRequests": 5, "ttftP95": "1ms"}}},
+        lambda up: {
+            "server": {"maxModelLen": 1024, "maxNumSeqs": 1},
+            "rollout": {"rollbackOn": {"minRequests": 5, "ttftP95": "300ms"}},
+        },
         "ttftP95",
     ),
 ]
@@ -313,7 +317,7 @@ def bad_release(up, name, change, expected):
     until("rest", lambda: settled(up.facts()) and len(up.facts()["versions"]) == 1, up)
     before = up.facts()["versions"][0]["colour"]
     taken_back = up.said().count("RolledBack:")
-    load = Load(up)
+    load = Load(up, streams=4, tokens=40, prompt="Tell a story about river number {}.")
     changed = change(up)
     up.write(**{"scaling": AWAKE, "server": {"maxModelLen": 1024}, **changed})
     until(f"the way back from {name}", lambda: up.said().count("RolledBack:") > taken_back, up)
