@@ -188,7 +188,7 @@ test('how a service is defined can be read and copied', async () => {
     assert.equal(await page.evaluate(() => navigator.clipboard.readText()), yaml);
     await page.click('text=Manifests');
     await page.waitForSelector('.yaml, .empty:not(:text("Loading"))');
-  }, { view: `services/${encodeURIComponent(name)}`, tolerate: /status of 404/ });
+  }, { view: `services/${encodeURIComponent(name)}`, tolerate: /status of 40[04]/ });
 });
 
 test('requests are listed without what was asked, and usage is summed', () => inPage(async (page) => {

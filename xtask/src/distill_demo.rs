@@ -41,7 +41,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "R", default_value_t = 3e-4)]
     lr: f64,
     /// Share of the divergence in the run with the teacher
-    #[arg(long, value_name = "A", default_value_t = 0.9)]
+    #[arg(long, value_name = "A", default_value_t = 0.5)]
     alpha: f64,
     /// Divides the logits before they are compared; 1 helps most in a run as short as this
     #[arg(long, value_name = "T", default_value_t = 1.0)]

@@ -2,6 +2,7 @@
 //!
 //! The checks are `tests/console`; this command provides gateway, model, packages and screenshots.
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
@@ -25,6 +26,8 @@ pub(crate) struct Args {
 }
 
 const TESTS: &str = "tests/console";
+/// The small model does not know when to end.
+const SHORT: &str = "  server: {defaults: {maxTokens: 160}}\n";
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let model = demo_model::obtain()?;
@@ -43,6 +46,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     std::fs::create_dir_all(&shots).with_context(|| format!("failed to make {}", shots.display()))?;
     let shots = shots.canonicalize().with_context(|| format!("failed to find {}", shots.display()))?;
     let file = demo::write_object(&model, demo::AWAKE, &folder)?;
+    let mut object =
+        std::fs::OpenOptions::new().append(true).open(&file).context("failed to open the object")?;
+    object.write_all(SHORT.as_bytes()).context("failed to write the object")?;
     demo::runtime()?.block_on(async {
         let mut up = Server::up(&wharf, &file, &folder)?;
         let tested = match up.ready().await {

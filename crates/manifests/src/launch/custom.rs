@@ -19,12 +19,10 @@ pub(super) fn launch(facts: &Facts<'_>) -> Launch {
         None => facts.places.http,
     };
     let metrics = runtime.ports.as_ref().and_then(|ports| ports.metrics).map_or(http, |port| port.get());
-    let mut env = vec![
-        variable("MODEL_PATH", &facts.artifact.path),
-        variable("MODEL_NAME", facts.served_name()),
-        variable("PORT", http),
-    ];
+    let mut env =
+        vec![variable("MODEL_PATH", &facts.artifact.path), variable("MODEL_NAME", facts.served_name())];
     env.extend(facts.spec.server.defaults.max_tokens.map(|most| variable("MAX_TOKENS", most)));
+    env.push(variable("PORT", http));
     Launch {
         command: runtime.command.clone(),
         args: Vec::new(),
