@@ -184,10 +184,11 @@ def chat(port, tokens, prompt, stream=True):
                 first = time.monotonic() - began
     except (http.client.IncompleteRead, ConnectionError):
         return answer.status, text, "broken", first
-    if b"data: [DONE]" in text:
-        how = "whole"
-    elif b'"error"' in text:
+    # An error event is followed by the end of the stream, for clients that wait for it.
+    if b'data: {"error"' in text:
         how = "error"
+    elif b"data: [DONE]" in text:
+        how = "whole"
     else:
         how = "silent"
     return answer.status, text, how, first

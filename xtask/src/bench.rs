@@ -1,5 +1,5 @@
 //! `cargo xtask bench`: how fast we are beside others, in one run on one machine. This file is `bench peers`, engines beside engines;
-//! `bench optimize` and `bench gateway` are modules of their own.
+//! `bench optimize`, `bench gateway` and `bench routing` are modules of their own.
 //!
 //! Every row is measured in rounds: in each, ours and every peer run once, one after the other, and who goes first changes.
 //! Only figures of one round are compared, because the speed of a shared machine drifts. `stats` says what counts.
@@ -11,6 +11,7 @@ mod optimize;
 mod peers;
 mod plot;
 mod report;
+mod routing;
 mod rows;
 pub(crate) mod served;
 mod stats;
@@ -44,6 +45,7 @@ enum Command {
     Peers(PeersArgs),
     Optimize(optimize::Args),
     Gateway(gateway::Args),
+    Routing(routing::Args),
 }
 
 /// Compare speed and memory with llama.cpp and OpenVINO GenAI
@@ -84,6 +86,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Command::Peers(args) => compare(args),
         Command::Optimize(args) => optimize::run(args),
         Command::Gateway(args) => gateway::run(args),
+        Command::Routing(args) => routing::run(args),
     }
 }
 

