@@ -140,7 +140,11 @@ impl<S: Serves> Served<S> {
                 // The listener ends, and nothing was sent that could be answered.
                 Ok(Ok(None)) => {}
                 Ok(Err(e)) => tracing::debug!(error = %e, "a connection ended early"),
-                Err(_) => tracing::debug!("a connection sent no request in time"),
+                Err(_) => {
+                    // Bytes that nobody reads would turn the end of the connection into a reset.
+                    let _ = stream.try_read(&mut [0; PREFACE.len()]);
+                    tracing::debug!("a connection sent no request in time");
+                }
             },
             Some(tls) => match timeout(self.limits.header_timeout, tls.accept(stream)).await {
                 // Boxed, so that connections without TLS do not have the room for it.
