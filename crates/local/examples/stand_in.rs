@@ -1,7 +1,8 @@
 //! Stands in for the `wharf` binary in tests of the supervisor: `run-child` is the real one, `serve` is a fake engine that does what its
 //! model file says, `quantize` copies the file if the gate that it is given lets it through.
 //!
-//! A model file is JSON: `{"start_ms": 50, "exit": 1, "ttft_ms": 900, "errors": true, "kl": 0.5}`, each field optional.
+//! A model file is JSON: `{"start_ms": 50, "exit": 1, "ttft_ms": 900, "errors_after": 2, "kl": 0.5}`, each field optional.
+#![expect(clippy::print_stdout, reason = "it is a program of its own")]
 
 use std::path::Path;
 use std::process::ExitCode;

@@ -323,7 +323,7 @@ impl Service {
                     );
                     return;
                 };
-                if self.models.get(&version.revision).is_none() {
+                if !self.models.contains_key(&version.revision) {
                     self.prepare(&version.revision, context);
                 }
                 self.versions

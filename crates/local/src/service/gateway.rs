@@ -45,7 +45,7 @@ impl Service {
                 traffic: pushed.traffic.clone(),
             };
             context.gateway.set_service(spec);
-            std::mem::swap(&mut self.pushed, &mut Some(pushed.clone()));
+            self.pushed = Some(pushed.clone());
         }
         // From now on nothing new goes to those that drain.
         let drains = |endpoint: &EndpointConfig| match endpoint {
