@@ -19,7 +19,7 @@ import time
 SERVERS = 4
 PATIENCE = 300
 # A server keeps the beginnings of about a quarter of the conversations.
-KV_CACHE = "64MiB"
+KV_CACHE = "160MiB"
 MAX_LEN = 2048
 
 
