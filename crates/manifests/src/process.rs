@@ -20,8 +20,6 @@ pub struct Process {
     pub model: String,
     /// How its engine is started.
     pub launch: Launch,
-    /// Name that requests use.
-    pub served_name: String,
 }
 
 /// A service as processes, with its files in `places`. A `ref` must have been replaced by what its Model says.
@@ -47,12 +45,7 @@ pub fn process(object: &LLMService, places: Places) -> Result<Process, RenderErr
     steps.retain(|step| step.verb != "copy");
     steps
         .extend(spec.model.adapters.iter().filter_map(|adapter| recipe::fetch(store, &adapter.source, None)));
-    Ok(Process {
-        steps,
-        model: facts.artifact.path.clone(),
-        launch: facts.launch().clone(),
-        served_name: facts.served_name().to_owned(),
-    })
+    Ok(Process { steps, model: facts.artifact.path.clone(), launch: facts.launch().clone() })
 }
 
 /// Stands for everything of a service whose change restarts its processes; scaling, access and observability are not in it.

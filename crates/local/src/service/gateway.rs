@@ -1,5 +1,7 @@
 //! What the gateway is told of a service.
 
+use std::sync::Arc;
+
 use wharf_access::{KeySet, KeySource, WatchedKeys};
 use wharf_gateway::config::{EndpointConfig, limits};
 use wharf_gateway::{ServiceConfig, ServiceSpec};
@@ -8,6 +10,7 @@ use wharf_spec::LLMService;
 use wharf_spec::service::Traffic;
 
 use super::Service;
+use crate::options::Written;
 use crate::replica::State;
 use crate::supervisor::Context;
 
@@ -59,7 +62,7 @@ impl Service {
     }
 
     /// The object of the version that has traffic, or of the one that will.
-    fn serving(&self) -> Option<&std::sync::Arc<crate::options::Written>> {
+    fn serving(&self) -> Option<&Arc<Written>> {
         let active = self.rollout.active.as_ref().or(self.rollout.candidate.as_ref());
         let active = active.and_then(|active| self.objects.get(&active.revision));
         // What restarts nothing (limits, keys) holds at once, and the newest object says it.
@@ -102,7 +105,8 @@ impl Service {
     }
 }
 
-fn served_name(object: &LLMService) -> String {
+/// Name that requests use.
+pub(super) fn served_name(object: &LLMService) -> String {
     let name = object.spec.model.name.clone().or_else(|| object.metadata.name.clone());
     name.unwrap_or_default()
 }

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use wharf_api::console::ColdStartView;
 use wharf_rollout::{Failure, Version as Of, VersionSeen};
 
+use super::gateway::served_name;
 use super::{Service, flat};
 use crate::backoff::Backoff;
 use crate::child::Exit;
@@ -103,8 +104,7 @@ impl Version {
 
     /// Lets every ready replica that is cold answer its first prompts.
     pub(super) fn warm_up(&mut self, service: &str, prompts: u32, context: &Context) {
-        let model = self.written.object.spec.model.name.clone();
-        let model = model.or_else(|| self.written.object.metadata.name.clone()).unwrap_or_default();
+        let model = served_name(&self.written.object);
         for replica in &mut self.replicas {
             if replica.state != State::Ready || replica.warmth != Warmth::Cold {
                 continue;
