@@ -244,9 +244,13 @@ impl Shared {
 }
 
 pub(super) fn verb(place: &Place, asked: &Asked) -> &'static str {
-    let collection = place.name.is_empty();
-    match (asked.method.as_str(), collection) {
-        ("GET", _) if asked.is_set("watch") => "watch",
+    verb_of(&asked.method, place.name.is_empty(), asked.is_set("watch"))
+}
+
+/// What a request does, as RBAC has it.
+pub(crate) fn verb_of(method: &Method, collection: bool, watches: bool) -> &'static str {
+    match (method.as_str(), collection) {
+        ("GET", _) if watches => "watch",
         ("GET", true) => "list",
         ("GET", false) => "get",
         ("POST", _) => "create",

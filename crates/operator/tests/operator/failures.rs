@@ -13,8 +13,8 @@ async fn a_faulty_object_says_what_is_wrong_and_holds_up_nobody() {
     world.service(
         "wrong",
         &spec(json!({"scaling": {"min": 2}, "parallelism": {"tensor": 3}, "runtime": {"engine": "custom"}})),
-    );
-    world.service("assistant", &spec(json!({})));
+    ).await;
+    world.service("assistant", &spec(json!({}))).await;
     world.ready("assistant").await;
     let refused = |service: &Value| condition(service, "Ready")["reason"] == "InvalidSpec";
     let wrong = world.until("LLMService", "wrong", refused).await;
@@ -28,13 +28,14 @@ async fn a_faulty_object_says_what_is_wrong_and_holds_up_nobody() {
     assert_eq!(writes(&world.cluster.calls()), [] as [String; 0], "no storm of retries");
     // Corrected, it is served like any other.
     world.cluster.delete("LLMService", "demo/wrong");
-    world.service("wrong", &spec(json!({})));
+    world.service("wrong", &spec(json!({}))).await;
     world.ready("wrong").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_fails_conflicts_and_hangs_up_is_tried_again() {
     let world = World::without_operator().await;
+    let Some(cluster) = world.cluster.in_memory("fail on demand") else { return };
     for (verb, kind, how) in [
         ("patch", "LLMService/status", Injected::Status(409)),
         ("patch", "Deployment", Injected::Status(500)),
@@ -46,10 +47,10 @@ async fn a_server_that_fails_conflicts_and_hangs_up_is_tried_again() {
         ("patch", "NetworkPolicy", Injected::Hang),
         ("patch", "Deployment", Injected::Status(429)),
     ] {
-        world.cluster.fail_next(2, verb, kind, how);
+        cluster.fail_next(2, verb, kind, how);
     }
     world.start_operator();
-    world.service("assistant", &spec(json!({})));
+    world.service("assistant", &spec(json!({}))).await;
     let service = world.ready("assistant").await;
     let clean = |service: &Value| condition(service, "Applied").is_null();
     assert!(clean(&world.until("LLMService", "assistant", clean).await), "{service}");
@@ -58,14 +59,15 @@ async fn a_server_that_fails_conflicts_and_hangs_up_is_tried_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_child_that_is_forbidden_is_told_of() {
     let world = World::without_operator().await;
-    world.cluster.fail_next(1000, "patch", "NetworkPolicy", Injected::Status(403));
+    let Some(cluster) = world.cluster.in_memory("fail on demand") else { return };
+    cluster.fail_next(1000, "patch", "NetworkPolicy", Injected::Status(403));
     world.start_operator();
-    world.service("assistant", &spec(json!({})));
+    world.service("assistant", &spec(json!({}))).await;
     let told = |service: &Value| condition(service, "Applied")["reason"] == "Forbidden";
     let service = world.until("LLMService", "assistant", told).await;
     let message = condition(&service, "Applied")["message"].as_str().unwrap().to_owned();
     assert!(message.contains("NetworkPolicy"), "{message}");
-    world.cluster.heal();
+    cluster.heal();
     world.ready("assistant").await;
     world.until("LLMService", "assistant", |service| condition(service, "Applied").is_null()).await;
 }
@@ -73,9 +75,10 @@ async fn a_child_that_is_forbidden_is_told_of() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kind_that_the_cluster_lacks_costs_only_itself() {
     let world = World::without_operator().await;
-    world.cluster.uninstall("monitoring.coreos.com");
+    let Some(cluster) = world.cluster.in_memory("forget a kind") else { return };
+    cluster.uninstall("monitoring.coreos.com");
     world.start_operator();
-    world.service("assistant", &spec(json!({"observability": {"serviceMonitor": true}})));
+    world.service("assistant", &spec(json!({"observability": {"serviceMonitor": true}}))).await;
     world.ready("assistant").await;
     let told = |service: &Value| {
         condition(service, "Applied")["message"].as_str().is_some_and(|m| m.contains("ServiceMonitor"))

@@ -15,13 +15,13 @@ async fn the_next_operator_works_when_the_first_is_gone() {
     let first = world.operator(Some("first"));
     assert!(world.cluster.until(SOON, |_| holder(&world) == "first").await);
     let second = world.operator(Some("second"));
-    world.service("assistant", &spec(json!({})));
+    world.service("assistant", &spec(json!({}))).await;
     world.ready("assistant").await;
     assert_eq!(holder(&world), "first");
     // Killed, it does not give the Lease back: it runs out.
     first.abort();
     assert!(world.cluster.until(SOON, |_| holder(&world) == "second").await);
-    world.service("another", &spec(json!({})));
+    world.service("another", &spec(json!({}))).await;
     world.ready("another").await;
     let lease = world.cluster.get("Lease", "wharf-system/wharf-operator").unwrap();
     assert_eq!(lease["spec"]["leaseTransitions"], 1);

@@ -14,25 +14,25 @@ async fn many_services_come_up_and_a_new_operator_writes_nothing() {
     let world = World::without_operator().await;
     *world.longest.lock().unwrap() = Duration::from_secs(10);
     for number in 0..SERVICES {
-        world.service(&format!("service-{number}"), &spec(json!({"rollout": {"warmup": {"prompts": 0}}})));
+        world.service(&format!("service-{number}"), &spec(json!({"rollout": {"warmup": {"prompts": 0}}}))).await;
     }
     world.start_operator();
     let is_ready = |service: &Value| {
         condition(service, "Ready")["status"] == "True"
             && condition(service, "Progressing")["status"] == "False"
     };
-    let all = |cluster: &wharf_fakes::cluster::FakeCluster| cluster.list("LLMService").iter().all(is_ready);
+    let all = |cluster: &wharf_fakes::stage::Stage| cluster.list("LLMService").iter().all(is_ready);
     assert!(world.cluster.until(SOON * 2, all).await);
     assert!(world.cluster.settle(Duration::from_millis(500), SOON).await);
     world.kill_operator().await;
     world.cluster.forget_calls();
     world.start_operator();
     // It has listed everything and looked at it, several times.
-    let listed = |cluster: &wharf_fakes::cluster::FakeCluster| {
+    let listed = |cluster: &wharf_fakes::stage::Stage| {
         let calls = cluster.calls();
         calls
             .iter()
-            .any(|call| call.user_agent == "operator" && call.verb == "watch" && call.kind == "LLMService")
+            .any(|call| call.user_agent == "operator" && call.verb == "watch" && call.plural == "llmservices")
     };
     let listed = async {
         while !listed(&world.cluster) {

@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 use wharf_fakes::actors::Fate;
-use wharf_fakes::cluster::FakeCluster;
+use wharf_fakes::stage::Stage;
 
-use crate::support::{SOON, World, condition, is_current, marked, spec};
+use crate::support::{SOON, World, as_a_pod, condition, is_current, marked, spec};
 
 async fn served_by(world: &World, colour: &str) -> Value {
     world
@@ -23,9 +23,9 @@ async fn is_gone(world: &World, deployment: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_of_the_model_is_a_second_deployment_that_takes_over() {
     let world = World::start().await;
-    world.service("assistant", &spec(json!({})));
+    world.service("assistant", &spec(json!({}))).await;
     world.ready("assistant").await;
-    world.service("assistant", &spec(json!({"model": {"source": "pvc://models/two", "name": "fake-model"}})));
+    world.service("assistant", &spec(json!({"model": {"source": "pvc://models/two", "name": "fake-model"}}))).await;
     // Both stand, and the old one serves until the new one has answered its prompts.
     world.until("Deployment", "assistant-green", |_| true).await;
     let service = served_by(&world, "green").await;
@@ -46,11 +46,11 @@ async fn every_strategy_takes_a_change_over() {
         if strategy == "Canary" {
             first["rollout"]["steps"] = json!([{"weight": "50%", "duration": "1s"}]);
         }
-        world.service("assistant", &first);
+        world.service("assistant", &first).await;
         world.ready("assistant").await;
         let mut second = first.clone();
         second["model"]["source"] = "pvc://models/two".into();
-        world.service("assistant", &second);
+        world.service("assistant", &second).await;
         let service = served_by(&world, "green").await;
         assert_eq!(service["status"]["rollout"]["phase"], "Promoted", "{strategy}");
         is_gone(&world, "assistant-blue").await;
@@ -61,10 +61,10 @@ async fn every_strategy_takes_a_change_over() {
 async fn a_version_that_crashes_is_taken_back_and_says_why() {
     let world = World::start().await;
     world.fates.pods_with("\"bad\"", Fate::CrashLoop { restarts: 4, exit_code: 1 });
-    world.service("assistant", &marked("good"));
+    world.service("assistant", &marked("good")).await;
     world.ready("assistant").await;
     let before = world.pods();
-    world.service("assistant", &marked("bad"));
+    world.service("assistant", &marked("bad")).await;
     let back = |service: &Value| service["status"]["rollout"]["phase"] == "RolledBack";
     let service = world.until("LLMService", "assistant", back).await;
     let reason = condition(&service, "Stalled")["message"].as_str().unwrap().to_owned();
@@ -72,7 +72,7 @@ async fn a_version_that_crashes_is_taken_back_and_says_why() {
     assert_eq!(condition(&service, "Ready")["status"], "True", "the old version serves");
     assert_eq!(service["status"]["traffic"], json!([{"colour": "blue", "weight": 100, "generation": 1}]));
     is_gone(&world, "assistant-green").await;
-    let as_before = |cluster: &FakeCluster| cluster.list("Pod").len() == before.len();
+    let as_before = |cluster: &Stage| cluster.list("Pod").len() == before.len();
     assert!(world.cluster.until(SOON, as_before).await);
     assert_eq!(world.pods(), before);
     assert!(
@@ -83,7 +83,7 @@ async fn a_version_that_crashes_is_taken_back_and_says_why() {
             .any(|note| note.contains("exits with code 1"))
     );
     // Correcting it is another release.
-    world.service("assistant", &marked("better"));
+    world.service("assistant", &marked("better")).await;
     served_by(&world, "green").await;
 }
 
@@ -91,10 +91,10 @@ async fn a_version_that_crashes_is_taken_back_and_says_why() {
 async fn a_version_that_does_not_answer_its_first_prompts_gets_no_traffic() {
     let world = World::start().await;
     // Nobody listens there.
-    world.fates.pods_with("\"mute\"", Fate::runs("127.0.0.1:1".parse().unwrap()));
-    world.service("assistant", &marked("good"));
+    world.fates.pods_with("\"mute\"", Fate::runs(as_a_pod("127.0.0.1:1".parse().unwrap())));
+    world.service("assistant", &marked("good")).await;
     world.ready("assistant").await;
-    world.service("assistant", &marked("mute"));
+    world.service("assistant", &marked("mute")).await;
     let back = |service: &Value| service["status"]["rollout"]["phase"] == "RolledBack";
     let service = world.until("LLMService", "assistant", back).await;
     let reason = condition(&service, "Stalled")["message"].as_str().unwrap().to_owned();
@@ -105,9 +105,9 @@ async fn a_version_that_does_not_answer_its_first_prompts_gets_no_traffic() {
 async fn a_second_version_without_a_node_says_what_can_be_done() {
     let world = World::start().await;
     world.fates.pods_with("\"large\"", Fate::Unschedulable);
-    world.service("assistant", &marked("good"));
+    world.service("assistant", &marked("good")).await;
     world.ready("assistant").await;
-    world.service("assistant", &marked("large"));
+    world.service("assistant", &marked("large")).await;
     let said = |service: &Value| {
         condition(service, "Progressing")["message"].as_str().is_some_and(|m| m.contains("Insufficient"))
     };
@@ -120,9 +120,9 @@ async fn a_second_version_without_a_node_says_what_can_be_done() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_that_is_killed_again_and_again_comes_to_the_same_end() {
     let world = World::start().await;
-    world.service("assistant", &spec(json!({})));
+    world.service("assistant", &spec(json!({}))).await;
     world.ready("assistant").await;
-    world.service("assistant", &spec(json!({"model": {"source": "pvc://models/two", "name": "fake-model"}})));
+    world.service("assistant", &spec(json!({"model": {"source": "pvc://models/two", "name": "fake-model"}}))).await;
     // Killed at every version of the status that the release passes through.
     let phase = |service: &Value| service["status"]["rollout"].to_string();
     let mut last = phase(&world.cluster.get("LLMService", "demo/assistant").unwrap());
@@ -144,10 +144,10 @@ async fn an_operator_that_is_killed_again_and_again_comes_to_the_same_end() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_person_takes_a_release_back_with_an_annotation() {
     let world = World::start().await;
-    world.fates.pods_with("\"slow\"", Fate::NotReady { address: world.engine.address() });
-    world.service("assistant", &marked("good"));
+    world.fates.pods_with("\"slow\"", Fate::NotReady { address: as_a_pod(world.engine.address()) });
+    world.service("assistant", &marked("good")).await;
     world.ready("assistant").await;
-    world.service("assistant", &marked("slow"));
+    world.service("assistant", &marked("slow")).await;
     world
         .until("LLMService", "assistant", |service| service["status"]["rollout"]["phase"] == "Warming")
         .await;
@@ -155,7 +155,7 @@ async fn a_person_takes_a_release_back_with_an_annotation() {
         "apiVersion": "wharf.dev/v1alpha1", "kind": "LLMService",
         "metadata": {"name": "assistant", "namespace": "demo", "annotations": {"wharf.dev/rollout": "abort@1"}},
         "spec": marked("slow"),
-    }));
+    })).await;
     let back = |service: &Value| service["status"]["rollout"]["phase"] == "RolledBack";
     let service = world.until("LLMService", "assistant", back).await;
     assert_eq!(service["status"]["rollout"]["answer"]["done"], true);
@@ -165,9 +165,9 @@ async fn a_person_takes_a_release_back_with_an_annotation() {
 async fn a_deployment_that_somebody_deletes_comes_back_even_where_the_object_asks_for_another() {
     let world = World::start().await;
     world.fates.pods_with("\"bad\"", Fate::CrashLoop { restarts: 4, exit_code: 1 });
-    world.service("assistant", &marked("good"));
+    world.service("assistant", &marked("good")).await;
     world.ready("assistant").await;
-    world.service("assistant", &marked("bad"));
+    world.service("assistant", &marked("bad")).await;
     world
         .until("LLMService", "assistant", |service| service["status"]["rollout"]["phase"] == "RolledBack")
         .await;

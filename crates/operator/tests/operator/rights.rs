@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 use wharf_fakes::actors::Fate;
-use wharf_fakes::cluster::{Call, FakeCluster, allows};
+use wharf_fakes::cluster::{Call, allows};
+use wharf_fakes::stage::Stage;
 
 use crate::support::{SOON, World, condition, of_operator, spec};
 
@@ -41,7 +42,7 @@ async fn everything(world: &World) {
         ),
     ];
     for (name, changes) in &all {
-        world.service(name, &spec(changes.clone()));
+        world.service(name, &spec(changes.clone())).await;
     }
     for (name, _) in &all {
         world.ready(name).await;
@@ -50,14 +51,14 @@ async fn everything(world: &World) {
         "runtime": {"engine": "vllm"}, "resources": {"gpu": {"count": 1}}, "parallelism": {"tensor": 1, "pipeline": 2, "nodes": 2},
         "scaling": {"min": 2},
     }));
-    world.service("grouped", &group);
+    world.service("grouped", &group).await;
     world.until("LLMService", "grouped", |service| service["status"]["readyReplicas"] == 2).await;
     for (name, _) in &all {
         let plain = json!({
             "model": {"source": "pvc://models/two", "name": "fake-model"}, "scaling": {"min": 2},
             "runtime": {"serviceAccount": "theirs"}, "observability": {"serviceMonitor": false},
         });
-        world.service(name, &spec(plain));
+        world.service(name, &spec(plain)).await;
     }
     for (name, _) in &all {
         world
@@ -76,21 +77,21 @@ async fn everything(world: &World) {
         "model": {"source": "pvc://models/two", "name": "fake-model"}, "scaling": {"min": 3},
         "runtime": {"serviceAccount": "theirs"}, "observability": {"serviceMonitor": false},
     });
-    world.service("routed", &spec(more));
+    world.service("routed", &spec(more)).await;
     world.until("LLMService", "routed", |service| service["status"]["readyReplicas"] == 3).await;
     // Of all files, those are left that a version mounts: one for each service.
-    let left = |cluster: &FakeCluster| cluster.list("ConfigMap").len() == all.len();
+    let left = |cluster: &Stage| cluster.list("ConfigMap").len() == all.len();
     assert!(world.cluster.until(SOON, left).await);
 }
 
 /// Makes models, and wants other ones.
 async fn models(world: &World) {
     world.fates.jobs_with("hf://owner/slow", wharf_fakes::actors::JobFate::Runs);
-    world.model("small", &json!({"source": "hf://owner/slow", "optimize": {"quantize": "q8_0"}}));
+    world.model("small", &json!({"source": "hf://owner/slow", "optimize": {"quantize": "q8_0"}})).await;
     world.until("Model", "small", |model| model["status"]["phase"] == "Fetching").await;
-    let fetching = |cluster: &FakeCluster| !cluster.list("Job").is_empty();
+    let fetching = |cluster: &Stage| !cluster.list("Job").is_empty();
     assert!(world.cluster.until(SOON, fetching).await);
-    world.model("small", &json!({"source": "hf://owner/repo", "optimize": {"quantize": "q8_0"}}));
+    world.model("small", &json!({"source": "hf://owner/repo", "optimize": {"quantize": "q8_0"}})).await;
     world.until("Model", "small", |model| model["status"]["phase"] == "Ready").await;
 }
 
@@ -130,7 +131,7 @@ async fn the_role_allows_what_is_called_and_handed_on_and_nothing_else() {
     world.fates.pods_with("\"bad\"", Fate::CrashLoop { restarts: 4, exit_code: 1 });
     models(&world).await;
     let handed = async {
-        let roles = |cluster: &FakeCluster| cluster.list("Role").len() == 2;
+        let roles = |cluster: &Stage| cluster.list("Role").len() == 2;
         assert!(world.cluster.until(SOON, roles).await);
         handed_on(&world)
     };

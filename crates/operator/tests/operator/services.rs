@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use serde_json::json;
+use wharf_fakes::stage::Stage;
 
-use crate::support::{SOON, World, condition, is_current, spec, writes};
+use crate::support::{POD_IP, SOON, World, condition, is_current, pod, spec, writes};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_that_is_applied_becomes_ready_with_a_url() {
     let world = World::start().await;
-    world.service("assistant", &spec(json!({})));
+    world.service("assistant", &spec(json!({}))).await;
     let service = world.ready("assistant").await;
     let status = &service["status"];
     assert_eq!(status["url"], "http://assistant.demo.svc");
@@ -30,13 +31,15 @@ async fn a_service_that_is_applied_becomes_ready_with_a_url() {
 #[tokio::test(flavor = "multi_thread")]
 async fn looking_at_what_is_as_it_should_be_writes_nothing() {
     let world = World::start().await;
-    world.service("assistant", &spec(json!({})));
+    world.service("assistant", &spec(json!({}))).await;
     world.ready("assistant").await;
     assert!(world.cluster.settle(Duration::from_millis(300), SOON).await);
     world.cluster.forget_calls();
     // The same object again, and every object as if it had changed.
-    world.service("assistant", &spec(json!({})));
-    world.cluster.cut_watches();
+    world.service("assistant", &spec(json!({}))).await;
+    if let Stage::Memory(cluster) = &world.cluster {
+        cluster.cut_watches();
+    }
     // The operator looks again every 100 ms; ten looks are enough.
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(writes(&world.cluster.calls()), [] as [String; 0]);
@@ -50,11 +53,11 @@ async fn looking_at_what_is_as_it_should_be_writes_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_of_scaling_and_observability_starts_and_stops_no_other_pods() {
     let world = World::start().await;
-    world.service("assistant", &spec(json!({})));
+    world.service("assistant", &spec(json!({}))).await;
     world.ready("assistant").await;
     let before = world.pods();
     let changed = json!({"scaling": {"min": 2, "max": 4}, "observability": {"logs": {"format": "json"}}});
-    world.service("assistant", &spec(changed));
+    world.service("assistant", &spec(changed)).await;
     let grown = |service: &serde_json::Value| is_current(service) && service["status"]["readyReplicas"] == 2;
     let service = world.until("LLMService", "assistant", grown).await;
     assert_eq!(service["status"]["colour"], "blue");
@@ -66,14 +69,14 @@ async fn a_change_of_scaling_and_observability_starts_and_stops_no_other_pods() 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_somebody_deletes_or_edits_of_a_service_is_put_right() {
     let world = World::start().await;
-    world.service("assistant", &spec(json!({})));
+    world.service("assistant", &spec(json!({}))).await;
     world.ready("assistant").await;
     world.cluster.delete("Service", "demo/assistant-pods");
     world.until("Service", "assistant-pods", |service| service["spec"]["clusterIP"] == "None").await;
     world.cluster.seed(json!({
         "apiVersion": "policy/v1", "kind": "PodDisruptionBudget",
         "metadata": {"name": "assistant", "namespace": "demo"}, "spec": {"maxUnavailable": 5},
-    }));
+    })).await;
     world.until("PodDisruptionBudget", "assistant", |budget| budget["spec"]["maxUnavailable"] == 1).await;
 }
 
@@ -81,17 +84,17 @@ async fn what_somebody_deletes_or_edits_of_a_service_is_put_right() {
 async fn what_a_service_wants_no_longer_goes() {
     let world = World::start().await;
     let exposed = json!({"expose": {"type": "Ingress", "host": "llm.example.com"}});
-    world.service("assistant", &spec(exposed));
+    world.service("assistant", &spec(exposed)).await;
     world.ready("assistant").await;
     assert!(world.cluster.get("Ingress", "demo/assistant").is_some());
-    world.service("assistant", &spec(json!({"expose": {"type": "ClusterIP", "host": null}})));
+    world.service("assistant", &spec(json!({"expose": {"type": "ClusterIP", "host": null}}))).await;
     world.cluster.await_object("Ingress", "demo/assistant", SOON, |ingress| ingress.is_none()).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_that_is_deleted_takes_its_children_with_it() {
     let world = World::start().await;
-    world.service("assistant", &spec(json!({})));
+    world.service("assistant", &spec(json!({}))).await;
     world.ready("assistant").await;
     world.cluster.delete("LLMService", "demo/assistant");
     let kinds = [
@@ -104,7 +107,7 @@ async fn a_service_that_is_deleted_takes_its_children_with_it() {
         "EndpointSlice",
         "Pod",
     ];
-    let gone = |cluster: &wharf_fakes::cluster::FakeCluster| {
+    let gone = |cluster: &Stage| {
         kinds.iter().all(|kind| {
             let ours =
                 |object: &serde_json::Value| object["metadata"]["labels"]["wharf.dev/service"] == "assistant";
@@ -119,16 +122,15 @@ async fn a_service_that_is_deleted_takes_its_children_with_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_is_reached_through_the_gateway_s_pods() {
     let world = World::start().await;
-    world.service("assistant", &spec(json!({})));
+    world.service("assistant", &spec(json!({}))).await;
     let empty = |slice: &serde_json::Value| slice["endpoints"] == json!([]);
     world.until("EndpointSlice", "assistant-gateway", empty).await;
-    world.cluster.seed(json!({
-        "apiVersion": "v1", "kind": "Pod",
-        "metadata": {"name": "gateway-1", "namespace": "wharf-system", "labels": {"app.kubernetes.io/component": "gateway"}},
-        "spec": {"containers": [{"name": "gateway", "image": "wharf", "ports": [{"name": "http", "containerPort": 8000}]}]},
-    }));
+    let labels = json!({"app.kubernetes.io/component": "gateway"});
+    let ports = json!([{"name": "http", "containerPort": 8000}]);
+    let container = json!({"name": "gateway", "image": "wharf", "ports": ports});
+    world.cluster.seed(pod("wharf-system", "gateway-1", &labels, container)).await;
     let pointed = |slice: &serde_json::Value| {
-        slice["endpoints"][0]["addresses"] == json!(["127.0.0.1"])
+        slice["endpoints"][0]["addresses"] == json!([POD_IP])
             && slice["endpoints"][0]["conditions"]["ready"] == true
     };
     let slice = world.until("EndpointSlice", "assistant-gateway", pointed).await;

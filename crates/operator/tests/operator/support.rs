@@ -1,20 +1,20 @@
 //! A cluster with an operator, gateways that follow it, and pods that fare as a test says.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use http::HeaderValue;
-use http::header::USER_AGENT;
-use kube::{Client, ResourceExt};
+use kube::ResourceExt;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use wharf_api::demand::VersionCounts;
 use wharf_fakes::actors::{self, Actor, Fate, JobFate, PORT_ANNOTATION};
-use wharf_fakes::cluster::{Call, FakeCluster};
+use wharf_fakes::cluster::Call;
 use wharf_fakes::engine::{EngineConfig, FakeEngine};
+use wharf_fakes::stage::Stage;
 use wharf_operator::{Gateways, Heard, HttpProbe, Operator, Options, run};
 use wharf_rollout::{Colour, GatewaySeen};
 
@@ -32,10 +32,14 @@ const GROUPS: [&str; 5] = [
 ];
 /// What the operator's client calls itself.
 const NAME: &str = "operator";
+/// Who the operator is, where rights are asked for.
+const USER: &str = "system:serviceaccount:wharf-system:wharf-operator";
+/// Addresses of Pods: a real API server takes none of loopback. They listen where their annotation says.
+pub(crate) const POD_IP: &str = "10.1.2.3";
 const WRITES: [&str; 5] = ["create", "update", "patch", "delete", "deletecollection"];
 
 pub(crate) struct World {
-    pub(crate) cluster: FakeCluster,
+    pub(crate) cluster: Stage,
     pub(crate) engine: FakeEngine,
     pub(crate) fates: Fates,
     /// How long an operator that is started waits at most before it looks again.
@@ -69,7 +73,7 @@ fn find<F: Clone>(fates: &Mutex<BTreeMap<String, F>>, object: &Value) -> Option<
 
 /// Gateways that follow the status at once, and of whose requests every one is answered.
 struct Following {
-    cluster: FakeCluster,
+    cluster: Stage,
     answered: AtomicU64,
 }
 
@@ -95,26 +99,34 @@ impl World {
     }
 
     pub(crate) async fn without_operator() -> World {
-        let cluster = FakeCluster::start().await.unwrap();
-        wharf_spec::crd::crds().into_iter().for_each(|crd| drop(cluster.seed(crd)));
+        let cluster = Stage::start().await;
+        for crd in wharf_spec::crd::crds() {
+            cluster.seed(crd).await;
+        }
         for group in GROUPS {
-            cluster.install(group);
+            cluster.install(group).await;
         }
         for name in ["demo", "wharf-system"] {
-            cluster.seed(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}));
+            cluster.seed(namespace(name)).await;
         }
+        let role = wharf_operator::cluster_role("wharf-operator");
+        for object in [role, bound("wharf-operator")] {
+            cluster.seed(object).await;
+        }
+        let has_controllers = cluster.start_controllers().await;
         let engine = FakeEngine::start(EngineConfig::default()).await.unwrap();
         let client = cluster.client();
         let fates = Fates::default();
-        let address = engine.address();
+        let address = as_a_pod(engine.address());
         let (of_pods, of_jobs) = (Arc::clone(&fates.pods), Arc::clone(&fates.jobs));
-        let actors = vec![
-            actors::deployments(&client),
+        let mut actors = vec![
             actors::leader_worker_sets(&client),
-            actors::endpoints(&client),
             actors::kubelet(&client, move |pod| find(&of_pods, pod).unwrap_or(Fate::runs(address))),
             actors::jobs(&client, move |job| find(&of_jobs, job).unwrap_or(JobFate::completes())),
         ];
+        if !has_controllers {
+            actors.extend([actors::deployments(&client), actors::endpoints(&client)]);
+        }
         let began = Instant::now();
         let clock = Arc::new(move || {
             let real = u64::try_from(began.elapsed().as_millis()).unwrap();
@@ -150,11 +162,9 @@ impl World {
             let port = pod.annotations().get(PORT_ANNOTATION)?;
             Some(format!("127.0.0.1:{port}"))
         });
-        let mut config = self.cluster.config();
-        config.headers.push((USER_AGENT, HeaderValue::from_static(NAME)));
         let gateways = Following { cluster: self.cluster.clone(), answered: AtomicU64::new(0) };
         let operator = Operator {
-            client: Client::try_from(config).unwrap(),
+            client: self.cluster.client_of(NAME, USER),
             options,
             gateways: Some(Arc::new(gateways)),
             probe: Some(Arc::new(probe.unwrap())),
@@ -175,19 +185,19 @@ impl World {
     }
 
     /// A user applies the service `demo/name`.
-    pub(crate) fn service(&self, name: &str, spec: &Value) -> Value {
-        self.object("LLMService", name, spec)
+    pub(crate) async fn service(&self, name: &str, spec: &Value) -> Value {
+        self.object("LLMService", name, spec).await
     }
 
     /// A user applies the model `demo/name`.
-    pub(crate) fn model(&self, name: &str, spec: &Value) -> Value {
-        self.object("Model", name, spec)
+    pub(crate) async fn model(&self, name: &str, spec: &Value) -> Value {
+        self.object("Model", name, spec).await
     }
 
-    fn object(&self, kind: &str, name: &str, spec: &Value) -> Value {
-        self.cluster.seed(json!({
-            "apiVersion": "wharf.dev/v1alpha1", "kind": kind, "metadata": {"name": name, "namespace": "demo"}, "spec": spec,
-        }))
+    async fn object(&self, kind: &str, name: &str, spec: &Value) -> Value {
+        let metadata = json!({"name": name, "namespace": "demo"});
+        let object = json!({"apiVersion": "wharf.dev/v1alpha1", "kind": kind, "metadata": metadata, "spec": spec});
+        self.cluster.seed(object).await
     }
 
     pub(crate) async fn until(&self, kind: &str, name: &str, reached: impl Fn(&Value) -> bool) -> Value {
@@ -220,6 +230,39 @@ impl World {
     }
 }
 
+/// A namespace that takes only Pods of the strictest kind.
+fn namespace(name: &str) -> Value {
+    let labels = json!({"pod-security.kubernetes.io/enforce": "restricted"});
+    json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
+}
+
+/// Gives the operator's account its role in the whole cluster.
+fn bound(role: &str) -> Value {
+    json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": role},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+        "subjects": [{"kind": "ServiceAccount", "name": "wharf-operator", "namespace": "wharf-system"}],
+    })
+}
+
+/// Where a server of this test is, as a Pod has it.
+pub(crate) fn as_a_pod(mut address: SocketAddr) -> SocketAddr {
+    address.set_ip(POD_IP.parse().unwrap());
+    address
+}
+
+/// A Pod with one container that the strictest namespace takes.
+pub(crate) fn pod(namespace: &str, name: &str, labels: &Value, container: Value) -> Value {
+    let mut container = container;
+    container["securityContext"] =
+        json!({"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}});
+    let security = json!({"runAsNonRoot": true, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}});
+    json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": namespace, "labels": labels},
+        "spec": {"containers": [container], "securityContext": security},
+    })
+}
+
 /// Whether a status is about the newest generation.
 pub(crate) fn is_current(object: &Value) -> bool {
     object["status"]["observedGeneration"] == object["metadata"]["generation"]
@@ -238,7 +281,7 @@ pub(crate) fn of_operator(calls: &[Call]) -> impl Iterator<Item = &Call> {
 /// What the operator wrote.
 pub(crate) fn writes(calls: &[Call]) -> Vec<String> {
     let ours = of_operator(calls).filter(|call| WRITES.contains(&call.verb));
-    ours.map(|call| format!("{} {}/{} {}", call.verb, call.kind, call.part, call.name)).collect()
+    ours.map(|call| format!("{} {}/{} {}", call.verb, call.plural, call.part, call.name)).collect()
 }
 
 /// A service that needs no Job: its model lies in a volume.
