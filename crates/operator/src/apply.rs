@@ -9,6 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::api::{DeleteParams, DynamicObject, ObjectMeta, Patch, PatchParams, PostParams, PropagationPolicy};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
+use wharf_telemetry::metrics::operator as table;
 
 use crate::MANAGER;
 use crate::context::{Applied, ChildName, Context};
@@ -167,6 +168,8 @@ pub(crate) async fn tell(context: &Context, about: &DynamicObject, happened: Vec
     let namespace = about.metadata.namespace.as_deref().unwrap_or("default");
     let events: Api<Event> = Api::namespaced(context.client.clone(), namespace);
     for happened in happened {
+        let kind = if happened.warning { "Warning" } else { "Normal" };
+        context.metrics.add(&table::EVENTS, &[&happened.reason, kind], 1.0);
         let event = event_of(context, about, &happened);
         if let Err(error) = events.create(&PostParams::default(), &event).await {
             let (reason, error) = (&happened.reason, wharf_telemetry::log::chain(&error));

@@ -10,9 +10,11 @@ use kube::runtime::reflector::{ObjectRef, Store};
 use tokio::sync::mpsc::UnboundedSender;
 use wharf_manifests::Settings;
 use wharf_spec::Object;
+use wharf_telemetry::metrics::Metrics;
 
 use crate::gateways::Gateways;
 use crate::probe::Probe;
+use crate::scaling::Autoscalers;
 use crate::service::Refusal;
 use crate::view::{View, reference};
 
@@ -37,6 +39,8 @@ pub(crate) struct Context {
     pub(crate) gateway_pods: Store<DynamicObject>,
     pub(crate) gateways: Arc<dyn Gateways>,
     pub(crate) probe: Arc<dyn Probe>,
+    pub(crate) autoscalers: Autoscalers,
+    pub(crate) metrics: Arc<Metrics>,
     /// Who we are, in Events.
     pub(crate) identity: String,
     pub(crate) remembered: Mutex<Memory>,

@@ -21,7 +21,9 @@ mod probe;
 mod rbac;
 mod run;
 mod scale;
+mod scaling;
 mod service;
+mod side;
 mod status;
 mod view;
 
@@ -29,6 +31,7 @@ pub use gateways::{Gateways, Heard, HttpGateways, NoGateways};
 pub use probe::{HttpProbe, Probe};
 pub use rbac::cluster_role;
 pub use run::{Operator, Options, run};
+pub use side::Side;
 
 /// Who owns the fields that Wharf writes.
 pub const MANAGER: &str = "wharf";

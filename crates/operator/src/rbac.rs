@@ -14,6 +14,7 @@ const RULES: &[Rule] = &[
     // An owner reference that blocks the owner's deletion asks for it, where that is enforced.
     ("wharf.dev", &["llmservices/finalizers", "models/finalizers"], &["update"]),
     ("wharf.dev", &["llmservices/status", "models/status"], &["patch"]),
+    ("wharf.dev", &["llmservices/scale"], &["patch"]),
     ("", &["pods"], &["get", "list", "watch"]),
     ("", &["services"], &["get"]),
     ("", &["serviceaccounts", "configmaps", "services"], CHILDREN),

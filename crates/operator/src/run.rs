@@ -1,5 +1,6 @@
 //! Runs the controllers: watches, queues, and who leads.
 
+use std::collections::HashSet;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -10,19 +11,23 @@ use kube::runtime::controller::{Action, Config};
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::{applier, watcher};
 use kube::{Client, Resource, ResourceExt};
+use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use wharf_manifests::Settings;
 use wharf_manifests::names::{MODEL, SERVICE};
 use wharf_spec::{LLMService, Model};
+use wharf_telemetry::metrics::operator as table;
 
 use crate::context::{Clock, Context, Followed};
 use crate::error::{Error, again_after};
 use crate::gateways::{Gateways, HttpGateways};
 use crate::lease::{HOLDS, Wanted, lead};
 use crate::probe::{HttpProbe, Probe};
+use crate::scaling::Autoscalers;
+use crate::side::Side;
 use crate::view::{Changed, Object, View, api, follow};
 use crate::{model, service};
 
@@ -81,12 +86,14 @@ pub struct Operator {
     pub gateways: Option<Arc<dyn Gateways>>,
     /// Replicas; over HTTP if nothing is given.
     pub probe: Option<Arc<dyn Probe>>,
+    /// Where it says how it is.
+    pub side: Side,
 }
 
 impl Operator {
     /// An operator of a cluster, as it is outside tests.
     pub fn new(client: Client, options: Options) -> Operator {
-        Operator { client, options, gateways: None, probe: None }
+        Operator { client, options, gateways: None, probe: None, side: Side::default() }
     }
 }
 
@@ -98,6 +105,7 @@ pub async fn run(operator: Operator) -> Result<(), reqwest::Error> {
     let Some((namespace, identity)) = operator.options.lease.clone() else { return work(&operator).await };
     let wanted = Wanted { namespace, name: "wharf-operator".to_owned(), identity, holds: HOLDS };
     loop {
+        operator.side.stands_by();
         if let Some(ended) = lead(&operator.client, &wanted, work(&operator)).await {
             return ended;
         }
@@ -105,15 +113,17 @@ pub async fn run(operator: Operator) -> Result<(), reqwest::Error> {
 }
 
 async fn work(operator: &Operator) -> Result<(), reqwest::Error> {
-    let Operator { client, options, gateways, probe } = operator;
+    let Operator { client, options, gateways, probe, side } = operator;
+    side.lists();
     let mut tasks = JoinSet::new();
     let (told, changes) = unbounded_channel();
     let (services, service_queue) = own_kind::<LLMService>(client, options, &told, &mut tasks);
     let (models, model_queue) = own_kind::<Model>(client, options, &told, &mut tasks);
-    let gateway_pods = gateway_pods(client, options, &told, &mut tasks);
+    let gateways_changed = Arc::new(Notify::new());
+    let gateway_pods = gateway_pods(client, options, &told, &gateways_changed, &mut tasks);
     let gateways = match gateways {
         Some(gateways) => Arc::clone(gateways),
-        None => Arc::new(HttpGateways::new(gateway_pods.clone())?),
+        None => Arc::new(HttpGateways::new(gateway_pods.clone(), gateways_changed)?),
     };
     let probe = match probe {
         Some(probe) => Arc::clone(probe),
@@ -133,6 +143,8 @@ async fn work(operator: &Operator) -> Result<(), reqwest::Error> {
         gateways,
         probe,
         identity: options.lease.as_ref().map_or("wharf-operator", |lease| &lease.1).to_owned(),
+        autoscalers: Autoscalers::default(),
+        metrics: Arc::clone(side.metrics()),
         remembered: Default::default(),
     });
     for followed in [&context.services, &context.models] {
@@ -141,6 +153,12 @@ async fn work(operator: &Operator) -> Result<(), reqwest::Error> {
     }
     // Nobody may be taken for gone before they were listed.
     let _ = context.gateway_pods.wait_until_ready().await;
+    let kinds = vec![
+        ("LLMService", context.services.store.clone()),
+        ("Model", context.models.store.clone()),
+    ];
+    let of_gateways = Arc::clone(&context.gateways);
+    side.works(kinds, move || of_gateways.followed());
     let everything = || {
         for followed in [&context.services, &context.models] {
             followed.store.state().iter().for_each(|object| ask(followed, object));
@@ -178,14 +196,24 @@ fn gateway_pods(
     client: &Client,
     options: &Options,
     told: &Told,
+    changed: &Arc<Notify>,
     tasks: &mut JoinSet<()>,
 ) -> kube::runtime::reflector::Store<DynamicObject> {
     let peer = &options.settings.gateway;
     let labels: Vec<String> = peer.pods.iter().map(|(key, value)| format!("{key}={value}")).collect();
     let resource = ApiResource::erase::<k8s_openapi::api::core::v1::Pod>(&());
     let told = told.clone();
-    // Every service points at gateways.
-    let tell = move |_| drop(told.send(Changed::Much));
+    let changed = Arc::clone(changed);
+    let tell = move |change| {
+        if let Changed::Broke(_) = change {
+            drop(told.send(change));
+            return;
+        }
+        // One permit is kept for whoever does not wait at the moment.
+        changed.notify_one();
+        // Every service points at gateways.
+        drop(told.send(Changed::Much));
+    };
     let config = watcher::Config::default().labels(&labels.join(","));
     follow(api(client, Some(&peer.namespace), &resource), &resource, config, tell, tasks)
 }
@@ -200,6 +228,7 @@ async fn hand_on(context: &Context, mut changes: UnboundedReceiver<Changed>, eve
         }
         match change {
             Changed::Much => everything(),
+            Changed::Broke(kind) => context.metrics.add(&table::WATCH_FAILURES, &[&kind], 1.0),
             Changed::Child(object) => of_child(context, &object),
         }
     }
@@ -209,7 +238,8 @@ async fn hand_on(context: &Context, mut changes: UnboundedReceiver<Changed>, eve
 fn forget(context: &Context) {
     let followed = [&context.services, &context.models];
     let objects = followed.iter().flat_map(|followed| followed.store.state());
-    let known = objects.filter_map(|object| object.metadata.uid.clone()).collect();
+    let known: HashSet<String> = objects.filter_map(|object| object.metadata.uid.clone()).collect();
+    context.autoscalers.retain(|uid| known.contains(uid));
     context.memory().retain(&known);
 }
 
@@ -283,9 +313,14 @@ where
 {
     let uid = object.metadata.uid.clone().unwrap_or_default();
     // Dropping a look anywhere is safe: what it decided is kept before it acts.
+    let began = Instant::now();
     let looked = timeout(context.patience, reconcile(Object::clone(&object), Arc::clone(&context))).await;
+    let kind = of(&context).resource.kind.as_str();
+    let metrics = &context.metrics;
+    metrics.observe(&table::LOOK_SECONDS, &[kind], began.elapsed().as_secs_f64());
     match looked.unwrap_or(Err(Error::Late(context.patience))) {
         Ok(action) => {
+            metrics.add(&table::LOOKS, &[kind, "done"], 1.0);
             let mut memory = context.memory();
             memory.failures.remove(&uid);
             if memory.trouble.remove(&uid).is_some() {
@@ -301,9 +336,12 @@ where
             let failures = memory.failures.entry(uid.clone()).or_default();
             *failures += 1;
             let again = again_after(&error, *failures - 1);
+            let result = if error.is_a_race() { "race" } else { "failed" };
+            metrics.add(&table::LOOKS, &[kind, result], 1.0);
             if error.is_a_race() {
                 tracing::debug!(object = object.name_any(), error = said, "looked too early");
             } else {
+                metrics.add(&table::FAILURES, &[kind, error.reason()], 1.0);
                 tracing::warn!(object = object.name_any(), error = said, "a look failed and is taken again");
                 let trouble = (error.reason().to_owned(), said);
                 let news = memory.trouble.insert(uid, trouble.clone()) != Some(trouble);

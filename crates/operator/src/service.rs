@@ -43,6 +43,7 @@ pub(crate) async fn reconcile(object: Object, context: Arc<Context>) -> Result<A
     let step = step(&wanted.state, &observed, &Policy::from(&wanted.service.spec.rollout));
     status::keep(&context, &found, &wanted, &observed, &step).await?;
     crate::apply::tell(&context, &object, events::of_step(&step.actions)).await;
+    context.autoscalers.follow(&context, &object, wanted.policy.clone());
     apply::carry_out(&context, &found, &wanted, &step).await?;
     Ok(Action::requeue(again_in(&context, &step)))
 }

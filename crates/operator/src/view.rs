@@ -53,6 +53,8 @@ pub(crate) enum Changed {
     Child(Object),
     /// A list was read anew: what was deleted in between left no event.
     Much,
+    /// A watch of this kind broke off.
+    Broke(String),
 }
 
 /// A kind of object and those that there are.
@@ -195,6 +197,7 @@ pub(crate) fn follow(
                 }
                 Ok(Event::Apply(object) | Event::Delete(object)) => tell(Changed::Child(Arc::new(object))),
                 Err(error) => {
+                    tell(Changed::Broke(kind.clone()));
                     tracing::warn!(kind, error = %wharf_telemetry::log::chain(&error), "failed to watch; what was seen last holds");
                 }
             }

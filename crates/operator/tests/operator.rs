@@ -14,6 +14,8 @@ mod models;
 mod releases;
 #[path = "operator/rights.rs"]
 mod rights;
+#[path = "operator/scaling.rs"]
+mod scaling;
 #[path = "operator/services.rs"]
 mod services;
 #[path = "operator/support.rs"]

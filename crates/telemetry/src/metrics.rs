@@ -7,7 +7,7 @@ mod registry;
 mod table;
 
 pub use registry::Metrics;
-pub use table::{Kind, Metric, gateway, server};
+pub use table::{Kind, Metric, gateway, operator, server};
 
 use std::fmt::Write;
 
@@ -21,8 +21,10 @@ pub fn reference_page() -> String {
     table_of(&mut page, server::ALL);
     page.push_str("\n## Gateway\n\nServed at `/metrics` on its metrics port.\n\n");
     table_of(&mut page, gateway::ALL);
+    page.push_str("\n## Operator\n\nServed at `/metrics` on its metrics port.\n\n");
+    table_of(&mut page, operator::ALL);
     page.push_str("\n## Histogram buckets\n\n");
-    for metric in server::ALL.iter().chain(gateway::ALL) {
+    for metric in server::ALL.iter().chain(gateway::ALL).chain(operator::ALL) {
         if let Kind::Histogram(buckets) = metric.kind {
             let buckets: Vec<String> = buckets.iter().map(|bucket| bucket.to_string()).collect();
             let _ = writeln!(page, "- `{}`: {}", metric.name, buckets.join(", "));

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use kube::ResourceExt;
 use kube::api::DynamicObject;
 use serde_json::{Value, json};
+use wharf_autoscaler::Policy;
 use wharf_manifests::{Mode, Settings, model_place, revision};
 use wharf_rollout::{Command, CommandKind, Prepared, State};
 use wharf_spec::scalar::Source;
@@ -14,6 +15,7 @@ use wharf_spec::{Document, LLMService, Model, Object, Severity, check};
 use super::dereference::Found;
 use crate::context::Context;
 use crate::observe::{RELEASED, Workload};
+use crate::scaling;
 
 /// Says what somebody asks of a release: `promote@17`, where the number grows with every command.
 pub(crate) const COMMAND: &str = "wharf.dev/rollout";
@@ -34,6 +36,8 @@ pub(crate) struct Wanted {
     /// The status as it is.
     pub(crate) before: ServiceStatus,
     pub(crate) commands: Vec<Command>,
+    /// How our autoscaler scales it; none where somebody else does.
+    pub(crate) policy: Option<Policy>,
 }
 
 /// Nothing can be done with it.
@@ -62,7 +66,10 @@ pub(super) fn validate(context: &Context, found: &Found) -> Result<Wanted, Refus
         .map(|name| resolve(&mut service, name.as_str(), found.model.as_ref()));
     let revision = revision_of(&service, &context.settings, &found.workloads)
         .map_err(|error| refuse("InvalidSpec", error.to_string()))?;
+    let policy = scaling::wanted(&service)
+        .map_err(|error| refuse("InvalidSpec", format!("spec.{error}")))?;
     Ok(Wanted {
+        policy,
         generation: found.object.metadata.generation.unwrap_or(0),
         specs: specs(&before),
         commands: command(&found.object).into_iter().collect(),

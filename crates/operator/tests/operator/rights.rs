@@ -74,11 +74,14 @@ async fn everything(world: &World) {
     }
     // What changes no pod is scaled in place.
     let more = json!({
-        "model": {"source": "pvc://models/two", "name": "fake-model"}, "scaling": {"min": 3},
+        "model": {"source": "pvc://models/two", "name": "fake-model"},
+        "scaling": {"min": 3, "max": 4, "target": {"concurrency": 1}},
         "runtime": {"serviceAccount": "theirs"}, "observability": {"serviceMonitor": false},
     });
     world.service("routed", &spec(more)).await;
     world.until("LLMService", "routed", |service| service["status"]["readyReplicas"] == 3).await;
+    world.demand("routed", wharf_api::demand::ServiceDemand { in_flight: 40, ..Default::default() });
+    world.until("LLMService", "routed", |service| service["status"]["readyReplicas"] == 4).await;
     // Of all files, those are left that a version mounts: one for each service.
     let left = |cluster: &Stage| cluster.list("ConfigMap").len() == all.len();
     assert!(world.cluster.until(SOON, left).await);

@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use kube::ResourceExt;
 use serde_json::{Value, json};
+use tokio::sync::broadcast;
 use tokio::task::JoinHandle;
-use wharf_api::demand::VersionCounts;
+use wharf_api::demand::{DemandReport, ServiceDemand, VersionCounts};
 use wharf_fakes::actors::{self, Actor, Fate, JobFate, PORT_ANNOTATION};
 use wharf_fakes::cluster::Call;
 use wharf_fakes::engine::{EngineConfig, FakeEngine};
 use wharf_fakes::stage::Stage;
-use wharf_operator::{Gateways, Heard, HttpProbe, Operator, Options, run};
+use wharf_operator::{Gateways, Heard, HttpProbe, Operator, Options, Side, run};
 use wharf_rollout::{Colour, GatewaySeen};
 
 /// Nothing in these tests takes as long unless it hangs.
@@ -47,6 +48,15 @@ pub(crate) struct World {
     operator: Mutex<Option<JoinHandle<()>>>,
     actors: Vec<Actor>,
     clock: Arc<dyn Fn() -> u64 + Send + Sync>,
+    asked: Asked,
+}
+
+/// What is asked of the gateways.
+#[derive(Clone)]
+struct Asked {
+    lines: broadcast::Sender<Arc<DemandReport>>,
+    services: Arc<Mutex<BTreeMap<String, ServiceDemand>>>,
+    sequence: Arc<AtomicU64>,
 }
 
 /// How pods and Jobs fare: by a text that is in them.
@@ -74,6 +84,7 @@ fn find<F: Clone>(fates: &Mutex<BTreeMap<String, F>>, object: &Value) -> Option<
 /// Gateways that follow the status at once, and of whose requests every one is answered.
 struct Following {
     cluster: Stage,
+    asked: Asked,
     answered: AtomicU64,
 }
 
@@ -87,6 +98,14 @@ impl Gateways for Following {
         let counts = [Colour::Blue, Colour::Green].map(|colour| (colour, counts(colour))).into();
         let gateway = GatewaySeen { name: "gateway".to_owned(), epoch: 1, traffic, counts };
         vec![Heard { gateway, busy: BTreeMap::new() }]
+    }
+
+    fn lines(&self) -> broadcast::Receiver<Arc<DemandReport>> {
+        self.asked.lines.subscribe()
+    }
+
+    fn followed(&self) -> usize {
+        1
     }
 }
 
@@ -140,6 +159,11 @@ impl World {
             operator: Mutex::new(None),
             actors,
             clock,
+            asked: Asked {
+                lines: broadcast::channel(16).0,
+                services: Arc::default(),
+                sequence: Arc::default(),
+            },
         }
     }
 
@@ -162,14 +186,33 @@ impl World {
             let port = pod.annotations().get(PORT_ANNOTATION)?;
             Some(format!("127.0.0.1:{port}"))
         });
-        let gateways = Following { cluster: self.cluster.clone(), answered: AtomicU64::new(0) };
+        let gateways = Following {
+            cluster: self.cluster.clone(),
+            asked: self.asked.clone(),
+            answered: AtomicU64::new(0),
+        };
         let operator = Operator {
             client: self.cluster.client_of(NAME, USER),
             options,
             gateways: Some(Arc::new(gateways)),
             probe: Some(Arc::new(probe.unwrap())),
+            side: Side::default(),
         };
         tokio::spawn(async move { run(operator).await.unwrap() })
+    }
+
+    /// From now on this is asked of the service `demo/name`.
+    pub(crate) fn demand(&self, name: &str, demand: ServiceDemand) {
+        let Asked { lines, services, sequence } = &self.asked;
+        services.lock().unwrap().insert(format!("demo/{name}"), demand);
+        let report = DemandReport {
+            gateway: "gateway".to_owned(),
+            epoch: 1,
+            sequence: sequence.fetch_add(1, Ordering::Relaxed) + 1,
+            lease_ms: 600_000,
+            services: services.lock().unwrap().clone(),
+        };
+        lines.send(Arc::new(report)).expect("an autoscaler listens");
     }
 
     /// Kills the operator, wherever it is.

@@ -179,3 +179,35 @@ pub mod gateway {
             "Always 1; the labels tell the build.";
     }
 }
+
+/// Metrics of the operator.
+pub mod operator {
+    use super::{Kind, Metric};
+
+    const KIND: &[&str] = &["kind"];
+    /// From a look that changes nothing to one that an API server keeps waiting, in seconds.
+    const SECONDS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+
+    metrics! {
+        LOOKS "wharf_operator_looks_total" Kind::Counter, &["kind", "result"],
+            "Looks at objects by result: done, failed, race (somebody else wrote in between, or a watch was late; taken again at once).";
+        LOOK_SECONDS "wharf_operator_look_seconds" Kind::Histogram(SECONDS), KIND,
+            "Seconds that a look at an object took.";
+        FAILURES "wharf_operator_failures_total" Kind::Counter, &["kind", "reason"],
+            "Looks that failed, by the reason that the object's condition Applied has.";
+        WATCH_FAILURES "wharf_operator_watch_failures_total" Kind::Counter, KIND,
+            "Watches that broke off with an error and were begun again.";
+        OBJECTS "wharf_operator_objects" Kind::Gauge, &["kind", "ready"],
+            "Objects that are looked after, by whether their condition Ready holds.";
+        EVENTS "wharf_operator_events_total" Kind::Counter, &["reason", "type"],
+            "Events written about objects, by reason and type: Normal, Warning. Promoted and RolledBack are releases that ended so.";
+        SCALED "wharf_operator_scaled_total" Kind::Counter, &["direction"],
+            "Decisions of the autoscaler that were carried out, by direction: up, down, wake (from zero), sleep (to zero).";
+        GATEWAYS "wharf_operator_gateways" Kind::Gauge, &[],
+            "Gateways whose demand stream is followed.";
+        LEADER "wharf_operator_leader" Kind::Gauge, &[],
+            "1 while this operator works, 0 while it stands by.";
+        BUILD_INFO "wharf_build_info" Kind::Gauge, &["version", "commit"],
+            "Always 1; the labels tell the build.";
+    }
+}

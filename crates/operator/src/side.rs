@@ -1,0 +1,178 @@
+//! The operator's port for kubelet and Prometheus: health, readiness, metrics. It says how the operator is and changes nothing.
+
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::service::service_fn;
+use kube::api::DynamicObject;
+use kube::runtime::reflector::Store;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use wharf_listen::{Limits, Listener};
+use wharf_telemetry::build;
+use wharf_telemetry::metrics::{Metrics, operator as table};
+
+/// How the operator is, for whoever asks.
+#[derive(Clone)]
+pub struct Side {
+    metrics: Arc<Metrics>,
+    state: Arc<Mutex<State>>,
+}
+
+/// What it does.
+#[derive(Default)]
+enum State {
+    /// It has not got so far as to want to work.
+    #[default]
+    Starting,
+    /// Another one works.
+    StandingBy,
+    /// It reads what there is.
+    Listing,
+    /// It works.
+    Working { kinds: Vec<(&'static str, Store<DynamicObject>)>, gateways: Arc<dyn Fn() -> usize + Send + Sync> },
+}
+
+impl Default for Side {
+    fn default() -> Side {
+        let metrics = Metrics::new(table::ALL);
+        metrics.set(&table::BUILD_INFO, &[build::VERSION, build::COMMIT], 1.0);
+        metrics.set(&table::LEADER, &[], 0.0);
+        Side { metrics: Arc::new(metrics), state: Arc::default() }
+    }
+}
+
+impl Side {
+    /// Serves the port until `stop`.
+    pub async fn serve(self, socket: TcpListener, stop: watch::Receiver<bool>) {
+        let service = service_fn(move |request: Request<Incoming>| {
+            let answer = self.answer(request.method(), request.uri().path());
+            async move { Ok::<_, Infallible>(answer) }
+        });
+        let limits =
+            Limits { header_timeout: Duration::from_secs(10), max_header_bytes: 16 << 10, h2_streams: 16 };
+        Listener { socket, tls: None, service, limits, connections: None }.run(stop).await;
+    }
+
+    pub(crate) fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// It waits until another one is gone.
+    pub(crate) fn stands_by(&self) {
+        self.turn(State::StandingBy);
+    }
+
+    /// It reads what there is.
+    pub(crate) fn lists(&self) {
+        self.turn(State::Listing);
+    }
+
+    /// It works, on objects of these kinds.
+    pub(crate) fn works(
+        &self,
+        kinds: Vec<(&'static str, Store<DynamicObject>)>,
+        gateways: impl Fn() -> usize + Send + Sync + 'static,
+    ) {
+        self.turn(State::Working { kinds, gateways: Arc::new(gateways) });
+    }
+
+    fn turn(&self, state: State) {
+        let leads = matches!(state, State::Listing | State::Working { .. });
+        self.metrics.set(&table::LEADER, &[], if leads { 1.0 } else { 0.0 });
+        *self.state() = state;
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn answer(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
+        match (method, path) {
+            (&Method::GET, "/health") => plain(StatusCode::OK, "alive\n"),
+            (&Method::GET, "/ready") => match *self.state() {
+                State::Starting => plain(StatusCode::SERVICE_UNAVAILABLE, "the API server has not answered yet\n"),
+                State::Listing => plain(StatusCode::SERVICE_UNAVAILABLE, "reading what the cluster has\n"),
+                State::StandingBy => plain(StatusCode::OK, "standing by\n"),
+                State::Working { .. } => plain(StatusCode::OK, "working\n"),
+            },
+            (&Method::GET, "/metrics") => {
+                self.count();
+                match self.metrics.encode() {
+                    Ok(text) => {
+                        let mut answer = Response::new(Full::from(text));
+                        let kind = HeaderValue::from_static(Metrics::CONTENT_TYPE);
+                        answer.headers_mut().insert(CONTENT_TYPE, kind);
+                        answer
+                    }
+                    Err(error) => plain(
+                        StatusCode::INTERNAL_SERVER_ERROR,
+                        &format!("failed to write metrics: {error}\n"),
+                    ),
+                }
+            }
+            _ => plain(StatusCode::NOT_FOUND, "there are /health, /ready and /metrics\n"),
+        }
+    }
+
+    /// Counts objects, which costs too much to do at every change of one.
+    fn count(&self) {
+        let State::Working { kinds, gateways } = &*self.state() else { return };
+        for (kind, store) in kinds {
+            let objects = store.state();
+            let ready = objects.iter().filter(|object| is_ready(object)).count();
+            for (holds, count) in [("true", ready), ("false", objects.len() - ready)] {
+                self.metrics.set(&table::OBJECTS, &[kind, holds], count as f64);
+            }
+        }
+        self.metrics.set(&table::GATEWAYS, &[], gateways() as f64);
+    }
+}
+
+fn is_ready(object: &DynamicObject) -> bool {
+    let conditions = object.data["status"]["conditions"].as_array();
+    conditions.into_iter().flatten().any(|known| known["type"] == "Ready" && known["status"] == "True")
+}
+
+fn plain(status: StatusCode, text: &str) -> Response<Full<Bytes>> {
+    let mut answer = Response::new(Full::from(text.to_owned()));
+    *answer.status_mut() = status;
+    answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(side: &Side, path: &str) -> u16 {
+        side.answer(&Method::GET, path).status().as_u16()
+    }
+
+    #[test]
+    fn an_operator_is_ready_when_it_works_or_stands_by() {
+        let side = Side::default();
+        assert_eq!((status(&side, "/health"), status(&side, "/ready")), (200, 503));
+        side.stands_by();
+        assert_eq!(status(&side, "/ready"), 200);
+        side.lists();
+        assert_eq!(status(&side, "/ready"), 503);
+        side.works(Vec::new(), || 0);
+        assert_eq!(status(&side, "/ready"), 200);
+        assert_eq!(status(&side, "/elsewhere"), 404);
+    }
+
+    #[test]
+    fn metrics_say_who_leads() {
+        let side = Side::default();
+        side.works(Vec::new(), || 2);
+        side.count();
+        let text = side.metrics.encode().unwrap();
+        assert!(text.contains("wharf_operator_leader 1\n"), "{text}");
+        assert!(text.contains("wharf_operator_gateways 2\n"), "{text}");
+    }
+}
