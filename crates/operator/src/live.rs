@@ -24,16 +24,27 @@ pub(crate) fn is_as_wanted(wanted: &Value, live: &DynamicObject) -> bool {
     holds(wanted, &live)
 }
 
-/// Whether `live` has everything that `wanted` has. Servers fill in defaults, so lists are compared item by item in their order.
+/// Whether `live` has everything that `wanted` has. Servers fill in defaults, so lists are compared item by item in their order; and they
+/// keep nothing of what is empty: it is gone, or null.
 fn holds(wanted: &Value, live: &Value) -> bool {
     match (wanted, live) {
-        (Value::Object(wanted), Value::Object(live)) => {
-            wanted.iter().all(|(key, value)| live.get(key).is_some_and(|live| holds(value, live)))
-        }
+        (Value::Object(wanted), Value::Object(live)) => wanted.iter().all(|(key, value)| {
+            let live = live.get(key).unwrap_or(&Value::Null);
+            is_empty(value) && is_empty(live) || holds(value, live)
+        }),
         (Value::Array(wanted), Value::Array(live)) => {
             wanted.len() == live.len() && wanted.iter().zip(live).all(|(wanted, live)| holds(wanted, live))
         }
         _ => wanted == live,
+    }
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Array(items) => items.is_empty(),
+        Value::Object(fields) => fields.is_empty(),
+        Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
     }
 }
 
@@ -57,6 +68,14 @@ mod tests {
         assert!(is_as_wanted(&wanted, &live(&there)));
         there["spec"]["ports"][0]["port"] = 81.into();
         assert!(!is_as_wanted(&wanted, &live(&there)));
+    }
+
+    #[test]
+    fn what_is_empty_is_kept_by_no_server() {
+        let wanted = json!({"endpoints": [], "selector": {}, "ports": [{"port": 1}]});
+        assert!(holds(&wanted, &json!({"endpoints": null, "ports": [{"port": 1}]})));
+        assert!(!holds(&wanted, &json!({"endpoints": [{"addresses": []}], "ports": [{"port": 1}]})));
+        assert!(!holds(&wanted, &json!({"endpoints": null})));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use futures_util::StreamExt;
-use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
+use kube::api::{ApiResource, DynamicObject, GroupVersionKind, TypeMeta};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::watcher::{self, Event};
@@ -179,9 +179,12 @@ pub(crate) fn follow(
     let writer = reflector::store::Writer::new(resource.clone());
     let store = writer.as_reader();
     let kind = resource.kind.clone();
+    let types = TypeMeta { api_version: resource.api_version.clone(), kind: resource.kind.clone() };
     tasks.spawn(async move {
-        let events = watcher::watcher(api, config).default_backoff().modify(|object| {
+        let events = watcher::watcher(api, config).default_backoff().modify(move |object| {
             object.managed_fields_mut().clear();
+            // Items of Kubernetes' own lists do not say what they are.
+            object.types.get_or_insert_with(|| types.clone());
         });
         let mut events = std::pin::pin!(reflector::reflector(writer, events));
         let mut lists = 0;

@@ -66,7 +66,11 @@ impl Things {
         let list = self.all.list(&ListParams::default()).await?;
         let mut objects = Vec::with_capacity(list.items.len());
         for object in list.items {
-            objects.push(serde_json::to_value(object).map_err(kube::Error::SerdeError)?);
+            let mut object = serde_json::to_value(object).map_err(kube::Error::SerdeError)?;
+            // Items of Kubernetes' own lists do not say what they are.
+            object["apiVersion"] = self.resource.api_version.clone().into();
+            object["kind"] = self.resource.kind.clone().into();
+            objects.push(object);
         }
         Ok(objects)
     }

@@ -23,6 +23,10 @@ pub(crate) fn fill_in(kind: &str, object: &mut Value) {
         }
         "Pod" => pod(&mut object["spec"], "Always"),
         "Service" => service(&mut object["spec"]),
+        // It has to be there, and an empty one is written as none.
+        "EndpointSlice" if object["endpoints"].as_array().is_none_or(Vec::is_empty) => {
+            object["endpoints"] = Value::Null;
+        }
         "Secret" => default(object, "type", json!("Opaque")),
         "PersistentVolumeClaim" => default(&mut object["spec"], "volumeMode", json!("Filesystem")),
         _ => {}
