@@ -166,12 +166,20 @@ impl FakeCluster {
     /// # Panics
     /// When it is refused: a test that seeds nonsense should stop.
     pub fn seed(&self, object: Value) -> Value {
-        let seeded = self.try_seed(&object);
-        self.0.shared.changed();
-        seeded.unwrap_or_else(|message| panic!("failed to seed {object}: {message}"))
+        self.try_seed(&object).unwrap_or_else(|message| panic!("failed to seed {object}: {message}"))
     }
 
-    fn try_seed(&self, object: &Value) -> Result<Value, String> {
+    /// Like [`FakeCluster::seed`], for what may be refused.
+    ///
+    /// # Errors
+    /// What the server says.
+    pub fn try_seed(&self, object: &Value) -> Result<Value, String> {
+        let seeded = self.write_seed(object);
+        self.0.shared.changed();
+        seeded
+    }
+
+    fn write_seed(&self, object: &Value) -> Result<Value, String> {
         let mut store = lock(&self.0.shared.store);
         let text = |value: &Value| value.as_str().unwrap_or("").to_owned();
         let (api_version, kind) = (text(&object["apiVersion"]), text(&object["kind"]));

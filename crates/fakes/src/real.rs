@@ -17,7 +17,6 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use kube::api::{ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams};
 use kube::client::ClientBuilder;
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Config};
 use serde_json::{Value, json};
@@ -45,6 +44,7 @@ pub struct RealCluster(Arc<Inner>);
 
 struct Inner {
     config: Config,
+    kubeconfig: String,
     client: Client,
     kinds: Mutex<Vec<Kind>>,
     calls: Arc<Mutex<Vec<Call>>>,
@@ -77,23 +77,21 @@ impl RealCluster {
     /// # Panics
     /// When it cannot be had: who asked for a real one does not want to be told that all is well without it.
     pub async fn start(asked: &Asked) -> RealCluster {
-        let (config, plane, alone) = match asked {
+        let (kubeconfig, plane, alone) = match asked {
             Asked::Assets(folder) => {
                 let plane = Plane::start(folder).await;
-                (plane.config(), Some(plane), None)
+                (plane.kubeconfig(), Some(plane), None)
             }
             Asked::Kubeconfig(path) => {
                 let alone = Arc::clone(&GIVEN).lock_owned().await;
-                let read = Kubeconfig::read_from(path).expect("WHARF_TEST_KUBECONFIG is a kubeconfig");
-                let options = KubeConfigOptions::default();
-                let config =
-                    Config::from_custom_kubeconfig(read, &options).await.expect("the kubeconfig can be used");
-                (config, None, Some(alone))
+                (std::fs::read_to_string(path).expect("WHARF_TEST_KUBECONFIG is a file"), None, Some(alone))
             }
         };
+        let config = plane::config(&kubeconfig).await;
         let client = Client::try_from(config.clone()).expect("a client for the API server");
         let inner = Inner {
             config,
+            kubeconfig,
             client,
             kinds: Mutex::new(kinds::own()),
             calls: Arc::default(),
@@ -117,6 +115,14 @@ impl RealCluster {
     /// A configuration for kube's client that may do everything.
     pub fn config(&self) -> Config {
         self.0.config.clone()
+    }
+
+    /// A kubeconfig file's content, for programs of their own process.
+    ///
+    /// # Panics
+    /// When the one that was given cannot be read.
+    pub fn kubeconfig(&self) -> String {
+        self.0.kubeconfig.clone()
     }
 
     /// A client that may do everything.

@@ -103,6 +103,25 @@ impl Stage {
         }
     }
 
+    /// As [`FakeCluster::try_seed`].
+    ///
+    /// # Errors
+    /// What the server says.
+    pub async fn try_seed(&self, object: &Value) -> Result<Value, String> {
+        match self {
+            Stage::Memory(cluster) => cluster.try_seed(object),
+            Stage::Real(cluster) => cluster.try_seed(object).await.map_err(|error| error.to_string()),
+        }
+    }
+
+    /// A kubeconfig file's content, for programs of their own process.
+    pub fn kubeconfig(&self) -> String {
+        match self {
+            Stage::Memory(cluster) => cluster.kubeconfig(),
+            Stage::Real(cluster) => cluster.kubeconfig(),
+        }
+    }
+
     /// As [`FakeCluster::get`].
     pub fn get(&self, kind: &str, name: &str) -> Option<Value> {
         match self {

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
+#[path = "operator/api.rs"]
+mod api;
 #[path = "operator/failures.rs"]
 mod failures;
 #[path = "operator/leading.rs"]

@@ -6,10 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use futures_util::FutureExt;
-use kube::config::{Config, KubeConfigOptions};
+use kube::config::{Config, KubeConfigOptions, Kubeconfig};
 use rcgen::KeyPair;
-use serde_json::{Value, json};
+use serde_json::json;
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
 
@@ -74,7 +73,7 @@ impl Plane {
             "--disable-admission-plugins=ServiceAccount",
             "--allow-privileged=false",
         ]);
-        let config = plane.config();
+        let config = config(&plane.kubeconfig()).await;
         let up = async {
             let client = kube::Client::try_from(config).expect("a client");
             let ready = || http::Request::get("/readyz").body(Vec::new()).expect("a request");
@@ -93,7 +92,7 @@ impl Plane {
             return false;
         }
         let path = self.folder.path().join("kubeconfig");
-        fs::write(&path, self.kubeconfig().to_string()).expect("a file");
+        fs::write(&path, self.kubeconfig()).expect("a file");
         self.spawn("kube-controller-manager", &[
             &format!("--kubeconfig={}", path.display()),
             &format!("--controllers={}", CONTROLLERS.join(",")),
@@ -105,15 +104,8 @@ impl Plane {
         true
     }
 
-    pub(super) fn config(&self) -> Config {
-        let read = serde_json::from_value(self.kubeconfig()).expect("our own kubeconfig is one");
-        let options = KubeConfigOptions::default();
-        // Nothing in it has to be waited for.
-        let config = Config::from_custom_kubeconfig(read, &options).now_or_never();
-        config.expect("no files are read").expect("our own kubeconfig is right")
-    }
-
-    fn kubeconfig(&self) -> Value {
+    /// How to reach it, as a kubeconfig file says it.
+    pub(super) fn kubeconfig(&self) -> String {
         let server = format!("https://127.0.0.1:{}", self.port);
         json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "plane",
@@ -121,6 +113,7 @@ impl Plane {
             "users": [{"name": "plane", "user": {"token": TOKEN}}],
             "contexts": [{"name": "plane", "context": {"cluster": "plane", "user": "plane"}}],
         })
+        .to_string()
     }
 
     fn path(&self, name: &str) -> String {
@@ -162,6 +155,13 @@ impl Drop for Plane {
             let _ = child.wait();
         }
     }
+}
+
+/// What a kubeconfig file says, for kube's client.
+pub(super) async fn config(kubeconfig: &str) -> Config {
+    let read = Kubeconfig::from_yaml(kubeconfig).expect("a kubeconfig");
+    let options = KubeConfigOptions::default();
+    Config::from_custom_kubeconfig(read, &options).await.expect("the kubeconfig can be used")
 }
 
 /// A port that nobody has now.
