@@ -4,7 +4,7 @@
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::{
-    bench, chat, distill, epp, fetch, gateway, key, manifest, model, operator, optimize, plan, serve, up,
+    bench, chat, distill, doctor, epp, fetch, gateway, key, manifest, model, operator, optimize, plan, serve, up,
 };
 
 /// From raw weights to a served model, in one binary
@@ -29,6 +29,7 @@ pub(crate) enum Command {
     Gateway(gateway::Args),
     Operator(operator::Args),
     Epp(epp::Args),
+    Doctor(doctor::Args),
     Key(Box<key::Args>),
     Chat(chat::Args),
     Validate(manifest::validate::Args),
@@ -43,6 +44,13 @@ pub(crate) enum Command {
     Distill(Box<distill::Args>),
     Bench(BenchArgs),
     RunChild(up::ChildArgs),
+}
+
+/// Whether `kubectl wharf …` called us: then commands that steer mean the cluster.
+pub(crate) fn is_kubectl_plugin() -> bool {
+    let name = std::env::args_os().next();
+    let name = name.as_deref().and_then(|path| std::path::Path::new(path).file_name());
+    name.is_some_and(|name| name == "kubectl-wharf")
 }
 
 /// Put load on a part of Wharf and report what it delivers

@@ -7,6 +7,7 @@ mod args;
 mod bench;
 mod chat;
 mod distill;
+mod doctor;
 mod epp;
 mod exit;
 mod fetch;
@@ -59,6 +60,7 @@ fn run(cli: Cli, env: &Env) -> Result<(), Failure> {
         Command::Serve(args) => serve::run(&args, env),
         Command::Gateway(args) => gateway::run(&args),
         Command::Operator(args) => operator::run(&args, env),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Epp(args) => epp::run(&args),
         Command::Key(args) => key::run(&args),
         Command::Chat(args) => chat::run(&args, env),

@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
 use wharf_gateway::kubernetes;
 use wharf_manifests::Settings;
 use wharf_operator::{Operator, Options, cluster_role};
@@ -29,6 +31,12 @@ pub(crate) struct Args {
     /// Work without asking whether another operator does: for one that runs outside the cluster
     #[arg(long, conflicts_with = "lease_namespace")]
     no_lease: bool,
+    /// Port of health, readiness and metrics
+    #[arg(long, value_name = "PORT", default_value_t = 8082)]
+    metrics_port: u16,
+    /// Address that this port is bound to
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0")]
+    host: String,
     /// Print the ClusterRole that the operator needs, and stop
     #[arg(long)]
     print_role: bool,
@@ -60,6 +68,7 @@ pub(crate) fn run(args: &Args, env: &Env) -> Result<(), Failure> {
     }
     let settings = args.settings.as_deref().map(settings).transpose().bad_input()?.unwrap_or_default();
     log::init(args.log_format.into(), &args.log_level).context("failed to set up logging").bad_input()?;
+    let (socket, _) = wharf_listen::bind(&args.host, args.metrics_port, "metrics").bad_input()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -71,6 +80,9 @@ pub(crate) fn run(args: &Args, env: &Env) -> Result<(), Failure> {
         let lease = (!args.no_lease).then(|| (home, identity(env)));
         let options = Options { namespace: args.namespace.clone(), lease, settings, ..Options::default() };
         let operator = Operator::new(client, options);
+        let (stop, stopped) = watch::channel(false);
+        let socket = TcpListener::from_std(socket).context("failed to listen for metrics")?;
+        tokio::spawn(operator.side.clone().serve(socket, stopped));
         let working = |told: tokio::sync::oneshot::Receiver<()>| async move {
             tokio::select! {
                 ended = wharf_operator::run(operator) => ended,
@@ -78,10 +90,12 @@ pub(crate) fn run(args: &Args, env: &Env) -> Result<(), Failure> {
                 _ = told => Ok(()),
             }
         };
-        stop::serve(working, |error: reqwest::Error| {
+        let ended = stop::serve(working, |error: reqwest::Error| {
             Failure::Failed(anyhow::Error::from(error).context("failed to prepare HTTP clients"))
         })
-        .await
+        .await;
+        stop.send_replace(true);
+        ended
     })
 }
 

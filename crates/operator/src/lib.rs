@@ -9,6 +9,7 @@
 
 mod apply;
 mod context;
+pub mod doctor;
 mod error;
 mod events;
 mod gateways;
@@ -25,6 +26,7 @@ mod scaling;
 mod service;
 mod side;
 mod status;
+pub mod steer;
 mod view;
 
 pub use gateways::{Gateways, Heard, HttpGateways, NoGateways};

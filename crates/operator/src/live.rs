@@ -26,7 +26,7 @@ pub(crate) fn is_as_wanted(wanted: &Value, live: &DynamicObject) -> bool {
 
 /// Whether `live` has everything that `wanted` has. Servers fill in defaults, so lists are compared item by item in their order; and they
 /// keep nothing of what is empty: it is gone, or null.
-fn holds(wanted: &Value, live: &Value) -> bool {
+pub(crate) fn holds(wanted: &Value, live: &Value) -> bool {
     match (wanted, live) {
         (Value::Object(wanted), Value::Object(live)) => wanted.iter().all(|(key, value)| {
             let live = live.get(key).unwrap_or(&Value::Null);

@@ -31,6 +31,8 @@ use crate::side::Side;
 use crate::view::{Changed, Object, View, api, follow};
 use crate::{model, service};
 
+/// Name of the Lease of operators.
+pub(crate) const LEASE: &str = "wharf-operator";
 /// So many objects of a kind are looked at at the same time.
 const AT_ONCE: u16 = 16;
 /// Changes come in groups; an object is looked at once for each group.
@@ -103,7 +105,7 @@ impl Operator {
 /// When there is no TLS to be had, which HTTP clients prepare even where they need none. The cluster being away is no error: it is waited for.
 pub async fn run(operator: Operator) -> Result<(), reqwest::Error> {
     let Some((namespace, identity)) = operator.options.lease.clone() else { return work(&operator).await };
-    let wanted = Wanted { namespace, name: "wharf-operator".to_owned(), identity, holds: HOLDS };
+    let wanted = Wanted { namespace, name: LEASE.to_owned(), identity, holds: HOLDS };
     loop {
         operator.side.stands_by();
         if let Some(ended) = lead(&operator.client, &wanted, work(&operator)).await {
@@ -142,7 +144,7 @@ async fn work(operator: &Operator) -> Result<(), reqwest::Error> {
         gateway_pods,
         gateways,
         probe,
-        identity: options.lease.as_ref().map_or("wharf-operator", |lease| &lease.1).to_owned(),
+        identity: options.lease.as_ref().map_or(LEASE, |lease| &lease.1).to_owned(),
         autoscalers: Autoscalers::default(),
         metrics: Arc::clone(side.metrics()),
         remembered: Default::default(),

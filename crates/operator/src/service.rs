@@ -8,7 +8,7 @@ mod status;
 mod validate;
 
 pub(crate) use dereference::referred;
-pub(crate) use validate::{Refusal, checked};
+pub(crate) use validate::{COMMAND, Refusal, checked, word};
 
 use std::sync::Arc;
 use std::time::Duration;

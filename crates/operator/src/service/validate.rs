@@ -19,6 +19,13 @@ use crate::scaling;
 
 /// Says what somebody asks of a release: `promote@17`, where the number grows with every command.
 pub(crate) const COMMAND: &str = "wharf.dev/rollout";
+/// The commands that there are.
+const COMMANDS: [(&str, CommandKind); 4] = [
+    ("promote", CommandKind::Promote),
+    ("abort", CommandKind::Abort),
+    ("undo", CommandKind::Undo),
+    ("retry", CommandKind::Retry),
+];
 
 /// What is wanted.
 #[derive(Debug)]
@@ -183,14 +190,13 @@ fn revision_of(
 fn command(object: &DynamicObject) -> Option<Command> {
     let text = object.annotations().get(COMMAND)?;
     let (kind, sequence) = text.split_once('@')?;
-    let kind = match kind {
-        "promote" => CommandKind::Promote,
-        "abort" => CommandKind::Abort,
-        "undo" => CommandKind::Undo,
-        "retry" => CommandKind::Retry,
-        _ => return None,
-    };
+    let (_, kind) = COMMANDS.into_iter().find(|(word, _)| *word == kind)?;
     Some(Command { sequence: sequence.parse().ok()?, kind })
+}
+
+/// What a command is called.
+pub(crate) fn word(kind: CommandKind) -> &'static str {
+    COMMANDS.into_iter().find(|(_, known)| *known == kind).map_or("", |(word, _)| word)
 }
 
 /// Where the specs of versions are in what a release remembers: beside the state, which leaves out what it does not know.

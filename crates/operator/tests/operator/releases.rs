@@ -3,6 +3,8 @@
 use serde_json::{Value, json};
 use wharf_fakes::actors::Fate;
 use wharf_fakes::stage::Stage;
+use wharf_operator::steer::{self, SteerError};
+use wharf_rollout::CommandKind;
 
 use crate::support::{SOON, World, as_a_pod, condition, is_current, marked, spec};
 
@@ -159,6 +161,38 @@ async fn a_person_takes_a_release_back_with_an_annotation() {
     let back = |service: &Value| service["status"]["rollout"]["phase"] == "RolledBack";
     let service = world.until("LLMService", "assistant", back).await;
     assert_eq!(service["status"]["rollout"]["answer"]["done"], true);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_person_steers_a_release_and_reads_what_became_of_it() {
+    let world = World::start().await;
+    let client = world.cluster.client();
+    let mut first = marked("good");
+    first["rollout"]["pause"] = true.into();
+    world.service("assistant", &first).await;
+    world.ready("assistant").await;
+    let mut second = marked("better");
+    second["rollout"]["pause"] = true.into();
+    world.service("assistant", &second).await;
+    let waits = |service: &Value| service["status"]["rollout"]["waitsForPromotion"] == true;
+    world.until("LLMService", "assistant", waits).await;
+    let release = async || steer::releases(&client, Some("demo"), Some("assistant")).await.unwrap().remove(0);
+    let shown = release().await;
+    assert_eq!(shown.service, "demo/assistant");
+    assert!(shown.rollout.unwrap().waits_for_promotion);
+    let weights: Vec<(String, u32, u32)> =
+        shown.versions.into_iter().map(|version| (version.colour, version.weight, version.ready)).collect();
+    assert_eq!(weights, [("blue".to_owned(), 100, 1), ("green".to_owned(), 0, 1)]);
+
+    steer::order(&client, "demo", "assistant", CommandKind::Promote, SOON).await.unwrap();
+    served_by(&world, "green").await;
+    steer::order(&client, "demo", "assistant", CommandKind::Undo, SOON).await.unwrap();
+    served_by(&world, "blue").await;
+    // There is nothing to take back any more, and that is said.
+    let refused = steer::order(&client, "demo", "assistant", CommandKind::Abort, SOON).await.unwrap_err();
+    assert!(matches!(refused, SteerError::Refused(_)), "{refused}");
+    let nobody = steer::order(&client, "demo", "nobody", CommandKind::Abort, SOON).await.unwrap_err();
+    assert!(matches!(nobody, SteerError::NotFound { .. }), "{nobody}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
