@@ -4,7 +4,8 @@
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::{
-    bench, chat, distill, doctor, epp, fetch, gateway, key, manifest, model, operator, optimize, plan, serve, up,
+    bench, chat, distill, doctor, epp, fetch, gateway, key, manifest, model, operator, optimize, plan, serve,
+    up,
 };
 
 /// From raw weights to a served model, in one binary

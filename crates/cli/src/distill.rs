@@ -15,10 +15,13 @@ use wharf_optimize::distill::{
     self, Device, DistillError, Divergence, Format, Kept, Objective, Optimizer, Outcome, Processes, Recipe,
     Run, Student, TextSide, Width,
 };
+use wharf_spec::job::JobResult;
+use wharf_spec::service::Quality;
 
 use self::progress::Progress;
 use crate::args::Output;
 use crate::exit::{self, BadInput, Failure};
+use crate::job;
 use crate::model::text;
 
 /// Train a smaller student on the distributions of a teacher
@@ -55,6 +58,8 @@ pub(crate) struct Args {
     /// For a job that may be started again: succeed when OUT is there, go on where a run stopped, start where there was none
     #[arg(long, conflicts_with = "resume")]
     retry: bool,
+    #[command(flatten)]
+    job: job::Args,
     /// Train with so many processes, each with its part of every batch and of the threads
     #[arg(long, value_name = "N", default_value_t = 1)]
     data_parallel: usize,
@@ -197,6 +202,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         eprintln!("{} is there already", args.out.display());
         return Ok(());
     }
+    args.job.open()?;
     let teacher = Model::open(&args.teacher)
         .with_context(|| format!("failed to open the teacher {}", args.teacher.display()))
         .bad_input()?;
@@ -233,6 +239,10 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
             Err(Failure::Interrupted)
         }
         Outcome::Finished(report) => {
+            let found = &report.after;
+            let teacher = Quality { perplexity: found.teacher_perplexity, kl_divergence: None };
+            let student = Quality { perplexity: found.perplexity, kl_divergence: Some(found.kl_to_teacher) };
+            args.job.done(&JobResult { bytes: None, before: Some(teacher), after: Some(student) })?;
             let text = match args.output {
                 Output::Text => report.to_string(),
                 Output::Json => {

@@ -107,7 +107,8 @@ impl Machine {
             isa: Isa::detect().name(),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
             memory: memory::free(),
-            driver: read("/proc/driver/nvidia/version").and_then(|text| text.lines().next().map(str::to_owned)),
+            driver: read("/proc/driver/nvidia/version")
+                .and_then(|text| text.lines().next().map(str::to_owned)),
             files: read("/proc/self/limits").and_then(|text| open_files(&text)),
         }
     }

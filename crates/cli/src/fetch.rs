@@ -9,10 +9,12 @@ use anyhow::{Context as _, anyhow};
 use wharf_api::Digest;
 use wharf_api::source::{Scheme, SourceUrl};
 use wharf_fetch::{FetchError, HostPattern, Progress, Report, Request, Settings};
+use wharf_spec::job::JobResult;
 
 use crate::Env;
 use crate::args::Output;
 use crate::exit::{self, BadInput as _, Failure};
+use crate::job;
 use crate::meter::Meter;
 use crate::stop::Signals;
 
@@ -64,6 +66,8 @@ pub(crate) struct Args {
     /// Where a PersistentVolumeClaim is mounted, for pvc:// (also WHARF_VOLUMES)
     #[arg(long, value_name = "CLAIM=PATH", value_delimiter = ',', value_parser = volume)]
     volume: Vec<(String, PathBuf)>,
+    #[command(flatten)]
+    job: job::Args,
     /// Text for people, or one JSON document
     #[arg(long, value_enum, default_value = "text")]
     output: Output,
@@ -127,10 +131,13 @@ pub(crate) fn run(args: &Args, env: &Env) -> Result<(), Failure> {
         settings.volumes.entry(claim).or_insert(path);
     }
     let request = Request { source, target, digest: args.digest };
+    args.job.open()?;
     let outcome = runtime.block_on(Box::pin(watched(&request, &settings)));
     // A thread that reads for a digest is not waited for.
     runtime.shutdown_background();
     let report = outcome?;
+    args.job
+        .done(&JobResult { bytes: i64::try_from(report.manifest.bytes()).ok(), ..JobResult::default() })?;
     match args.output {
         Output::Text => exit::print(&text(&report))?,
         Output::Json => {

@@ -12,6 +12,7 @@ mod epp;
 mod exit;
 mod fetch;
 mod gateway;
+mod job;
 mod key;
 mod manifest;
 mod meter;

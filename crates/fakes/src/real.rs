@@ -174,7 +174,8 @@ impl RealCluster {
         let status = whole.as_object_mut().and_then(|fields| fields.remove("status"));
         let mut written = api.patch(&name, &params, &Patch::Apply(&whole)).await?;
         if let Some(status) = status {
-            let status = json!({"apiVersion": object["apiVersion"], "kind": object["kind"], "status": status});
+            let status =
+                json!({"apiVersion": object["apiVersion"], "kind": object["kind"], "status": status});
             written = api.patch_status(&name, &params, &Patch::Apply(&status)).await?;
         }
         if object["kind"] == "CustomResourceDefinition" {
@@ -290,7 +291,11 @@ impl RealCluster {
         let kinds = lock(&self.0.kinds).clone();
         let looked_at = kinds.iter().filter(|kind| kind.namespaced && !kind.review && kind.kind != "Lease");
         let objects = looked_at.flat_map(|kind| self.list(&kind.qualified_kind()));
-        objects.map(|object| (object["metadata"]["uid"].to_string(), object["metadata"]["resourceVersion"].clone())).collect()
+        objects
+            .map(|object| {
+                (object["metadata"]["uid"].to_string(), object["metadata"]["resourceVersion"].clone())
+            })
+            .collect()
     }
 
     /// Deletes the namespaces of scenarios and everything in them.
@@ -301,7 +306,9 @@ impl RealCluster {
         }
         let there = async || {
             let list = api.list(&ListParams::default()).await.expect("the API server answers");
-            list.items.iter().any(|item| NAMESPACES.iter().any(|name| item.metadata.name.as_deref() == Some(name)))
+            list.items
+                .iter()
+                .any(|item| NAMESPACES.iter().any(|name| item.metadata.name.as_deref() == Some(name)))
         };
         while there().await {
             sleep(AGAIN).await;
@@ -344,9 +351,7 @@ impl RealCluster {
         let gvk = GroupVersionKind::gvk(group, version, &kind);
         let resource = ApiResource::from_gvk_with_plural(&gvk, &known.plural);
         match known.namespaced {
-            true => {
-                Api::namespaced_with(self.client(), &text(&object["metadata"]["namespace"]), &resource)
-            }
+            true => Api::namespaced_with(self.client(), &text(&object["metadata"]["namespace"]), &resource),
             false => Api::all_with(self.client(), &resource),
         }
     }

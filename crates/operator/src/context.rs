@@ -10,6 +10,7 @@ use kube::runtime::reflector::{ObjectRef, Store};
 use tokio::sync::mpsc::UnboundedSender;
 use wharf_manifests::Settings;
 use wharf_spec::Object;
+use wharf_spec::job::JobProgress;
 use wharf_telemetry::metrics::Metrics;
 
 use crate::gateways::Gateways;
@@ -77,6 +78,8 @@ pub(crate) enum Warmth {
 pub(crate) struct Memory {
     /// By the uid of the pod.
     pub(crate) warmth: HashMap<String, Warmth>,
+    /// How far the command of a Job's pod is, by its uid.
+    pub(crate) said: HashMap<String, JobProgress>,
     /// What a write changed of an object, by its uid: the version before and after.
     pub(crate) written: HashMap<String, (String, String)>,
     /// What was applied to children: by the uid of their owner, then by version and kind, and name.
@@ -115,6 +118,11 @@ pub(crate) struct Applied {
 impl Context {
     pub(crate) fn memory(&self) -> MutexGuard<'_, Memory> {
         self.remembered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How far the command of a pod is, as it said last.
+    pub(crate) fn said(&self, uid: &str) -> Option<JobProgress> {
+        self.memory().said.get(uid).cloned()
     }
 
     pub(crate) fn now_ms(&self) -> u64 {

@@ -107,7 +107,12 @@ pub fn findings(facts: &Facts) -> Vec<Finding> {
     }));
     let unread = facts.unread.iter();
     all.extend(unread.map(|(what, why)| {
-        missing("your rights", format!("{what} could not be read: {why}"), "what is said of it here is a guess", "ask with more rights")
+        missing(
+            "your rights",
+            format!("{what} could not be read: {why}"),
+            "what is said of it here is a guess",
+            "ask with more rights",
+        )
     }));
     all.sort_by_key(|finding| std::cmp::Reverse(finding.level));
     all
@@ -241,7 +246,8 @@ mod tests {
 
     #[test]
     fn everything_that_is_missing_says_what_it_costs_and_what_to_do() {
-        let findings = findings(&Facts { version: "v1.29.0".to_owned(), minor: Some(29), ..Facts::default() });
+        let findings =
+            findings(&Facts { version: "v1.29.0".to_owned(), minor: Some(29), ..Facts::default() });
         assert!(findings.iter().all(|finding| finding.level != Level::Ok));
         assert!(findings.iter().all(|finding| !finding.costs.is_empty() && !finding.next.is_empty()));
         assert_eq!(findings[0].level, Level::Broken, "the worst comes first");

@@ -3,6 +3,7 @@
 use kube::ResourceExt;
 use serde_json::Value;
 use wharf_rollout::Prepared;
+use wharf_spec::job::{JobProgress, JobResult};
 
 use crate::observe::{failure, line};
 use crate::view::Object;
@@ -16,10 +17,18 @@ pub(crate) struct Progress<'a> {
     pub(crate) verb: String,
     /// In words.
     pub(crate) prepared: Prepared,
+    /// How much of it is done, where it says so.
+    pub(crate) percent: Option<f64>,
 }
 
-/// `jobs` are in the order in which they run; `live` and `pods` are what there is of them.
-pub(crate) fn progress<'a>(jobs: &'a [Value], live: &[Object], pods: &[Object]) -> Progress<'a> {
+/// `jobs` are in the order in which they run; `live` and `pods` are what there is of them; `said` is how far a pod's command is, as it says.
+pub(crate) fn progress<'a>(
+    jobs: &'a [Value],
+    live: &[Object],
+    pods: &[Object],
+    said: impl Fn(&str) -> Option<JobProgress>,
+) -> Progress<'a> {
+    let mut percent = None;
     for job in jobs {
         let name = job["metadata"]["name"].as_str().unwrap_or_default();
         let verb = job["spec"]["template"]["spec"]["containers"][0]["name"].as_str().unwrap_or("prepare");
@@ -39,12 +48,51 @@ pub(crate) fn progress<'a>(jobs: &'a [Value], live: &[Object], pods: &[Object]) 
                     "`wharf {verb}` in the Job {name} does not get on: {}",
                     failure.reason
                 )),
-                None => Prepared::Pending(format!("`wharf {verb}` runs in the Job {name}")),
+                None => {
+                    let said = pods.iter().find_map(|pod| said(pod.metadata.uid.as_deref()?));
+                    percent = said.as_ref().map(|said| said.percent.round());
+                    Prepared::Pending(runs(verb, name, said))
+                }
             },
         };
-        return Progress { next: Some(job), verb: verb.to_owned(), prepared };
+        return Progress { next: Some(job), verb: verb.to_owned(), prepared, percent };
     }
-    Progress { next: None, verb: String::new(), prepared: Prepared::Ready }
+    Progress { next: None, verb: String::new(), prepared: Prepared::Ready, percent: None }
+}
+
+fn runs(verb: &str, job: &str, said: Option<JobProgress>) -> String {
+    let mut text = format!("`wharf {verb}` runs in the Job {job}");
+    if let Some(JobProgress { what, percent, message }) = said.filter(|said| !said.what.is_empty()) {
+        text = format!("{text}: {what}, {percent:.0}%");
+        if !message.is_empty() {
+            text = format!("{text}, {message}");
+        }
+    }
+    text
+}
+
+/// Pods of Jobs that have not ended.
+pub(crate) fn running(pods: &[Object]) -> impl Iterator<Item = &Object> {
+    pods.iter().filter(|pod| pod.data["status"]["phase"] == "Running")
+}
+
+/// What the commands said that have succeeded: how large the model is by the last of them, what it was before the first, and what it is now.
+pub(crate) fn results(jobs: &[Value], pods: &[Object]) -> JobResult {
+    let mut all = JobResult::default();
+    for job in jobs {
+        let name = job["metadata"]["name"].as_str().unwrap_or_default();
+        let succeeded =
+            pods.iter().filter(|pod| is_of(pod, name) && pod.data["status"]["phase"] == "Succeeded");
+        let said =
+            succeeded.filter_map(|pod| last_words(&[pod])).find_map(|said| serde_json::from_str(&said).ok());
+        let JobResult { bytes, before, after } = said.unwrap_or_default();
+        all = JobResult {
+            bytes: bytes.or(all.bytes),
+            before: all.before.or(before),
+            after: after.or(all.after),
+        };
+    }
+    all
 }
 
 enum Ended {
@@ -105,27 +153,77 @@ mod tests {
         )
     }
 
+    fn silent(_: &str) -> Option<JobProgress> {
+        None
+    }
+
+    fn pod(job: &str, phase: &str, said: &str) -> Object {
+        let status = json!({"phase": phase, "containerStatuses": [{"state": {"terminated": {"exitCode": 0, "message": said}}}]});
+        let metadata = json!({"name": "p", "uid": "u", "labels": {"job-name": job}});
+        live(json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "status": status}))
+    }
+
+    #[test]
+    fn a_job_that_runs_says_how_far_it_is() {
+        let jobs = [job("a-fetch", "fetch")];
+        let running = live(json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "a-fetch"}}));
+        let said = |uid: &str| {
+            let message = "1 GB of 2 GB".to_owned();
+            (uid == "u").then(|| JobProgress { what: "fetching".to_owned(), percent: 50.4, message })
+        };
+        let found = progress(&jobs, &[running], &[pod("a-fetch", "Running", "")], said);
+        assert_eq!(found.percent, Some(50.0));
+        let expected = "`wharf fetch` runs in the Job a-fetch: fetching, 50%, 1 GB of 2 GB";
+        assert_eq!(found.prepared, Prepared::Pending(expected.to_owned()));
+    }
+
+    #[test]
+    fn what_was_made_is_what_the_last_command_made_and_was_what_the_first_found() {
+        let jobs = [job("a-fetch", "fetch"), job("a-distill", "distill"), job("a-quantize", "quantize")];
+        let pods = [
+            pod("a-fetch", "Succeeded", r#"{"bytes":300}"#),
+            pod(
+                "a-distill",
+                "Succeeded",
+                r#"{"before":{"perplexity":9.0},"after":{"perplexity":10.0,"klDivergence":0.3}}"#,
+            ),
+            pod(
+                "a-quantize",
+                "Succeeded",
+                r#"{"bytes":100,"before":{"perplexity":10.0},"after":{"perplexity":10.5,"klDivergence":0.1}}"#,
+            ),
+            pod("a-quantize", "Failed", "no space left"),
+        ];
+        let found = results(&jobs, &pods);
+        assert_eq!(found.bytes, Some(100));
+        assert_eq!(found.before.map(|quality| quality.perplexity), Some(9.0));
+        assert_eq!(found.after.and_then(|quality| quality.kl_divergence), Some(0.1));
+        assert_eq!(results(&jobs, &[]), JobResult::default());
+    }
+
     #[test]
     fn a_job_starts_when_the_one_before_it_is_done() {
         let jobs = [job("a-fetch", "fetch"), job("a-quantize", "quantize")];
-        assert_eq!(progress(&jobs, &[], &[]).next, Some(&jobs[0]));
+        assert_eq!(progress(&jobs, &[], &[], silent).next, Some(&jobs[0]));
         let running = live(json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "a-fetch"}}));
-        let progress_now = progress(&jobs, &[running], &[]);
+        let progress_now = progress(&jobs, &[running], &[], silent);
         assert_eq!(
             progress_now.prepared,
             Prepared::Pending("`wharf fetch` runs in the Job a-fetch".to_owned())
         );
         let done = with("a-fetch", "Complete");
-        assert_eq!(progress(&jobs, &[Object::clone(&done)], &[]).next, Some(&jobs[1]));
+        assert_eq!(progress(&jobs, &[Object::clone(&done)], &[], silent).next, Some(&jobs[1]));
         let both = [done, with("a-quantize", "Complete")];
-        assert_eq!(progress(&jobs, &both, &[]).prepared, Prepared::Ready);
+        assert_eq!(progress(&jobs, &both, &[], silent).prepared, Prepared::Ready);
     }
 
     #[test]
     fn a_job_that_failed_tells_what_its_process_said_last() {
         let jobs = [job("a-quantize", "quantize")];
         let failed = [with("a-quantize", "Failed")];
-        let Prepared::Failed(why) = progress(&jobs, &failed, &[]).prepared else { panic!("it failed") };
+        let Prepared::Failed(why) = progress(&jobs, &failed, &[], silent).prepared else {
+            panic!("it failed")
+        };
         assert!(
             why.starts_with("`wharf quantize` failed: Job has reached the specified backoff limit; delete"),
             "{why}"
@@ -134,7 +232,9 @@ mod tests {
             "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "labels": {"job-name": "a-quantize"}},
             "status": {"containerStatuses": [{"state": {"terminated": {"exitCode": 1, "message": "perplexity +3.1% is more than 2%\n"}}}]},
         }));
-        let Prepared::Failed(why) = progress(&jobs, &failed, &[pod]).prepared else { panic!("it failed") };
+        let Prepared::Failed(why) = progress(&jobs, &failed, &[pod], silent).prepared else {
+            panic!("it failed")
+        };
         assert!(
             why.starts_with("`wharf quantize` failed: perplexity +3.1% is more than 2%; delete"),
             "{why}"

@@ -12,8 +12,12 @@ use wharf_manifests::names::MODEL;
 
 use crate::context::Context;
 use crate::error::Error;
+use crate::probe::ask_makers;
 use crate::view::{Object, is_owned_by};
 use crate::{jobs, status as write};
+
+/// Between two looks at a model that is being made: each may change its status.
+const BEATS: u32 = 5;
 
 /// Looks at a model and does what follows. What it did not finish comes again.
 pub(crate) async fn reconcile(object: Object, context: Arc<Context>) -> Result<Action, Error> {
@@ -36,8 +40,11 @@ pub(crate) async fn reconcile(object: Object, context: Arc<Context>) -> Result<A
     let live =
         context.view.children(("batch/v1", "Job"), &namespace, |job| is_ours(job) && is_owned_by(job, &uid));
     let pods = context.view.children(("v1", "Pod"), &namespace, is_ours);
-    let progress = jobs::progress(&wanted.jobs, &live, &pods);
-    status::keep(&context, &object, &wanted, &progress).await?;
+    ask_makers(&context, &pods).await;
+    let progress = jobs::progress(&wanted.jobs, &live, &pods, |uid| context.said(uid));
+    let results = jobs::results(&wanted.jobs, &pods);
+    status::keep(&context, &object, &wanted, &progress, results).await?;
     apply::carry_out(&context, &object, &wanted, &progress, &live).await?;
-    Ok(Action::requeue(context.longest))
+    let works = jobs::running(&pods).next().is_some();
+    Ok(Action::requeue(if works { context.beat * BEATS } else { context.longest }))
 }

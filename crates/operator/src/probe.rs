@@ -6,9 +6,16 @@ use async_trait::async_trait;
 use kube::api::DynamicObject;
 use reqwest::{Client, StatusCode};
 use serde_json::{Value, json};
+use wharf_spec::job::{JobProgress, PROGRESS_PATH};
+
+use crate::context::Context;
+use crate::jobs::running;
+use crate::view::Object;
 
 /// How long a first prompt may take.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// How long a command may take to say how far it is.
+const SOON: Duration = Duration::from_secs(1);
 /// Tokens that are asked for with each.
 const TOKENS: u32 = 8;
 
@@ -25,10 +32,21 @@ const PROMPTS: [&str; 4] = [
 pub trait Probe: Send + Sync {
     /// Lets the model of a pod answer so many prompts. Fails with a sentence at the first that is not answered.
     async fn warm_up(&self, pod: &DynamicObject, model: &str, prompts: u32) -> Result<(), String>;
+
+    /// How far the command of a Job's pod is; none where it does not say.
+    async fn progress(&self, pod: &DynamicObject) -> Option<JobProgress>;
 }
 
-/// Where the API of a pod is.
-type Find = fn(&DynamicObject) -> Option<String>;
+/// Asks pods of Jobs how far they are, and remembers it for the look that follows.
+pub(crate) async fn ask_makers(context: &Context, makers: &[Object]) {
+    let asked = running(makers).filter_map(|pod| Some((pod.metadata.uid.clone()?, pod)));
+    let answers = asked.map(async |(uid, pod)| Some((uid, context.probe.progress(pod).await?)));
+    let answers = futures_util::future::join_all(answers).await;
+    context.memory().said.extend(answers.into_iter().flatten());
+}
+
+/// Where a pod listens on the port of this name.
+type Find = fn(&DynamicObject, &str) -> Option<String>;
 
 /// Speaks with replicas over plain HTTP.
 #[derive(Clone, Debug)]
@@ -38,12 +56,12 @@ pub struct HttpProbe {
 }
 
 impl HttpProbe {
-    /// Finds pods by their address and the port that they call `http`.
+    /// Finds pods by their address and what they call their ports.
     ///
     /// # Errors
     /// When there is no TLS to be had, which a client prepares even where it needs none.
     pub fn new() -> Result<HttpProbe, reqwest::Error> {
-        HttpProbe::finding(|pod| address(pod, "http"))
+        HttpProbe::finding(address)
     }
 
     /// Finds pods as `find` says.
@@ -67,7 +85,7 @@ impl HttpProbe {
 #[async_trait]
 impl Probe for HttpProbe {
     async fn warm_up(&self, pod: &DynamicObject, model: &str, prompts: u32) -> Result<(), String> {
-        let address = (self.find)(pod).ok_or("the pod has no address")?;
+        let address = (self.find)(pod, "http").ok_or("the pod has no address")?;
         for (number, prompt) in PROMPTS.iter().cycle().take(prompts as usize).enumerate() {
             let failed = |why: String| format!("prompt {} of {prompts} was not answered: {why}", number + 1);
             let chat = json!({"model": model, "max_tokens": TOKENS, "messages": [{"role": "user", "content": prompt}]});
@@ -82,6 +100,14 @@ impl Probe for HttpProbe {
             }
         }
         Ok(())
+    }
+
+    async fn progress(&self, pod: &DynamicObject) -> Option<JobProgress> {
+        let address = (self.find)(pod, "progress")?;
+        let request = self.client.get(format!("http://{address}{PROGRESS_PATH}")).timeout(SOON);
+        let answer = request.send().await.and_then(reqwest::Response::error_for_status);
+        // One that has just started or ended does not answer; its Job says the rest.
+        answer.ok()?.json().await.ok()
     }
 }
 

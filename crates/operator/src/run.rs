@@ -155,10 +155,7 @@ async fn work(operator: &Operator) -> Result<(), reqwest::Error> {
     }
     // Nobody may be taken for gone before they were listed.
     let _ = context.gateway_pods.wait_until_ready().await;
-    let kinds = vec![
-        ("LLMService", context.services.store.clone()),
-        ("Model", context.models.store.clone()),
-    ];
+    let kinds = vec![("LLMService", context.services.store.clone()), ("Model", context.models.store.clone())];
     let of_gateways = Arc::clone(&context.gateways);
     side.works(kinds, move || of_gateways.followed());
     let everything = || {
@@ -242,7 +239,10 @@ fn forget(context: &Context) {
     let objects = followed.iter().flat_map(|followed| followed.store.state());
     let known: HashSet<String> = objects.filter_map(|object| object.metadata.uid.clone()).collect();
     context.autoscalers.retain(|uid| known.contains(uid));
-    context.memory().retain(&known);
+    let pods = context.view.uids("v1", "Pod");
+    let mut memory = context.memory();
+    memory.retain(&known);
+    memory.said.retain(|uid, _| pods.contains(uid));
 }
 
 fn of_child(context: &Context, object: &DynamicObject) {

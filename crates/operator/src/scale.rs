@@ -21,11 +21,7 @@ pub(crate) async fn scale(context: &Context, workload: &Workload, replicas: u32)
 }
 
 /// Lets a service ask for so many replicas, through its scale subresource, as HPA and KEDA do.
-pub(crate) async fn service(
-    context: &Context,
-    object: &DynamicObject,
-    replicas: u32,
-) -> Result<(), Error> {
+pub(crate) async fn service(context: &Context, object: &DynamicObject, replicas: u32) -> Result<(), Error> {
     let name = object.metadata.name.as_deref().unwrap_or_default();
     write(context, object, &context.services.resource, name, replicas).await
 }

@@ -35,7 +35,10 @@ enum State {
     /// It reads what there is.
     Listing,
     /// It works.
-    Working { kinds: Vec<(&'static str, Store<DynamicObject>)>, gateways: Arc<dyn Fn() -> usize + Send + Sync> },
+    Working {
+        kinds: Vec<(&'static str, Store<DynamicObject>)>,
+        gateways: Arc<dyn Fn() -> usize + Send + Sync>,
+    },
 }
 
 impl Default for Side {
@@ -96,7 +99,9 @@ impl Side {
         match (method, path) {
             (&Method::GET, "/health") => plain(StatusCode::OK, "alive\n"),
             (&Method::GET, "/ready") => match *self.state() {
-                State::Starting => plain(StatusCode::SERVICE_UNAVAILABLE, "the API server has not answered yet\n"),
+                State::Starting => {
+                    plain(StatusCode::SERVICE_UNAVAILABLE, "the API server has not answered yet\n")
+                }
                 State::Listing => plain(StatusCode::SERVICE_UNAVAILABLE, "reading what the cluster has\n"),
                 State::StandingBy => plain(StatusCode::OK, "standing by\n"),
                 State::Working { .. } => plain(StatusCode::OK, "working\n"),

@@ -121,7 +121,9 @@ fn status(service: &DynamicObject) -> ServiceStatus {
 
 fn state(service: &DynamicObject) -> Result<State, SteerError> {
     let unreadable = |source| SteerError::Unreadable { service: full_name(service), source };
-    status(service).rollout.map_or_else(|| Ok(State::default()), |value| State::read(value).map_err(unreadable))
+    status(service)
+        .rollout
+        .map_or_else(|| Ok(State::default()), |value| State::read(value).map_err(unreadable))
 }
 
 fn release(service: &DynamicObject, workloads: &[Deployment]) -> Result<Release, SteerError> {
@@ -168,8 +170,10 @@ mod tests {
     fn a_command_has_a_number_above_those_that_were_asked_and_answered() {
         let service = |annotation: &str| -> DynamicObject {
             let metadata = json!({"name": "a", "annotations": {"wharf.dev/rollout": annotation}});
-            serde_json::from_value(json!({"apiVersion": "wharf.dev/v1alpha1", "kind": "LLMService", "metadata": metadata}))
-                .unwrap()
+            serde_json::from_value(
+                json!({"apiVersion": "wharf.dev/v1alpha1", "kind": "LLMService", "metadata": metadata}),
+            )
+            .unwrap()
         };
         let answered = |sequence| State {
             answer: Some(wharf_rollout::Answer { sequence, done: true, message: String::new() }),

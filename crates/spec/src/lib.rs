@@ -6,6 +6,7 @@
 pub mod check;
 pub mod crd;
 pub mod engine;
+pub mod job;
 pub mod model;
 pub mod reference;
 pub mod scalar;

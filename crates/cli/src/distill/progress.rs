@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 use wharf_optimize::distill::{Event, StepLine};
 
+use crate::job;
+
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
 /// Hears of a run's events and says so on standard error.
@@ -75,6 +77,9 @@ impl Progress {
             "loss {:.4}, kl {:.4}, ce {:.4}, {:.0} tokens/s",
             line.loss, line.kl, line.ce, line.tokens_per_second
         );
+        if job::is_open() {
+            job::say("distilling", line.step as u64, self.steps as u64, message.clone());
+        }
         match &self.bar {
             Some(bar) => {
                 bar.set_position(line.step as u64);

@@ -11,12 +11,15 @@ use wharf_optimize::eval::{EvalReport, Judged, Windows};
 use wharf_optimize::quantize::{
     self, Calibrates, Plan, Progress, Report, RunError, RunOptions, SCHEMES, Scheme, Written,
 };
+use wharf_spec::job::JobResult;
+use wharf_spec::service::Quality;
 
 use super::eval::{at_least_one, window};
 use super::gate::{Gate, Share};
 use super::judge::{self, Bench, Text};
 use crate::args::Output;
 use crate::exit::{self, BadInput as _, Failure};
+use crate::job;
 use crate::meter::Meter;
 use crate::stop;
 
@@ -57,6 +60,8 @@ pub(crate) struct Args {
     /// Threads that compute [default: one per core]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     threads: Option<usize>,
+    #[command(flatten)]
+    job: job::Args,
     /// Text for people, or one JSON document
     #[arg(long, value_enum, default_value = "text")]
     output: Output,
@@ -101,6 +106,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         eprintln!("{} is there already", args.out.display());
         return Ok(());
     }
+    args.job.open()?;
     let model = judge::open(&args.source)?;
     let gate = Gate { perplexity: args.gate_ppl, divergence: args.gate_kl };
     let threads = args.threads.unwrap_or(CpuOptions::default().threads);
@@ -126,6 +132,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let wrong =
         evaluation.as_ref().map(|evaluation| gate.refuse(&evaluation.models[0].metrics)).unwrap_or_default();
     let refused = !wrong.is_empty();
+    let result = result(&report, evaluation.as_ref());
     let finish = if refused { written.discard() } else { written.commit() };
     finish.with_context(|| format!("failed to finish {}", args.out.display()))?;
     let outcome = Outcome { report, evaluation };
@@ -147,7 +154,21 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
             Err(anyhow!("{} is not good enough and was not kept: {}", args.out.display(), wrong.join("; "))
                 .into())
         }
-        false => Ok(()),
+        false => args.job.done(&result),
+    }
+}
+
+/// What whoever runs this as a Job wants to know.
+fn result(report: &Report, evaluation: Option<&EvalReport>) -> JobResult {
+    let metrics = evaluation.map(|evaluation| &evaluation.models[0].metrics);
+    let comparison = metrics.and_then(|metrics| metrics.comparison.as_ref());
+    let quality = |perplexity, kl_divergence| Quality { perplexity, kl_divergence };
+    JobResult {
+        bytes: i64::try_from(report.bytes_after).ok(),
+        before: comparison.map(|comparison| quality(comparison.reference_perplexity.value, None)),
+        after: metrics.map(|metrics| {
+            quality(metrics.perplexity.value, comparison.map(|comparison| comparison.kl_mean.value))
+        }),
     }
 }
 

@@ -28,10 +28,14 @@ pub(crate) struct Args {
 #[derive(Subcommand)]
 enum Command {
     /// Show how releases are going
-    #[command(after_help = "Examples:\n  wharf rollout status\n  wharf rollout status assistant\n  wharf rollout status --cluster --all-namespaces")]
+    #[command(
+        after_help = "Examples:\n  wharf rollout status\n  wharf rollout status assistant\n  wharf rollout status --cluster --all-namespaces"
+    )]
     Status(Status),
     /// Give the new version all traffic, whatever it still waits for
-    #[command(after_help = "Examples:\n  wharf rollout promote assistant\n  wharf rollout promote assistant --cluster --namespace team-a")]
+    #[command(
+        after_help = "Examples:\n  wharf rollout promote assistant\n  wharf rollout promote assistant --cluster --namespace team-a"
+    )]
     Promote(Steer),
     /// Take the release back
     #[command(after_help = "Examples:\n  wharf rollout abort assistant")]

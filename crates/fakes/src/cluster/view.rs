@@ -49,7 +49,9 @@ pub(crate) fn many(objects: &[&Value], kind: &Kind, version: &str, view: View, m
             if !kind.custom {
                 // Kubernetes' own kinds are typed there, and a list says what its items are.
                 let typed = items.iter_mut().filter_map(Value::as_object_mut);
-                typed.for_each(|item| ["apiVersion", "kind"].iter().for_each(|field| drop(item.remove(*field))));
+                typed.for_each(|item| {
+                    ["apiVersion", "kind"].iter().for_each(|field| drop(item.remove(*field)))
+                });
             }
             let (api_version, list) = (kind.api_version(version), format!("{}List", kind.kind));
             json!({"apiVersion": api_version, "kind": list, "metadata": metadata, "items": items})

@@ -47,32 +47,39 @@ impl Plane {
         let (client, peer) = (free_port(), free_port());
         let etcd = format!("http://127.0.0.1:{client}");
         let peers = format!("http://127.0.0.1:{peer}");
-        plane.spawn("etcd", &[
-            &format!("--data-dir={}", plane.path("etcd")),
-            &format!("--listen-client-urls={etcd}"),
-            &format!("--advertise-client-urls={etcd}"),
-            &format!("--listen-peer-urls={peers}"),
-            "--unsafe-no-fsync",
-        ]);
-        fs::write(plane.folder.path().join("tokens"), format!("{TOKEN},admin,admin,system:masters\n")).expect("a file");
+        plane.spawn(
+            "etcd",
+            &[
+                &format!("--data-dir={}", plane.path("etcd")),
+                &format!("--listen-client-urls={etcd}"),
+                &format!("--advertise-client-urls={etcd}"),
+                &format!("--listen-peer-urls={peers}"),
+                "--unsafe-no-fsync",
+            ],
+        );
+        fs::write(plane.folder.path().join("tokens"), format!("{TOKEN},admin,admin,system:masters\n"))
+            .expect("a file");
         let key = KeyPair::generate().expect("a key");
         fs::write(plane.folder.path().join("accounts.key"), key.serialize_pem()).expect("a file");
         fs::write(plane.folder.path().join("accounts.pub"), key.public_key_pem()).expect("a file");
-        plane.spawn("kube-apiserver", &[
-            &format!("--etcd-servers={etcd}"),
-            &format!("--cert-dir={}", plane.path("certificates")),
-            "--bind-address=127.0.0.1",
-            &format!("--secure-port={}", plane.port),
-            "--service-cluster-ip-range=10.96.0.0/16",
-            "--authorization-mode=RBAC",
-            &format!("--token-auth-file={}", plane.path("tokens")),
-            "--service-account-issuer=https://plane.test",
-            &format!("--service-account-key-file={}", plane.path("accounts.pub")),
-            &format!("--service-account-signing-key-file={}", plane.path("accounts.key")),
-            // Pods come without tokens of accounts that no controller makes.
-            "--disable-admission-plugins=ServiceAccount",
-            "--allow-privileged=false",
-        ]);
+        plane.spawn(
+            "kube-apiserver",
+            &[
+                &format!("--etcd-servers={etcd}"),
+                &format!("--cert-dir={}", plane.path("certificates")),
+                "--bind-address=127.0.0.1",
+                &format!("--secure-port={}", plane.port),
+                "--service-cluster-ip-range=10.96.0.0/16",
+                "--authorization-mode=RBAC",
+                &format!("--token-auth-file={}", plane.path("tokens")),
+                "--service-account-issuer=https://plane.test",
+                &format!("--service-account-key-file={}", plane.path("accounts.pub")),
+                &format!("--service-account-signing-key-file={}", plane.path("accounts.key")),
+                // Pods come without tokens of accounts that no controller makes.
+                "--disable-admission-plugins=ServiceAccount",
+                "--allow-privileged=false",
+            ],
+        );
         let config = config(&plane.kubeconfig()).await;
         let up = async {
             let client = kube::Client::try_from(config).expect("a client");
@@ -82,7 +89,11 @@ impl Plane {
                 sleep(AGAIN).await;
             }
         };
-        assert!(timeout(UP_WITHIN, up).await.is_ok(), "the API server is not ready: {}", plane.log("kube-apiserver"));
+        assert!(
+            timeout(UP_WITHIN, up).await.is_ok(),
+            "the API server is not ready: {}",
+            plane.log("kube-apiserver")
+        );
         plane
     }
 
@@ -93,14 +104,17 @@ impl Plane {
         }
         let path = self.folder.path().join("kubeconfig");
         fs::write(&path, self.kubeconfig()).expect("a file");
-        self.spawn("kube-controller-manager", &[
-            &format!("--kubeconfig={}", path.display()),
-            &format!("--controllers={}", CONTROLLERS.join(",")),
-            "--leader-elect=false",
-            "--secure-port=0",
-            "--kube-api-qps=200",
-            "--kube-api-burst=400",
-        ]);
+        self.spawn(
+            "kube-controller-manager",
+            &[
+                &format!("--kubeconfig={}", path.display()),
+                &format!("--controllers={}", CONTROLLERS.join(",")),
+                "--leader-elect=false",
+                "--secure-port=0",
+                "--kube-api-qps=200",
+                "--kube-api-burst=400",
+            ],
+        );
         true
     }
 

@@ -5,6 +5,7 @@
 
 use serde_json::{Value, json};
 use wharf_spec::Model;
+use wharf_spec::job::{PROGRESS_PORT, RESULT_FILE};
 use wharf_spec::service::{Credentials, Placement, Resources};
 
 use super::pod::{container_security, pod_security, resources};
@@ -127,6 +128,13 @@ impl Owner<'_> {
             "volumeMounts": mounts,
             "terminationMessagePolicy": "FallbackToLogsOnError",
         });
+        if self.mode == Mode::Managed {
+            // For the operator's status.
+            let port = PROGRESS_PORT.to_string();
+            let told = ["--result", RESULT_FILE, "--progress-port", &port].map(Value::from);
+            container["args"].as_array_mut().into_iter().for_each(|args| args.extend(told.clone()));
+            container["ports"] = json!([{"name": "progress", "containerPort": PROGRESS_PORT}]);
+        }
         if let (Some(credentials), Part::Fetch) = (self.credentials, part) {
             container["envFrom"] = json!([{"secretRef": {"name": credentials.secret_name}}]);
         }

@@ -91,8 +91,9 @@ pub async fn gather(client: &Client) -> kube::Result<Facts> {
         facts.list(client, "Leases", &ListParams::default().fields(&format!("metadata.name={LEASE}"))).await;
     let renewed = leases.iter().filter_map(|lease| lease.spec.as_ref()?.renew_time.as_ref());
     facts.lease_age_s = renewed.map(|time| (Timestamp::now() - time.0).get_seconds()).min();
-    let pods: Vec<Pod> =
-        facts.list(client, "Pods", &ListParams::default().labels("app.kubernetes.io/component=gateway")).await;
+    let pods: Vec<Pod> = facts
+        .list(client, "Pods", &ListParams::default().labels("app.kubernetes.io/component=gateway"))
+        .await;
     facts.gateways = pods.iter().filter(|pod| is_ready(pod)).count();
     let nodes: Vec<KubeNode> = facts.list(client, "Nodes", &ListParams::default()).await;
     facts.nodes = nodes.iter().map(node).collect();
@@ -135,7 +136,11 @@ impl Facts {
                 Ok(None) => return Definitions::Absent,
                 Err(error) => {
                     self.miss("CustomResourceDefinitions", &error);
-                    return if self.groups.contains("wharf.dev") { Definitions::Other } else { Definitions::Absent };
+                    return if self.groups.contains("wharf.dev") {
+                        Definitions::Other
+                    } else {
+                        Definitions::Absent
+                    };
                 }
             };
             if !holds(&wanted["spec"], &live["spec"]) {

@@ -147,9 +147,9 @@ async fn follow_all(client: Client, pods: Store<DynamicObject>, latest: Arc<Late
             stays
         });
         for address in wanted {
-            running.entry(address.clone()).or_insert_with(|| {
-                tasks.spawn(follow(client.clone(), address, Arc::clone(&latest)))
-            });
+            running
+                .entry(address.clone())
+                .or_insert_with(|| tasks.spawn(follow(client.clone(), address, Arc::clone(&latest))));
         }
         told.await;
     }

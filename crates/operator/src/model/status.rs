@@ -2,6 +2,7 @@
 
 use kube::api::DynamicObject;
 use wharf_rollout::Prepared;
+use wharf_spec::job::JobResult;
 use wharf_spec::service::{ModelState, ModelStatus};
 
 use super::validate::{Wanted, before};
@@ -19,6 +20,7 @@ pub(super) async fn keep(
     object: &Object,
     wanted: &Wanted,
     progress: &Progress<'_>,
+    results: JobResult,
 ) -> Result<(), Error> {
     let uid = object.metadata.uid.clone().unwrap_or_default();
     let trouble = context.memory().trouble.get(&uid).cloned();
@@ -26,12 +28,18 @@ pub(super) async fn keep(
     let ready = says[0].clone();
     says.extend(applied(trouble.as_ref()));
     let done = progress.prepared == Prepared::Ready;
+    // Pods may go before their Jobs: what they said stays, until other files are made.
+    let same = wanted.before.path.as_ref() == Some(&wanted.path);
+    let before = if same { wanted.before.clone() } else { ModelStatus::default() };
     let status = ModelStatus {
         observed_generation: Some(wanted.generation),
         phase: Some(phase(progress)),
         conditions: conditions(&wanted.before.conditions, says, wanted.generation, context.now_ms()),
         path: if done { Some(wanted.path.clone()) } else { wanted.before.path.clone() },
-        ..wanted.before.clone()
+        percent: progress.percent,
+        bytes: results.bytes.or(before.bytes),
+        before: results.before.or(before.before),
+        after: results.after.or(before.after),
     };
     if status == wanted.before {
         return Ok(());
@@ -113,7 +121,8 @@ mod tests {
 
     #[test]
     fn a_model_says_which_step_it_is_at_and_why_it_failed() {
-        let progress = |verb: &str, prepared| Progress { next: None, verb: verb.to_owned(), prepared };
+        let progress =
+            |verb: &str, prepared| Progress { next: None, verb: verb.to_owned(), prepared, percent: None };
         let pending = progress("fetch", Prepared::Pending("runs".to_owned()));
         assert_eq!(phase(&pending), ModelState::Fetching);
         let failed = progress("quantize", Prepared::Failed("+3.1% is more than 2%".to_owned()));

@@ -64,7 +64,7 @@ async fn start_job(context: &Context, found: &Found, wanted: &Wanted, jobs: &[Va
     if runs || matches!(wanted.model, Some(Prepared::Pending(_) | Prepared::Failed(_))) {
         return Ok(());
     }
-    match jobs::progress(jobs, &found.jobs, &found.makers).next {
+    match jobs::progress(jobs, &found.jobs, &found.makers, |_| None).next {
         // A Job cannot be changed: one that is there stays as it is.
         Some(next) if found.jobs.iter().all(|job| next["metadata"]["name"] != job.name_any()) => {
             apply(context, std::slice::from_ref(next)).await

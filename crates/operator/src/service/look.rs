@@ -14,8 +14,10 @@ use crate::context::Context;
 use crate::gateways::Heard;
 use crate::jobs;
 use crate::observe;
+use crate::probe::ask_makers;
 
 pub(super) async fn look(context: &Context, found: &Found, wanted: &Wanted) -> Observed {
+    ask_makers(context, &found.makers).await;
     let direct = wanted.service.spec.expose.direct;
     let heard = match direct {
         true => vec![follows_itself(wanted)],
@@ -76,7 +78,9 @@ fn prepared(context: &Context, found: &Found, wanted: &Wanted) -> Prepared {
         return Prepared::Ready;
     }
     match build::children(&found.object, wanted, &context.settings) {
-        Ok(built) => jobs::progress(&built.jobs, &found.jobs, &found.makers).prepared,
+        Ok(built) => {
+            jobs::progress(&built.jobs, &found.jobs, &found.makers, |uid| context.said(uid)).prepared
+        }
         Err(error) => Prepared::Failed(error.to_string()),
     }
 }

@@ -73,8 +73,7 @@ pub(super) fn validate(context: &Context, found: &Found) -> Result<Wanted, Refus
         .map(|name| resolve(&mut service, name.as_str(), found.model.as_ref()));
     let revision = revision_of(&service, &context.settings, &found.workloads)
         .map_err(|error| refuse("InvalidSpec", error.to_string()))?;
-    let policy = scaling::wanted(&service)
-        .map_err(|error| refuse("InvalidSpec", format!("spec.{error}")))?;
+    let policy = scaling::wanted(&service).map_err(|error| refuse("InvalidSpec", format!("spec.{error}")))?;
     Ok(Wanted {
         policy,
         generation: found.object.metadata.generation.unwrap_or(0),

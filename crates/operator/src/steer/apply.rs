@@ -23,7 +23,8 @@ pub async fn order(
     patience: Duration,
 ) -> Result<String, SteerError> {
     let services = services(client, Some(namespace));
-    let found = services.get_opt(name).await.map_err(|source| failed(&format!("read LLMService {name}"), source))?;
+    let found =
+        services.get_opt(name).await.map_err(|source| failed(&format!("read LLMService {name}"), source))?;
     let not_found = || SteerError::NotFound { namespace: namespace.to_owned(), name: name.to_owned() };
     let service = found.ok_or_else(not_found)?;
     let (annotation, sequence) = command(&service, &state(&service)?, kind);

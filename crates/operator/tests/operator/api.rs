@@ -48,8 +48,7 @@ async fn fields_of_others_stay_theirs() {
     world.service("assistant", &spec(json!({}))).await;
     world.ready("assistant").await;
     // Somebody else adds to a child of ours, and asks for a class of load balancers.
-    let services: Api<k8s_openapi::api::core::v1::Service> =
-        Api::namespaced(world.cluster.client(), "demo");
+    let services: Api<k8s_openapi::api::core::v1::Service> = Api::namespaced(world.cluster.client(), "demo");
     let theirs = json!({
         "apiVersion": "v1", "kind": "Service",
         "metadata": {"annotations": {"example.com/team": "a"}, "labels": {"example.com/cost": "42"}},

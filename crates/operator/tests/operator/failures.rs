@@ -10,10 +10,14 @@ use crate::support::{SOON, World, condition, is_current, spec, writes};
 #[tokio::test(flavor = "multi_thread")]
 async fn a_faulty_object_says_what_is_wrong_and_holds_up_nobody() {
     let world = World::start().await;
-    world.service(
-        "wrong",
-        &spec(json!({"scaling": {"min": 2}, "parallelism": {"tensor": 3}, "runtime": {"engine": "custom"}})),
-    ).await;
+    world
+        .service(
+            "wrong",
+            &spec(
+                json!({"scaling": {"min": 2}, "parallelism": {"tensor": 3}, "runtime": {"engine": "custom"}}),
+            ),
+        )
+        .await;
     world.service("assistant", &spec(json!({}))).await;
     world.ready("assistant").await;
     let refused = |service: &Value| condition(service, "Ready")["reason"] == "InvalidSpec";

@@ -14,7 +14,9 @@ async fn many_services_come_up_and_a_new_operator_writes_nothing() {
     let world = World::without_operator().await;
     *world.longest.lock().unwrap() = Duration::from_secs(10);
     for number in 0..SERVICES {
-        world.service(&format!("service-{number}"), &spec(json!({"rollout": {"warmup": {"prompts": 0}}}))).await;
+        world
+            .service(&format!("service-{number}"), &spec(json!({"rollout": {"warmup": {"prompts": 0}}})))
+            .await;
     }
     world.start_operator();
     let is_ready = |service: &Value| {

@@ -1,7 +1,12 @@
 //! Models are made by Jobs, one after the other, and services wait for them.
 
+use std::net::SocketAddr;
+use std::time::Duration;
+
 use serde_json::{Value, json};
-use wharf_fakes::actors::JobFate;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use wharf_fakes::actors::{JobFate, PORT_ANNOTATION};
 use wharf_fakes::stage::Stage;
 
 use crate::support::{SOON, World, condition, pod};
@@ -80,6 +85,67 @@ async fn a_model_that_fails_its_gate_says_by_how_much_and_so_does_its_service() 
         .until("LLMService", "assistant", |service| says(service) && service["status"]["phase"] == "Failed")
         .await;
     assert!(world.events("QuantizeFailed").iter().any(|note| note.contains("3.1%")));
+}
+
+/// A command that says how far it is.
+async fn command(said: &'static str) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut request = [0; 1024];
+            let read = stream.read(&mut request).await.unwrap();
+            assert!(request[..read].starts_with(b"GET /progress "));
+            let answer = format!(
+                "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{said}",
+                said.len()
+            );
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_says_how_far_its_job_is_and_what_came_of_it() {
+    let world = World::start().await;
+    world.fates.jobs_with("\"fetch\"", JobFate::Runs);
+    world.model("small", &json!({"source": "hf://owner/repo"})).await;
+    let fetch = |cluster: &Stage| cluster.list("Job").first().map(|job| job["metadata"]["name"].clone());
+    assert!(world.cluster.until(SOON, |cluster| fetch(cluster).is_some()).await);
+    let job = fetch(&world.cluster).unwrap();
+    world.fates.pods_with("small-fetch-1", wharf_fakes::actors::Fate::Waits);
+    let labels = json!({
+        "app.kubernetes.io/managed-by": "wharf", "wharf.dev/model": "small", "wharf.dev/part": "fetch", "batch.kubernetes.io/job-name": job,
+    });
+    let port = command(r#"{"what":"fetching","percent":42.0,"message":"1 of 2 GB, 80.0 MB/s"}"#).await.port();
+    let mut maker = pod("demo", "small-fetch-1", &labels, json!({"name": "fetch", "image": "wharf"}));
+    maker["metadata"]["annotations"][PORT_ANNOTATION] = port.to_string().into();
+    maker["status"] = json!({"phase": "Running"});
+    world.cluster.seed(maker.clone()).await;
+    let says = |model: &Value| model["status"]["percent"] == 42.0;
+    let model = world.until("Model", "small", says).await;
+    let message = condition(&model, "Ready")["message"].as_str().unwrap().to_owned();
+    assert!(message.ends_with(": fetching, 42%, 1 of 2 GB, 80.0 MB/s"), "{message}");
+
+    let ended = json!({"exitCode": 0, "message": r#"{"bytes":2000000000,"after":{"perplexity":7.5}}"#});
+    maker["status"] = json!({"phase": "Succeeded", "containerStatuses": [{
+        "name": "fetch", "image": "wharf", "imageID": "", "ready": false, "restartCount": 0, "state": {"terminated": ended},
+    }]});
+    world.cluster.seed(maker).await;
+    world.fates.jobs_with("\"fetch\"", JobFate::completes());
+    world.nudge();
+    let model = world.until("Model", "small", |model| model["status"]["phase"] == "Ready").await;
+    let status = &model["status"];
+    assert_eq!((&status["bytes"], &status["after"]["perplexity"]), (&json!(2_000_000_000_u64), &json!(7.5)));
+    assert!(status["percent"].is_null());
+    // What it said outlives its pod.
+    world.cluster.delete("Pod", "demo/small-fetch-1");
+    world.fates.pods_with("small-fetch-1", wharf_fakes::actors::Fate::Ended { exit_code: 0 });
+    world.nudge();
+    assert!(world.cluster.until(SOON, |cluster| cluster.get("Pod", "demo/small-fetch-1").is_none()).await);
+    assert!(world.cluster.settle(Duration::from_millis(300), SOON).await);
+    assert_eq!(world.cluster.get("Model", "demo/small").unwrap()["status"], *status);
 }
 
 #[tokio::test(flavor = "multi_thread")]

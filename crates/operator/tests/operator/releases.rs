@@ -27,7 +27,9 @@ async fn a_change_of_the_model_is_a_second_deployment_that_takes_over() {
     let world = World::start().await;
     world.service("assistant", &spec(json!({}))).await;
     world.ready("assistant").await;
-    world.service("assistant", &spec(json!({"model": {"source": "pvc://models/two", "name": "fake-model"}}))).await;
+    world
+        .service("assistant", &spec(json!({"model": {"source": "pvc://models/two", "name": "fake-model"}})))
+        .await;
     // Both stand, and the old one serves until the new one has answered its prompts.
     world.until("Deployment", "assistant-green", |_| true).await;
     let service = served_by(&world, "green").await;
@@ -124,7 +126,9 @@ async fn an_operator_that_is_killed_again_and_again_comes_to_the_same_end() {
     let world = World::start().await;
     world.service("assistant", &spec(json!({}))).await;
     world.ready("assistant").await;
-    world.service("assistant", &spec(json!({"model": {"source": "pvc://models/two", "name": "fake-model"}}))).await;
+    world
+        .service("assistant", &spec(json!({"model": {"source": "pvc://models/two", "name": "fake-model"}})))
+        .await;
     // Killed at every version of the status that the release passes through.
     let phase = |service: &Value| service["status"]["rollout"].to_string();
     let mut last = phase(&world.cluster.get("LLMService", "demo/assistant").unwrap());

@@ -73,10 +73,13 @@ async fn what_somebody_deletes_or_edits_of_a_service_is_put_right() {
     world.ready("assistant").await;
     world.cluster.delete("Service", "demo/assistant-pods");
     world.until("Service", "assistant-pods", |service| service["spec"]["clusterIP"] == "None").await;
-    world.cluster.seed(json!({
-        "apiVersion": "policy/v1", "kind": "PodDisruptionBudget",
-        "metadata": {"name": "assistant", "namespace": "demo"}, "spec": {"maxUnavailable": 5},
-    })).await;
+    world
+        .cluster
+        .seed(json!({
+            "apiVersion": "policy/v1", "kind": "PodDisruptionBudget",
+            "metadata": {"name": "assistant", "namespace": "demo"}, "spec": {"maxUnavailable": 5},
+        }))
+        .await;
     world.until("PodDisruptionBudget", "assistant", |budget| budget["spec"]["maxUnavailable"] == 1).await;
 }
 

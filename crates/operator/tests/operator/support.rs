@@ -182,7 +182,7 @@ impl World {
             clock: Arc::clone(&self.clock),
             ..Options::default()
         };
-        let probe = HttpProbe::finding(|pod| {
+        let probe = HttpProbe::finding(|pod, _| {
             let port = pod.annotations().get(PORT_ANNOTATION)?;
             Some(format!("127.0.0.1:{port}"))
         });
@@ -239,7 +239,8 @@ impl World {
 
     async fn object(&self, kind: &str, name: &str, spec: &Value) -> Value {
         let metadata = json!({"name": name, "namespace": "demo"});
-        let object = json!({"apiVersion": "wharf.dev/v1alpha1", "kind": kind, "metadata": metadata, "spec": spec});
+        let object =
+            json!({"apiVersion": "wharf.dev/v1alpha1", "kind": kind, "metadata": metadata, "spec": spec});
         self.cluster.seed(object).await
     }
 
@@ -299,7 +300,8 @@ pub(crate) fn pod(namespace: &str, name: &str, labels: &Value, container: Value)
     let mut container = container;
     container["securityContext"] =
         json!({"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}});
-    let security = json!({"runAsNonRoot": true, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}});
+    let security =
+        json!({"runAsNonRoot": true, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}});
     json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": namespace, "labels": labels},
         "spec": {"containers": [container], "securityContext": security},

@@ -186,7 +186,8 @@ pub mod operator {
 
     const KIND: &[&str] = &["kind"];
     /// From a look that changes nothing to one that an API server keeps waiting, in seconds.
-    const SECONDS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+    const SECONDS: &[f64] =
+        &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 
     metrics! {
         LOOKS "wharf_operator_looks_total" Kind::Counter, &["kind", "result"],
