@@ -6,5 +6,7 @@
 mod cluster;
 #[path = "discover/failures.rs"]
 mod failures;
+#[path = "discover/rights.rs"]
+mod rights;
 #[path = "discover/support.rs"]
 mod support;

@@ -6,7 +6,7 @@ use wharf_spec::service::{PeerFrom, PeerTo};
 
 use crate::facts::{Facts, Files};
 use crate::names::{self, HTTPS, MODEL, PICKER, Part, SERVICE};
-use crate::{Peer, Settings};
+use crate::{Mode, Peer, Settings};
 
 /// Addresses that are nobody's on the Internet (RFC 1918, RFC 6598, RFC 3927, RFC 1122, RFC 5735): fetching must not reach into the
 /// cluster or to a cloud's metadata.
@@ -50,6 +50,9 @@ fn servers(facts: &Facts<'_>) -> Value {
     }
     let group = json!([{"podSelector": {"matchLabels": {SERVICE: facts.name}}}]);
     let mut ingress = vec![json!({"from": callers(facts), "ports": api})];
+    if facts.mode == Mode::Managed {
+        ingress.push(json!({"from": [peer(&facts.settings.operator)], "ports": [tcp(launch.http)]}));
+    }
     let prometheus = named_namespace(&facts.spec.observability.prometheus_namespace);
     ingress.push(json!({"from": [prometheus], "ports": [tcp(metrics)]}));
     if facts.spec.expose.inference_pool {
