@@ -3,6 +3,7 @@
 
 mod bench;
 mod cache;
+mod chart;
 mod ci;
 mod clients;
 mod demo;
@@ -41,6 +42,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Bench(bench::Args),
+    Chart(chart::Args),
     Ci(ci::Args),
     Demo(demo::Args),
     DistillDemo(distill_demo::Args),
@@ -59,6 +61,7 @@ enum Command {
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Bench(args) => bench::run(&args),
+        Command::Chart(args) => chart::run(&args),
         Command::Ci(args) => ci::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::DistillDemo(args) => distill_demo::run(&args),

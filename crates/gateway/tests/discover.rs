@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
+#[path = "discover/chart.rs"]
+mod chart;
 #[path = "discover/cluster.rs"]
 mod cluster;
 #[path = "discover/failures.rs"]
