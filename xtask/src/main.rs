@@ -12,6 +12,7 @@ mod demo_model;
 mod distill_demo;
 mod environment;
 mod fuzz;
+mod image;
 mod python;
 mod quickstart;
 mod script;
@@ -47,6 +48,7 @@ enum Command {
     Demo(demo::Args),
     DistillDemo(distill_demo::Args),
     Fuzz(fuzz::Args),
+    Image(image::Args),
     Tidy(tidy::Args),
     VerifyConsole(verify_console::Args),
     VerifyEpp(verify_epp::Args),
@@ -66,6 +68,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::DistillDemo(args) => distill_demo::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),
+        Command::Image(args) => image::run(&args),
         Command::Tidy(args) => tidy::run(&args),
         Command::VerifyConsole(args) => verify_console::run(&args),
         Command::VerifyEpp(args) => verify_epp::run(&args),
