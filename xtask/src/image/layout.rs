@@ -229,6 +229,25 @@ mod tests {
     }
 
     #[test]
+    fn the_containerfile_runs_the_same_program_in_the_same_way() {
+        let file = include_str!("../../../deploy/Containerfile");
+        let config = &config(Machine::X86, &[])["config"];
+        let ports = PORTS.map(|port| port.to_string()).join(" ");
+        let env: Vec<&str> =
+            config["Env"].as_array().unwrap().iter().map(|one| one.as_str().unwrap()).collect();
+        for line in [
+            format!("USER {}", config["User"].as_str().unwrap()),
+            format!("EXPOSE {ports}"),
+            format!("ENTRYPOINT {}", config["Entrypoint"]),
+            format!("CMD {}", config["Cmd"]),
+            format!("WORKDIR {}", config["WorkingDir"].as_str().unwrap()),
+            format!("ENV {}", env.join(" ")),
+        ] {
+            assert!(file.lines().any(|one| one == line), "deploy/Containerfile does not say {line}");
+        }
+    }
+
+    #[test]
     fn two_machines_are_one_image_under_one_name() {
         let files = written(&[platform(Machine::X86), platform(Machine::Arm)]);
         let index = json(&files["index.json"]);

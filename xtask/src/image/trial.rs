@@ -12,24 +12,7 @@ use tar::Archive;
 
 use super::root::{BINARY, NOBODY};
 use crate::server::Server;
-use crate::{demo, demo_model, shell};
-
-/// Mounts the root read-only, lends it what a container has, and becomes the program. `$1` is the root, `$2` a folder to see at `/tmp/model`
-/// or nothing, `$3` the user.
-const CONTAIN: &str = r#"
-root=$1 model=$2 user=$3; shift 3
-mount --make-rprivate /
-mount --bind "$root" "$root"
-mount -o remount,bind,ro,nosuid "$root"
-mount -t tmpfs -o mode=1777 tmpfs "$root/tmp"
-mount --rbind /proc "$root/proc"
-mount --rbind /dev "$root/dev"
-if [ -n "$model" ]; then
-    mkdir "$root/tmp/model"
-    mount --bind "$model" "$root/tmp/model"
-fi
-exec chroot --userspec="$user:$user" --groups= "$root" "$@"
-"#;
+use crate::{demo, demo_model, environment, shell};
 
 /// What a machine lacks to run an image.
 pub(super) fn missing() -> Option<&'static str> {
@@ -37,11 +20,11 @@ pub(super) fn missing() -> Option<&'static str> {
     (!can).then_some("running an image needs root, unshare (util-linux) and chroot (coreutils)")
 }
 
-/// A command that goes on in an unpacked image with the image's program.
-pub(super) fn contained(root: &Path, model: Option<&Path>) -> Command {
+/// A command that goes on in an unpacked image with the image's program, and sees a folder of models at `/tmp/model`.
+pub(super) fn contained(root: &Path, models: Option<&Path>) -> Command {
     let mut command = Command::new("unshare");
-    command.args(["--mount", "sh", "-ec", CONTAIN, "sh"]).arg(root);
-    command.arg(model.unwrap_or(Path::new(""))).arg(NOBODY.to_string()).arg(format!("/{BINARY}"));
+    command.args(["--mount", "sh"]).arg(environment::root().join("scripts/contain.sh")).arg(root);
+    command.arg(models.unwrap_or(Path::new(""))).arg(NOBODY.to_string()).arg(format!("/{BINARY}"));
     command
 }
 
