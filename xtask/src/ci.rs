@@ -11,7 +11,7 @@ use anyhow::bail;
 
 use crate::clients::{Client, Stand, test_counts, watch};
 use crate::python::Python;
-use crate::{demo, demo_model, environment, quickstart, server, shell, tidy};
+use crate::{chart, demo, demo_model, environment, quickstart, server, shell, tidy};
 
 /// Run all checks: format, lints, tests, documentation, tidiness, a real model and a real client
 #[derive(clap::Args)]
@@ -76,6 +76,14 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     ci.step("documentation", |_| {
         shell::run(shell::cargo(&["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))?;
         passed()
+    });
+    ci.step("chart", |_| match Python::find() {
+        Some(python) => {
+            let (checked, faults) = chart::examine(&python, false)?;
+            faults.iter().for_each(|fault| println!("{fault}"));
+            Ok(Outcome::Ran { passed: checked, failed: faults.len() })
+        }
+        None => Ok(Outcome::Skipped(Python::MISSING.into())),
     });
     let mut wharf = None;
     ci.step("release build", |_| {

@@ -3,6 +3,7 @@
 
 mod bench;
 mod cache;
+mod chart;
 mod ci;
 mod clients;
 mod demo;
@@ -11,6 +12,7 @@ mod demo_model;
 mod distill_demo;
 mod environment;
 mod fuzz;
+mod image;
 mod python;
 mod quickstart;
 mod script;
@@ -41,10 +43,12 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Bench(bench::Args),
+    Chart(chart::Args),
     Ci(ci::Args),
     Demo(demo::Args),
     DistillDemo(distill_demo::Args),
     Fuzz(fuzz::Args),
+    Image(image::Args),
     Tidy(tidy::Args),
     VerifyConsole(verify_console::Args),
     VerifyEpp(verify_epp::Args),
@@ -59,10 +63,12 @@ enum Command {
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Bench(args) => bench::run(&args),
+        Command::Chart(args) => chart::run(&args),
         Command::Ci(args) => ci::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::DistillDemo(args) => distill_demo::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),
+        Command::Image(args) => image::run(&args),
         Command::Tidy(args) => tidy::run(&args),
         Command::VerifyConsole(args) => verify_console::run(&args),
         Command::VerifyEpp(args) => verify_epp::run(&args),

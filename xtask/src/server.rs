@@ -48,6 +48,11 @@ impl Server {
         Server::listen(command, [8080, 8082], "demo-serve.log")
     }
 
+    /// Starts a server by a command that ends with `wharf serve --model …`.
+    pub(crate) fn serving(command: std::process::Command) -> anyhow::Result<Server> {
+        Server::listen(command.into(), [8080, 8082], "contained-serve.log")
+    }
+
     /// Starts a gateway in front of a server that serves a model of this name.
     pub(crate) fn gateway(wharf: &Path, model: &str, server: &Server) -> anyhow::Result<Server> {
         let command = Server::gateway_command(wharf, model, server);

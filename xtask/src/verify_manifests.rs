@@ -1,6 +1,6 @@
 //! `cargo xtask verify-manifests`: whether others' schemas accept what `wharf render` prints.
 //!
-//! Every example is rendered for clusters with and without Wharf, beside the CustomResourceDefinitions. Kubernetes' own kinds are validated
+//! Every example is rendered for clusters with and without Wharf, beside the CustomResourceDefinitions and what the chart renders to. Kubernetes' own kinds are validated
 //! with the schemas that it publishes (PyPI kubernetes-validate), kinds of other projects with types and models that are generated
 //! from their CRDs (crates kcr_*, npm @kubernetes-models).
 
@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::cache::Cache;
 use crate::python::Python;
-use crate::{server, shell};
+use crate::{chart, environment, server, shell};
 
 const PYTHON_PACKAGE: &str = "kubernetes-validate==1.37.0";
 const NODE_PACKAGES: [&str; 3] = [
@@ -37,23 +37,23 @@ pub(crate) struct Args {}
 
 /// What a checker says.
 #[derive(Debug, Deserialize)]
-struct Verdict {
-    checker: String,
-    checked: usize,
-    complaints: Vec<String>,
+pub(crate) struct Verdict {
+    /// Who checked, with its version.
+    pub(crate) checker: String,
+    /// Objects of kinds that it knows.
+    pub(crate) checked: usize,
+    pub(crate) complaints: Vec<String>,
 }
 
 pub(crate) fn run(_: &Args) -> anyhow::Result<ExitCode> {
     let wharf = server::build()?;
     let cache = Cache::open()?;
-    let folder = shell::target()?.join("verify-manifests");
-    std::fs::create_dir_all(&folder).with_context(|| format!("failed to create {}", folder.display()))?;
-    let objects = render(&wharf)?;
-    let file = folder.join("objects.json");
-    let text = serde_json::to_string(&objects).context("failed to write the objects as JSON")?;
-    std::fs::write(&file, text).with_context(|| format!("failed to write {}", file.display()))?;
+    let python = Python::find().context(Python::MISSING)?;
+    let mut objects = render(&wharf)?;
+    objects.extend(chart::objects(&cache, &python)?);
+    let file = written(&objects)?;
 
-    let verdicts = [kubernetes(&cache, &file)?, models(&cache, &file)?, types(&file)?];
+    let verdicts = [kubernetes(&cache, &python, &objects)?, models(&cache, &file)?, types(&file)?];
     let mut faults = Vec::new();
     for Verdict { checker, checked, complaints } in &verdicts {
         println!("{checker}: {checked} objects, {} complaints", complaints.len());
@@ -113,12 +113,26 @@ fn examples() -> anyhow::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-fn kubernetes(cache: &Cache, file: &Path) -> anyhow::Result<Verdict> {
-    let python = Python::find().context(Python::MISSING)?;
-    let packages = python.packages(cache, PYTHON_PACKAGE)?;
+/// The Python packages of [`kubernetes`].
+pub(crate) fn packages(cache: &Cache, python: &Python) -> anyhow::Result<PathBuf> {
+    python.packages(cache, PYTHON_PACKAGE)
+}
+
+/// Compares objects with the schemas that Kubernetes publishes.
+pub(crate) fn kubernetes(cache: &Cache, python: &Python, objects: &[Value]) -> anyhow::Result<Verdict> {
     let mut command = python.command();
-    command.env("PYTHONPATH", packages).arg("scripts/verify_manifests.py").arg(file);
-    verdict(&mut command)
+    command.env("PYTHONPATH", packages(cache, python)?).current_dir(environment::root());
+    verdict(command.arg("scripts/verify_manifests.py").arg(written(objects)?))
+}
+
+/// A file with objects, for programs that check them.
+fn written(objects: &[Value]) -> anyhow::Result<PathBuf> {
+    let folder = shell::target()?.join("verify-manifests");
+    std::fs::create_dir_all(&folder).with_context(|| format!("failed to create {}", folder.display()))?;
+    let file = folder.join("objects.json");
+    let text = serde_json::to_string(objects).context("failed to write the objects as JSON")?;
+    std::fs::write(&file, text).with_context(|| format!("failed to write {}", file.display()))?;
+    Ok(file)
 }
 
 fn models(cache: &Cache, file: &Path) -> anyhow::Result<Verdict> {

@@ -25,6 +25,9 @@ pub(crate) struct Args {
     /// Follow those of this namespace only; may be given several times [default: all]
     #[arg(long, short, value_name = "NAMESPACE", requires = "cluster")]
     namespace: Vec<String>,
+    /// The gateway's name among its replicas; each needs its own
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
     /// Address to listen on
     #[arg(long, value_name = "ADDRESS")]
     host: Option<String>,
@@ -96,7 +99,8 @@ fn configure(args: &Args) -> anyhow::Result<GatewayConfig> {
             .with_context(|| format!("--endpoint {endpoint} is not NAME=HOST:PORT"))?;
         add(&mut config, name, address);
     }
-    let GatewayConfig { host, port, metrics_port, api_keys, tls_cert, tls_key, .. } = &mut config;
+    let GatewayConfig { name, host, port, metrics_port, api_keys, tls_cert, tls_key, .. } = &mut config;
+    replace(name, &args.name);
     replace(host, &args.host);
     replace(port, &args.port);
     replace(metrics_port, &args.metrics_port);

@@ -6,6 +6,7 @@
 
 mod keys;
 mod pool;
+mod rights;
 mod services;
 mod watched;
 
@@ -27,6 +28,7 @@ use crate::serve::Handle;
 use crate::service::ServiceSpec;
 
 pub use pool::pool;
+pub use rights::rights;
 
 use keys::Secrets;
 use services::{Found, Seen};

@@ -2,9 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
+#[path = "discover/chart.rs"]
+mod chart;
 #[path = "discover/cluster.rs"]
 mod cluster;
 #[path = "discover/failures.rs"]
 mod failures;
+#[path = "discover/rights.rs"]
+mod rights;
 #[path = "discover/support.rs"]
 mod support;

@@ -50,7 +50,7 @@ pub(crate) fn of_service(facts: &Facts<'_>) -> Vec<Value> {
 }
 
 pub(crate) fn of_model(model: &Model, settings: &Settings, mode: Mode) -> Vec<Value> {
-    [network::of_model(model, settings), volume::of_model(model), jobs::of_model(model, settings, mode)]
+    [network::of_model(model, settings, mode), volume::of_model(model), jobs::of_model(model, settings, mode)]
         .concat()
 }
 

@@ -30,6 +30,8 @@ pub struct Settings {
     pub llamacpp_cuda_image: String,
     /// Wharf's gateway.
     pub gateway: Peer,
+    /// Wharf's operator: it lets new replicas answer their first prompts.
+    pub operator: Peer,
     /// The cluster's name server.
     pub dns: Peer,
     /// Where KEDA finds Wharf's scaler.
@@ -51,6 +53,7 @@ impl Default for Settings {
             llamacpp_image: "ghcr.io/ggml-org/llama.cpp:server".to_owned(),
             llamacpp_cuda_image: "ghcr.io/ggml-org/llama.cpp:server-cuda".to_owned(),
             gateway: peer("wharf-system", "app.kubernetes.io/component", "gateway"),
+            operator: peer("wharf-system", "app.kubernetes.io/component", "operator"),
             dns: peer("kube-system", "k8s-app", "kube-dns"),
             scaler_address: "wharf-scaler.wharf-system.svc:9003".to_owned(),
             prometheus_url: "http://prometheus-operated.monitoring.svc:9090".to_owned(),

@@ -1,5 +1,6 @@
 //! What services and models are rendered to: every example as a snapshot, and what must hold of any of them.
 
+mod chart;
 mod consistency;
 mod examples;
 mod guide;

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use http::HeaderValue;
+use http::header::USER_AGENT;
+use kube::Client;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
@@ -14,6 +17,9 @@ use wharf_gateway::{Gateway, GatewayConfig, Handle, discover};
 
 /// Nothing in these tests takes as long unless it hangs.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Tells the gateway's calls from those of the other actors.
+pub(crate) const NAME: &str = "wharf-gateway";
 
 /// All of it, until the test ends.
 pub(crate) struct World {
@@ -45,7 +51,9 @@ impl World {
         let mut tasks = JoinSet::new();
         tasks.spawn(async move { gateway.serve(async { drop(stopped.await) }).await.unwrap() });
         let namespaces = namespaces.iter().map(|name| (*name).to_owned()).collect();
-        tasks.spawn(discover::cluster(cluster.client(), namespaces, handle.clone()));
+        let mut config = cluster.config();
+        config.headers.push((USER_AGENT, HeaderValue::from_static(NAME)));
+        tasks.spawn(discover::cluster(Client::try_from(config).unwrap(), namespaces, handle.clone()));
         World {
             _slices: actors::endpoints(&cluster.client()),
             client: reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap(),

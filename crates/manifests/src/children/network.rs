@@ -2,11 +2,12 @@
 
 use serde_json::{Value, json};
 use wharf_spec::Model;
+use wharf_spec::job::PROGRESS_PORT;
 use wharf_spec::service::{PeerFrom, PeerTo};
 
 use crate::facts::{Facts, Files};
 use crate::names::{self, HTTPS, MODEL, PICKER, Part, SERVICE};
-use crate::{Peer, Settings};
+use crate::{Mode, Peer, Settings};
 
 /// Addresses that are nobody's on the Internet (RFC 1918, RFC 6598, RFC 3927, RFC 1122, RFC 5735): fetching must not reach into the
 /// cluster or to a cloud's metadata.
@@ -29,14 +30,14 @@ pub(super) fn of_service(facts: &Facts<'_>) -> Vec<Value> {
     let mut policies = vec![servers(facts)];
     if matches!(facts.files, Files::OwnClaim(_)) {
         let ranges = &facts.spec.access.egress_cidrs;
-        policies.extend(jobs(SERVICE, facts.name, facts.namespace, ranges, facts.settings));
+        policies.extend(jobs(SERVICE, facts.name, facts.namespace, ranges, (facts.settings, facts.mode)));
     }
     policies
 }
 
-pub(super) fn of_model(model: &Model, settings: &Settings) -> Vec<Value> {
+pub(super) fn of_model(model: &Model, settings: &Settings, mode: Mode) -> Vec<Value> {
     let name = model.metadata.name.as_deref().unwrap_or_default();
-    jobs(MODEL, name, model.metadata.namespace.as_deref(), &model.spec.egress_cidrs, settings)
+    jobs(MODEL, name, model.metadata.namespace.as_deref(), &model.spec.egress_cidrs, (settings, mode))
 }
 
 /// The policy of the pods that answer requests, and of those that compute for them.
@@ -50,6 +51,9 @@ fn servers(facts: &Facts<'_>) -> Value {
     }
     let group = json!([{"podSelector": {"matchLabels": {SERVICE: facts.name}}}]);
     let mut ingress = vec![json!({"from": callers(facts), "ports": api})];
+    if facts.mode == Mode::Managed {
+        ingress.push(json!({"from": [peer(&facts.settings.operator)], "ports": [tcp(launch.http)]}));
+    }
     let prometheus = named_namespace(&facts.spec.observability.prometheus_namespace);
     ingress.push(json!({"from": [prometheus], "ports": [tcp(metrics)]}));
     if facts.spec.expose.inference_pool {
@@ -132,8 +136,16 @@ fn jobs(
     owner: &str,
     namespace: Option<&str>,
     ranges: &[String],
-    settings: &Settings,
+    (settings, mode): (&Settings, Mode),
 ) -> Vec<Value> {
+    let ingress = match mode {
+        // It asks how far they are.
+        Mode::Managed => {
+            let port = json!({"protocol": "TCP", "port": PROGRESS_PORT});
+            json!([{"from": [peer(&settings.operator)], "ports": [port]}])
+        }
+        Mode::Standalone | Mode::Local => json!([]),
+    };
     let policy = |suffix: &str, part: Part, egress: Vec<Value>| {
         let name = names::child(owner, suffix);
         let labels = names::labels(kind, owner);
@@ -141,7 +153,7 @@ fn jobs(
         policy["spec"] = json!({
             "podSelector": {"matchLabels": names::selector(kind, owner, part)},
             "policyTypes": ["Ingress", "Egress"],
-            "ingress": [],
+            "ingress": ingress,
             "egress": egress,
         });
         policy

@@ -70,17 +70,21 @@ fn policy<'a>(objects: &'a [Value], name: &str) -> &'a Value {
 }
 
 #[test]
-fn through_the_gateway_it_and_prometheus_get_in_and_nobody_else() {
+fn through_the_gateway_it_the_operator_and_prometheus_get_in_and_nobody_else() {
     let objects = render(&service("{model: {source: hf://a/b}}"), Mode::Managed);
     let ingress = &policy(&objects, "assistant")["ingress"];
     let gateway = in_namespace("wharf-system", json!({"app.kubernetes.io/component": "gateway"}));
     let operator = in_namespace("wharf-system", json!({"app.kubernetes.io/component": "operator"}));
+    let stranger = in_namespace("wharf-system", json!({"app.kubernetes.io/component": "scaler"}));
     let prometheus = in_namespace("monitoring", json!({"app": "prometheus"}));
     let neighbour = in_namespace("llm", json!({"app": "anything"}));
     for (peer, port, expected) in [
         (&gateway, 8080, true),
         (&gateway, 8082, false),
-        (&operator, 8080, false),
+        // It lets new replicas answer their first prompts.
+        (&operator, 8080, true),
+        (&operator, 8082, false),
+        (&stranger, 8080, false),
         (&prometheus, 8082, true),
         (&prometheus, 8080, false),
         (&neighbour, 8080, false),
@@ -107,6 +111,8 @@ fn without_the_gateway_those_that_are_named_get_in() {
         (in_namespace("backend", json!({"app": "batch"})), 8080, false),
         (outside("203.0.113.7"), 8080, true),
         (outside("198.51.100.7"), 8080, false),
+        (in_namespace("wharf-system", json!({"app.kubernetes.io/component": "operator"})), 8080, true),
+        (in_namespace("wharf-system", json!({"app.kubernetes.io/component": "gateway"})), 8080, false),
     ] {
         assert_eq!(
             lets(ingress, "from", &peer, port),

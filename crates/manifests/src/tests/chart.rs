@@ -1,0 +1,37 @@
+//! What the chart says to the operator is what settings may say.
+
+use super::*;
+
+/// The settings of a rendering.
+fn settings_of(rendering: &str) -> Settings {
+    let documents =
+        rendering.split("\n---\n").map(|document| serde_saphyr::from_str::<Value>(document).unwrap());
+    let maps: Vec<Value> = documents.filter(|object| object["data"]["settings.yaml"].is_string()).collect();
+    assert_eq!(maps.len(), 1, "one ConfigMap has the settings");
+    serde_saphyr::from_str(maps[0]["data"]["settings.yaml"].as_str().unwrap()).unwrap()
+}
+
+#[test]
+fn an_installation_with_defaults_says_what_is_the_default_anyway() {
+    let said = settings_of(include_str!("../../../../deploy/install.yaml"));
+    let default = Settings::default();
+    // The chart's labels are more than `wharf render` asks for.
+    let is_narrower = |said: &crate::Peer, default: &crate::Peer| {
+        said.namespace == default.namespace
+            && default.pods.iter().all(|(key, value)| said.pods.get(key) == Some(value))
+    };
+    assert!(is_narrower(&said.gateway, &default.gateway) && is_narrower(&said.operator, &default.operator));
+    assert_eq!(
+        Settings { gateway: default.gateway.clone(), operator: default.operator.clone(), ..said },
+        default
+    );
+}
+
+#[test]
+fn settings_of_the_values_reach_the_operator() {
+    let said = settings_of(include_str!("../../../../deploy/helm/rendered/production.yaml"));
+    assert_eq!(said.vllm_image, "registry.example.com/vllm/vllm-openai:v0.33.0");
+    assert_eq!(said.prometheus_url, "http://prometheus-operated.observability.svc:9090");
+    assert!(said.image.starts_with("ghcr.io/wharf-dev/wharf@sha256:"), "{}", said.image);
+    assert_eq!(said.llamacpp_image, Settings::default().llamacpp_image);
+}

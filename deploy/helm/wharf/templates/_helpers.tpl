@@ -1,0 +1,146 @@
+{{/* Name of the release's objects. */}}
+{{- define "wharf.fullname" -}}
+{{- if .Values.fullnameOverride }}
+{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" }}
+{{- else if contains .Chart.Name .Release.Name }}
+{{- .Release.Name | trunc 40 | trimSuffix "-" }}
+{{- else }}
+{{- printf "%s-%s" .Release.Name .Chart.Name | trunc 40 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+
+{{- define "wharf.operator.name" -}}{{ include "wharf.fullname" . }}-operator{{- end }}
+{{- define "wharf.gateway.name" -}}{{ include "wharf.fullname" . }}-gateway{{- end }}
+
+{{/* Headless: every gateway's address, ready or not. */}}
+{{- define "wharf.gateway.peers" -}}{{ include "wharf.gateway.name" . }}-peers{{- end }}
+
+{{- define "wharf.operator.account" -}}
+{{- .Values.operator.serviceAccount.name | default (ternary (include "wharf.operator.name" .) "default" .Values.operator.serviceAccount.create) }}
+{{- end }}
+{{- define "wharf.gateway.account" -}}
+{{- .Values.gateway.serviceAccount.name | default (ternary (include "wharf.gateway.name" .) "default" .Values.gateway.serviceAccount.create) }}
+{{- end }}
+
+{{/* Labels of everything. */}}
+{{- define "wharf.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- end }}
+
+{{/* Labels by which the pods of a component are found; operator and network policies know them too. */}}
+{{- define "wharf.operator.selector" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: operator
+{{- end }}
+{{- define "wharf.gateway.selector" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: gateway
+{{- end }}
+
+{{- define "wharf.image" -}}
+{{- if .Values.image.digest -}}
+{{ .Values.image.repository }}@{{ .Values.image.digest }}
+{{- else -}}
+{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- end }}
+{{- end }}
+
+{{/* The operator's --settings. What is not said here has its default in the binary. */}}
+{{- define "wharf.operator.settings" -}}
+{{- $peer := dict "namespace" .Release.Namespace }}
+{{- $gateway := merge (dict "pods" (include "wharf.gateway.selector" . | fromYaml)) $peer }}
+{{- $operator := merge (dict "pods" (include "wharf.operator.selector" . | fromYaml)) $peer }}
+{{- $settings := dict "image" (include "wharf.image" .) "gateway" $gateway "operator" $operator "dns" .Values.networkPolicy.dns }}
+{{- toYaml (mergeOverwrite $settings (deepCopy .Values.operator.settings)) }}
+{{- end }}
+
+{{/* The gateway's --config. Ports are always in it, because Services, probes and policies name them. */}}
+{{- define "wharf.gateway.config" -}}
+{{- $config := dict "host" "0.0.0.0" "port" 8000 "httpsPort" 8443 "metricsPort" 8002 }}
+{{- if .Values.gateway.apiKeys.secretName }}
+{{- $_ := set $config "apiKeys" "/etc/wharf-keys" }}
+{{- end }}
+{{- if .Values.gateway.tls.secretName }}
+{{- $_ := set $config "tlsCert" "/etc/wharf-tls/tls.crt" }}
+{{- $_ := set $config "tlsKey" "/etc/wharf-tls/tls.key" }}
+{{- end }}
+{{- $config = mergeOverwrite $config (deepCopy .Values.gateway.config) }}
+{{- if and .Values.gateway.peers.secretName (not (hasKey $config "peers")) }}
+{{- $addresses := list (printf "%s.%s.svc:%d" (include "wharf.gateway.peers" .) .Release.Namespace (int $config.metricsPort)) }}
+{{- $_ := set $config "peers" (dict "addresses" $addresses "keyFile" "/etc/wharf-peers/peers.key") }}
+{{- end }}
+{{- toYaml $config }}
+{{- end }}
+
+{{/* The operator's rights on what it looks after. Leases lie in its own namespace and are not among them. */}}
+{{- define "wharf.operator.rules" -}}
+{{- range .Files.Get "files/operator-rules.yaml" | fromYamlArray }}
+{{- if not (has "coordination.k8s.io" .apiGroups) }}
+- {{ toYaml . | nindent 2 | trim }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- define "wharf.operator.lease" -}}
+{{- range .Files.Get "files/operator-rules.yaml" | fromYamlArray }}
+{{- if has "coordination.k8s.io" .apiGroups }}
+- {{ toYaml . | nindent 2 | trim }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* What `restricted` of the Pod Security Standards asks of a pod and of a container, and a root that cannot be written. */}}
+{{- define "wharf.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+fsGroup: 65532
+fsGroupChangePolicy: OnRootMismatch
+seccompProfile: {type: RuntimeDefault}
+{{- end }}
+{{- define "wharf.containerSecurity" -}}
+allowPrivilegeEscalation: false
+capabilities: {drop: [ALL]}
+readOnlyRootFilesystem: true
+{{- end }}
+
+{{/* Where pods may run: takes the values of a component. */}}
+{{- define "wharf.placement" -}}
+{{- with .priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .tolerations }}
+tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .affinity }}
+affinity: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/* Rules of egress that both have: names, the API server, and what the values add. */}}
+{{- define "wharf.egress" -}}
+- to:
+    - namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: {{ .Values.networkPolicy.dns.namespace }}}}
+      podSelector:
+        matchLabels: {{- toYaml .Values.networkPolicy.dns.pods | nindent 10 }}
+  ports: [{protocol: UDP, port: 53}, {protocol: TCP, port: 53}]
+- ports:
+{{- range .Values.networkPolicy.apiServerPorts }}
+    - {protocol: TCP, port: {{ int . }}}
+{{- end }}
+# Model servers listen where their engine does.
+- to:
+    - namespaceSelector: {{ ternary (printf "{matchLabels: {kubernetes.io/metadata.name: %s}}" .Values.watchNamespace) "{}" (ne .Values.watchNamespace "") }}
+      podSelector: {matchLabels: {wharf.dev/part: server}}
+{{- with .Values.networkPolicy.extraEgress }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}

@@ -1,0 +1,404 @@
+//! What objects of one installation say of each other: names, labels and ports that have to agree, and what `restricted` of the Pod Security
+//! Standards asks of pods. No API server refuses any of it; it shows as silence. Pure.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Map, Value};
+
+/// Everything that does not agree.
+pub(super) fn complaints(objects: &[Value]) -> Vec<String> {
+    let mut complaints = twice(objects);
+    for object in objects {
+        let found = match text(&object["kind"]) {
+            "Deployment" => deployment(object, objects),
+            "Service" => service(object, objects),
+            "ServiceMonitor" => monitor(object, objects),
+            "NetworkPolicy" => policy(object, objects),
+            "PodDisruptionBudget" => selects(object, &object["spec"]["selector"], objects),
+            "HorizontalPodAutoscaler" => scaler(object, objects),
+            "RoleBinding" | "ClusterRoleBinding" => binding(object, objects),
+            _ => Vec::new(),
+        };
+        complaints.extend(found.into_iter().map(|what| format!("{}: {what}", place(object))));
+    }
+    complaints
+}
+
+/// Kind, namespace and name.
+fn place(object: &Value) -> String {
+    format!("{} {}/{}", text(&object["kind"]), namespace(object), text(&object["metadata"]["name"]))
+}
+
+fn twice(objects: &[Value]) -> Vec<String> {
+    let mut seen = BTreeSet::new();
+    objects
+        .iter()
+        .map(place)
+        .filter(|place| !seen.insert(place.clone()))
+        .map(|place| format!("{place}: is there twice"))
+        .collect()
+}
+
+fn deployment(object: &Value, objects: &[Value]) -> Vec<String> {
+    let template = &object["spec"]["template"];
+    let spec = &template["spec"];
+    let mut found = Vec::new();
+    if !is_selected(&object["spec"]["selector"], &template["metadata"]["labels"]) {
+        found.push("its selector does not match its own pods".to_owned());
+    }
+    let account = text(&spec["serviceAccountName"]);
+    if account != "default" && !exists(objects, "ServiceAccount", namespace(object), account) {
+        found.push(format!("there is no ServiceAccount {account:?}"));
+    }
+    let volumes: BTreeSet<&str> = list(&spec["volumes"]).iter().map(|volume| text(&volume["name"])).collect();
+    for volume in list(&spec["volumes"]) {
+        let config = text(&volume["configMap"]["name"]);
+        if !config.is_empty() && !exists(objects, "ConfigMap", namespace(object), config) {
+            found.push(format!("there is no ConfigMap {config:?}"));
+        }
+    }
+    let mut mounted = BTreeSet::new();
+    for container in list(&spec["containers"]) {
+        let mounts: BTreeSet<&str> =
+            list(&container["volumeMounts"]).iter().map(|mount| text(&mount["name"])).collect();
+        found.extend(mounts.difference(&volumes).map(|name| format!("there is no volume {name:?} to mount")));
+        mounted.extend(mounts);
+        found.extend(probes(container));
+        found.extend(restricted(spec, container));
+    }
+    found.extend(volumes.difference(&mounted).map(|name| format!("nothing mounts the volume {name:?}")));
+    found
+}
+
+fn probes(container: &Value) -> Vec<String> {
+    let ports: Vec<&Value> = list(&container["ports"]).iter().map(|port| &port["name"]).collect();
+    ["startupProbe", "livenessProbe", "readinessProbe"]
+        .into_iter()
+        .filter_map(|probe| match &container[probe]["httpGet"]["port"] {
+            Value::Null => Some(format!("{} has no {probe}", text(&container["name"]))),
+            port if !ports.contains(&port) => {
+                Some(format!("{probe} asks port {port}, which the container does not have"))
+            }
+            _ => None,
+        })
+        .collect()
+}
+
+/// Pod Security Standards, level restricted, and a root that cannot be written.
+fn restricted(pod: &Value, container: &Value) -> Vec<String> {
+    let (of_pod, own) = (&pod["securityContext"], &container["securityContext"]);
+    let asked = [
+        ("runAsNonRoot", of_pod["runAsNonRoot"] == true),
+        ("seccompProfile", text(&of_pod["seccompProfile"]["type"]) == "RuntimeDefault"),
+        ("allowPrivilegeEscalation", own["allowPrivilegeEscalation"] == false),
+        ("capabilities", list(&own["capabilities"]["drop"]).iter().any(|one| one == "ALL")),
+        ("readOnlyRootFilesystem", own["readOnlyRootFilesystem"] == true),
+        ("hostNetwork", pod["hostNetwork"] != true),
+        ("hostPath", list(&pod["volumes"]).iter().all(|volume| volume["hostPath"].is_null())),
+    ];
+    let broken = asked.into_iter().filter(|(_, holds)| !holds);
+    broken.map(|(what, _)| format!("{} is not restricted: {what}", text(&container["name"]))).collect()
+}
+
+fn service(object: &Value, objects: &[Value]) -> Vec<String> {
+    let selector = serde_json::json!({"matchLabels": object["spec"]["selector"]});
+    let mut found = selects(object, &selector, objects);
+    let ports = ports_of(objects, namespace(object), &selector);
+    for port in list(&object["spec"]["ports"]) {
+        if !ports.contains(&port["targetPort"]) {
+            found.push(format!("no pod has the port {}", port["targetPort"]));
+        }
+    }
+    found
+}
+
+fn monitor(object: &Value, objects: &[Value]) -> Vec<String> {
+    let labels = |service: &&Value| is_selected(&object["spec"]["selector"], &service["metadata"]["labels"]);
+    let services: Vec<&Value> = of_kind(objects, "Service", namespace(object)).filter(labels).collect();
+    let [service] = services.as_slice() else {
+        return vec![format!("selects {} Services, and its pods are to be measured once", services.len())];
+    };
+    let has = |port: &Value| list(&service["spec"]["ports"]).iter().any(|one| one["name"] == *port);
+    let endpoints = list(&object["spec"]["endpoints"]).iter();
+    endpoints
+        .filter(|one| !has(&one["port"]))
+        .map(|one| format!("{} has no port {}", place(service), one["port"]))
+        .collect()
+}
+
+fn policy(object: &Value, objects: &[Value]) -> Vec<String> {
+    let selector = &object["spec"]["podSelector"];
+    let mut found = selects(object, selector, objects);
+    let ports = ports_of(objects, namespace(object), selector);
+    for rule in list(&object["spec"]["ingress"]) {
+        for port in list(&rule["ports"]).iter().map(|port| &port["port"]).filter(|port| port.is_string()) {
+            if !ports.contains(port) {
+                found.push(format!("no pod has the port {port}"));
+            }
+        }
+    }
+    for side in ["ingress", "egress"] {
+        for peer in list(&object["spec"][side])
+            .iter()
+            .flat_map(|rule| [list(&rule["from"]), list(&rule["to"])].concat())
+        {
+            // Pods of this namespace are ours.
+            if !peer["podSelector"].is_null() && peer["namespaceSelector"].is_null() {
+                found.extend(selects(object, &peer["podSelector"], objects));
+            }
+        }
+    }
+    found
+}
+
+fn scaler(object: &Value, objects: &[Value]) -> Vec<String> {
+    let name = text(&object["spec"]["scaleTargetRef"]["name"]);
+    let target =
+        of_kind(objects, "Deployment", namespace(object)).find(|one| text(&one["metadata"]["name"]) == name);
+    match target {
+        None => vec![format!("there is no Deployment {name:?} to scale")],
+        Some(target) if !target["spec"]["replicas"].is_null() => {
+            vec![format!("{} says its replicas too", place(target))]
+        }
+        Some(_) => Vec::new(),
+    }
+}
+
+fn binding(object: &Value, objects: &[Value]) -> Vec<String> {
+    let role = &object["roleRef"];
+    let mut found = Vec::new();
+    let of_role = if role["kind"] == "Role" { namespace(object) } else { "" };
+    if !exists(objects, text(&role["kind"]), of_role, text(&role["name"])) {
+        found.push(format!("there is no {} {}", text(&role["kind"]), role["name"]));
+    }
+    for subject in list(&object["subjects"]) {
+        let name = text(&subject["name"]);
+        if name != "default" && !exists(objects, "ServiceAccount", text(&subject["namespace"]), name) {
+            found.push(format!("there is no ServiceAccount {name:?}"));
+        }
+    }
+    found
+}
+
+/// Complains where a selector finds no pod.
+fn selects(object: &Value, selector: &Value, objects: &[Value]) -> Vec<String> {
+    let finds = pods(objects, namespace(object)).any(|pod| is_selected(selector, &pod["metadata"]["labels"]));
+    if finds { Vec::new() } else { vec![format!("no pod has the labels {selector}")] }
+}
+
+fn ports_of(objects: &[Value], namespace: &str, selector: &Value) -> Vec<Value> {
+    let selected = pods(objects, namespace).filter(|pod| is_selected(selector, &pod["metadata"]["labels"]));
+    selected
+        .flat_map(|pod| list(&pod["spec"]["containers"]))
+        .flat_map(|container| list(&container["ports"]))
+        .map(|port| port["name"].clone())
+        .collect()
+}
+
+/// Templates of pods in a namespace.
+fn pods<'a>(objects: &'a [Value], namespace: &'a str) -> impl Iterator<Item = &'a Value> {
+    of_kind(objects, "Deployment", namespace).map(|deployment| &deployment["spec"]["template"])
+}
+
+fn of_kind<'a>(objects: &'a [Value], kind: &'a str, of: &'a str) -> impl Iterator<Item = &'a Value> {
+    objects.iter().filter(move |object| object["kind"] == kind && namespace(object) == of)
+}
+
+fn exists(objects: &[Value], kind: &str, namespace: &str, name: &str) -> bool {
+    of_kind(objects, kind, namespace).any(|object| object["metadata"]["name"] == name)
+}
+
+/// Selectors with nothing in them select everything, which no object of ours means.
+fn is_selected(selector: &Value, labels: &Value) -> bool {
+    let nothing = Map::new();
+    let wanted = selector["matchLabels"].as_object().unwrap_or(&nothing);
+    !wanted.is_empty() && wanted.iter().all(|(key, value)| labels[key] == *value)
+}
+
+fn namespace(object: &Value) -> &str {
+    text(&object["metadata"]["namespace"])
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn object(kind: &str, name: &str, rest: Value) -> Value {
+        let mut object =
+            json!({"kind": kind, "metadata": {"name": name, "namespace": "n", "labels": {"app": "a"}}});
+        object.as_object_mut().unwrap().extend(rest.as_object().unwrap().clone());
+        object
+    }
+
+    /// An installation in which everything agrees.
+    fn installation() -> Vec<Value> {
+        let probe = json!({"httpGet": {"path": "/health", "port": "metrics"}});
+        let selector = json!({"matchLabels": {"app": "a"}});
+        let scaled = json!({"kind": "Deployment", "name": "a"});
+        vec![
+            object("ServiceAccount", "a", json!({})),
+            object("ConfigMap", "a", json!({})),
+            object("Role", "a", json!({})),
+            object(
+                "RoleBinding",
+                "a",
+                json!({"roleRef": {"kind": "Role", "name": "a"}, "subjects": [{"name": "a", "namespace": "n"}]}),
+            ),
+            object(
+                "Deployment",
+                "a",
+                json!({"spec": {"selector": selector, "template": {"metadata": {"labels": {"app": "a"}}, "spec": {
+                    "serviceAccountName": "a",
+                    "securityContext": {"runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}},
+                    "volumes": [{"name": "config", "configMap": {"name": "a"}}],
+                    "containers": [{
+                        "name": "c", "ports": [{"name": "metrics"}], "volumeMounts": [{"name": "config"}],
+                        "startupProbe": probe, "livenessProbe": probe, "readinessProbe": probe,
+                        "securityContext": {
+                            "allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}, "readOnlyRootFilesystem": true,
+                        },
+                    }],
+                }}}}),
+            ),
+            object(
+                "Service",
+                "a",
+                json!({"spec": {"selector": {"app": "a"}, "ports": [{"name": "metrics", "targetPort": "metrics"}]}}),
+            ),
+            object(
+                "ServiceMonitor",
+                "a",
+                json!({"spec": {"selector": selector, "endpoints": [{"port": "metrics"}]}}),
+            ),
+            object(
+                "NetworkPolicy",
+                "a",
+                json!({"spec": {"podSelector": selector, "ingress": [{"ports": [{"port": "metrics"}]}]}}),
+            ),
+            object("PodDisruptionBudget", "a", json!({"spec": {"selector": selector}})),
+            object("HorizontalPodAutoscaler", "a", json!({"spec": {"scaleTargetRef": scaled}})),
+        ]
+    }
+
+    #[test]
+    fn an_installation_in_which_everything_agrees_has_no_complaints() {
+        assert_eq!(complaints(&installation()), Vec::<String>::new());
+    }
+
+    #[test]
+    fn each_disagreement_is_found_and_named() {
+        let pod = "/spec/template/spec";
+        for (kind, pointer, value, complaint) in [
+            (
+                "Deployment",
+                "/spec/selector/matchLabels/app".to_owned(),
+                json!("b"),
+                "does not match its own pods",
+            ),
+            (
+                "Deployment",
+                format!("{pod}/serviceAccountName"),
+                json!("b"),
+                "there is no ServiceAccount \"b\"",
+            ),
+            (
+                "Deployment",
+                format!("{pod}/volumes/0/configMap/name"),
+                json!("b"),
+                "there is no ConfigMap \"b\"",
+            ),
+            ("Deployment", format!("{pod}/volumes/0/name"), json!("b"), "nothing mounts the volume \"b\""),
+            (
+                "Deployment",
+                format!("{pod}/containers/0/volumeMounts/0/name"),
+                json!("b"),
+                "there is no volume \"b\" to mount",
+            ),
+            (
+                "Deployment",
+                format!("{pod}/containers/0/livenessProbe/httpGet/port"),
+                json!("b"),
+                "livenessProbe asks port \"b\"",
+            ),
+            (
+                "Deployment",
+                format!("{pod}/containers/0/readinessProbe"),
+                json!({}),
+                "c has no readinessProbe",
+            ),
+            (
+                "Deployment",
+                format!("{pod}/securityContext/runAsNonRoot"),
+                json!(false),
+                "not restricted: runAsNonRoot",
+            ),
+            (
+                "Deployment",
+                format!("{pod}/containers/0/securityContext/capabilities/drop"),
+                json!([]),
+                "not restricted: capabilities",
+            ),
+            ("Service", "/spec/selector/app".to_owned(), json!("b"), "no pod has the labels"),
+            ("Service", "/spec/selector".to_owned(), json!({}), "no pod has the labels"),
+            ("Service", "/spec/ports/0/targetPort".to_owned(), json!("b"), "no pod has the port \"b\""),
+            ("ServiceMonitor", "/spec/selector/matchLabels/app".to_owned(), json!("b"), "selects 0 Services"),
+            ("ServiceMonitor", "/spec/endpoints/0/port".to_owned(), json!("b"), "has no port \"b\""),
+            (
+                "NetworkPolicy",
+                "/spec/podSelector/matchLabels/app".to_owned(),
+                json!("b"),
+                "no pod has the labels",
+            ),
+            (
+                "NetworkPolicy",
+                "/spec/ingress/0/ports/0/port".to_owned(),
+                json!("b"),
+                "no pod has the port \"b\"",
+            ),
+            (
+                "PodDisruptionBudget",
+                "/spec/selector/matchLabels/app".to_owned(),
+                json!("b"),
+                "no pod has the labels",
+            ),
+            (
+                "HorizontalPodAutoscaler",
+                "/spec/scaleTargetRef/name".to_owned(),
+                json!("b"),
+                "no Deployment \"b\" to scale",
+            ),
+            ("RoleBinding", "/roleRef/name".to_owned(), json!("b"), "there is no Role \"b\""),
+            (
+                "RoleBinding",
+                "/subjects/0/namespace".to_owned(),
+                json!("m"),
+                "there is no ServiceAccount \"a\"",
+            ),
+            ("ConfigMap", "/kind".to_owned(), json!("Role"), "is there twice"),
+        ] {
+            let mut objects = installation();
+            let object = objects.iter_mut().find(|object| object["kind"] == kind).unwrap();
+            *object.pointer_mut(&pointer).unwrap() = value;
+            let said = complaints(&objects);
+            assert!(said.iter().any(|one| one.contains(complaint)), "{kind} {pointer}: {said:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_scaler_sets_is_not_said_elsewhere() {
+        let mut objects = installation();
+        let deployment = objects.iter_mut().find(|object| object["kind"] == "Deployment").unwrap();
+        deployment["spec"]["replicas"] = 3.into();
+        assert!(complaints(&objects)[0].contains("says its replicas too"));
+    }
+}
