@@ -69,6 +69,10 @@ fn list(store: &Store, target: &Target, asked: &Asked) -> Answer {
     let Target { kind, version, id, .. } = target;
     let mut found = store.list(&id.kind, &id.namespace, &asked.selector()?);
     let mut metadata = json!({"resourceVersion": store.version().to_string()});
+    if kind.custom {
+        // Kubernetes' own kinds leave out what is empty.
+        metadata["continue"] = "".into();
+    }
     if let Some((from, after)) = asked.query("continue").split_once(':') {
         let readable = from.parse().ok().is_some_and(|from| store.since(from).is_some());
         if !readable {

@@ -107,11 +107,14 @@ pub(crate) fn update(
         .filter(|(path, value)| was.get(*path) != Some(value))
         .map(|(path, _)| path.clone())
         .collect();
+    // A scale is tracked from somebody's replicas on: while nobody owns them, whoever scales does not either.
+    let nobodys = !owners.values().any(|owned| owned.iter().any(|path| changed.contains(path)));
+    let tracked = manager.subresource != "scale" || !nobodys;
     let mut owners = owners.clone();
     for (other, owned) in &mut owners {
         owned.retain(|path| is.contains_key(path) && (other == manager || !changed.contains(path)));
     }
-    if !changed.is_empty() {
+    if !changed.is_empty() && tracked {
         owners.entry(manager.clone()).or_default().extend(changed);
     }
     owners.retain(|_, owned| !owned.is_empty());

@@ -18,6 +18,8 @@ pub(crate) fn fill_in(kind: &str, object: &mut Value) {
                 default(spec, field, json!(value));
             }
             default(spec, "completionMode", json!("NonIndexed"));
+            default(spec, "manualSelector", json!(false));
+            default(spec, "podReplacementPolicy", json!("TerminatingOrFailed"));
             default(spec, "suspend", json!(false));
             template(&mut spec["template"], "Never");
         }
@@ -26,6 +28,13 @@ pub(crate) fn fill_in(kind: &str, object: &mut Value) {
         // It has to be there, and an empty one is written as none.
         "EndpointSlice" if object["endpoints"].as_array().is_none_or(Vec::is_empty) => {
             object["endpoints"] = Value::Null;
+        }
+        "NetworkPolicy" => {
+            for rules in ["ingress", "egress"] {
+                if object["spec"][rules].as_array().is_some_and(Vec::is_empty) {
+                    object["spec"].as_object_mut().map(|spec| spec.remove(rules));
+                }
+            }
         }
         "Secret" => default(object, "type", json!("Opaque")),
         "PersistentVolumeClaim" => default(&mut object["spec"], "volumeMode", json!("Filesystem")),

@@ -43,6 +43,15 @@ pub(crate) fn begin(kind: &Kind, new: &mut Value, number: u64) {
             }
             new["status"] = json!({"loadBalancer": {}});
         }
+        "Deployment" => new["status"] = json!({}),
+        "Job" => {
+            new["status"] = json!({});
+            job(new);
+        }
+        "PodDisruptionBudget" => {
+            let counts = ["disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods"];
+            new["status"] = counts.iter().map(|count| ((*count).to_owned(), json!(0))).collect();
+        }
         "Pod" | "PersistentVolumeClaim" => new["status"] = json!({"phase": "Pending"}),
         "Namespace" => {
             new["metadata"]["labels"]["kubernetes.io/metadata.name"] = new["metadata"]["name"].clone();
@@ -50,6 +59,23 @@ pub(crate) fn begin(kind: &Kind, new: &mut Value, number: u64) {
         }
         _ => {}
     }
+}
+
+/// A Job selects its Pods by its own uid, and names itself in their labels.
+fn job(new: &mut Value) {
+    if new["spec"]["manualSelector"] == true {
+        return;
+    }
+    let (uid, name) = (new["metadata"]["uid"].clone(), new["metadata"]["name"].clone());
+    for prefix in ["batch.kubernetes.io/", ""] {
+        for (label, value) in [("controller-uid", &uid), ("job-name", &name)] {
+            new["spec"]["template"]["metadata"]["labels"][format!("{prefix}{label}")] = value.clone();
+        }
+    }
+    if new["metadata"]["labels"].is_null() {
+        new["metadata"]["labels"] = new["spec"]["template"]["metadata"]["labels"].clone();
+    }
+    new["spec"]["selector"] = json!({"matchLabels": {"batch.kubernetes.io/controller-uid": uid}});
 }
 
 /// Fills in what a writer may leave out, in every write.

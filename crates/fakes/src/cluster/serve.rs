@@ -149,6 +149,15 @@ fn answered(answer: Answer) -> Response<Body> {
     }
 }
 
+/// What is served by nobody is answered by the HTTP server, not by the API.
+fn nowhere() -> Response<Body> {
+    let body = Full::from("404 page not found\n").map_err(|never| match never {}).boxed_unsync();
+    let mut response = with_type(404, body);
+    let kind = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
+}
+
 fn failed(failure: &Failure) -> Response<Body> {
     json_response(failure.code, &failure.body())
 }
@@ -215,7 +224,7 @@ impl Shared {
             .kind(&place.group, &place.plural)
             .filter(|kind| kind.versions.iter().any(|version| version.name == place.version))
             .cloned();
-        let Some(kind) = found else { return failed(&Failure::no_resource()) };
+        let Some(kind) = found else { return nowhere() };
         if kind.review {
             return answered(self.review(&kind, place, asked));
         }

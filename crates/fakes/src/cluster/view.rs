@@ -76,9 +76,13 @@ fn at_version(object: &Value, kind: &Kind, version: &str) -> Value {
 pub(crate) fn scale(object: &Value, paths: &Scale) -> Value {
     let number = |path: &str| object.pointer(path).and_then(Value::as_i64).unwrap_or(0);
     let selector = match &paths.selector {
-        Some(path) => object.pointer(path).and_then(Value::as_str).unwrap_or("").to_owned(),
-        None => super::selector::label_selector_text(&object["spec"]["selector"]),
+        Some(path) => object.pointer(path).and_then(Value::as_str).map(str::to_owned),
+        None => Some(super::selector::label_selector_text(&object["spec"]["selector"])),
     };
+    let mut status = json!({"replicas": number(&paths.actual)});
+    if let Some(selector) = selector {
+        status["selector"] = selector.into();
+    }
     let metadata = &object["metadata"];
     let mut shown = serde_json::Map::new();
     for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
@@ -89,6 +93,6 @@ pub(crate) fn scale(object: &Value, paths: &Scale) -> Value {
     json!({
         "apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": shown,
         "spec": {"replicas": number(&paths.replicas)},
-        "status": {"replicas": number(&paths.actual), "selector": selector},
+        "status": status,
     })
 }

@@ -202,7 +202,12 @@ impl Store {
                 metadata.remove(server_only);
             }
         }
-        if target.kind.custom || (!target.kind.group.is_empty() && new["spec"].is_object()) {
+        let counts = match target.kind.kind.as_str() {
+            "Lease" => false,
+            "EndpointSlice" => true,
+            _ => target.kind.custom || (!target.kind.group.is_empty() && new["spec"].is_object()),
+        };
+        if counts {
             new["metadata"]["generation"] = 1.into();
         }
         if target.kind.status
