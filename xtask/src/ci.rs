@@ -11,7 +11,7 @@ use anyhow::bail;
 
 use crate::clients::{Client, Stand, test_counts, watch};
 use crate::python::Python;
-use crate::{chart, demo, demo_model, environment, quickstart, server, shell, tidy};
+use crate::{chart, demo, demo_model, environment, image, quickstart, server, shell, tidy};
 
 /// Run all checks: format, lints, tests, documentation, tidiness, a real model and a real client
 #[derive(clap::Args)]
@@ -97,6 +97,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     });
     ci.step("quickstart", |_| match (&wharf, &model) {
         (Some(wharf), Some(model)) => Ok(Outcome::Ran { passed: quickstart::run(wharf, model)?, failed: 0 }),
+        _ => no_model(),
+    });
+    ci.step("image", |_| match (&wharf, &model) {
+        (Some(wharf), Some(_)) => match image::prove(wharf)? {
+            None => passed(),
+            Some(missing) => Ok(Outcome::Skipped(missing.into())),
+        },
         _ => no_model(),
     });
     let mut stand = None;

@@ -32,7 +32,8 @@ pub(crate) struct Args {
 }
 
 const QUESTION: &str = "What is the capital of France?";
-const ANSWER: &str = "Paris";
+/// What the pinned model answers with.
+pub(crate) const ANSWER: &str = "Paris";
 /// Without it this small model likes to answer questions about France in French, and then at random.
 const SYSTEM: &str = "Answer in English.";
 /// What the demonstration serves, but for where the model comes from.
@@ -179,12 +180,15 @@ impl Demo<'_> {
     }
 }
 
+/// Arguments of a `wharf` that asks for one answer.
+pub(crate) fn question(url: &str) -> [&str; 10] {
+    ["chat", url, "--system", SYSTEM, "--prompt", QUESTION, "--max-tokens", "80", "--temperature", "0"]
+}
+
 /// Streams one answer to the terminal; `wharf chat` prints its speed after it.
 async fn ask(wharf: &Path, url: &str) -> anyhow::Result<String> {
-    let args =
-        ["chat", url, "--system", SYSTEM, "--prompt", QUESTION, "--max-tokens", "80", "--temperature", "0"];
     let mut chat = Command::new(wharf)
-        .args(args)
+        .args(question(url))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .kill_on_drop(true)

@@ -19,6 +19,11 @@ use elf::Program;
 use layer::Layer;
 use layout::Platform;
 
+use crate::shell;
+
+/// What settings and the chart call the image.
+const NAME: &str = concat!("ghcr.io/wharf-dev/wharf:", env!("CARGO_PKG_VERSION"));
+
 /// Build a container image without a container engine: an OCI layout in a tar file, which `docker load` reads too
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -38,7 +43,7 @@ pub(crate) struct Args {
     #[arg(long, short, value_name = "FILE")]
     output: PathBuf,
     /// What the image is called
-    #[arg(long, value_name = "NAME:TAG", default_value = concat!("ghcr.io/wharf-dev/wharf:", env!("CARGO_PKG_VERSION")))]
+    #[arg(long, value_name = "NAME:TAG", default_value = NAME)]
     name: String,
     /// Folder in which the binaries' libraries are looked for
     #[arg(long, value_name = "DIR", default_value = "/")]
@@ -86,6 +91,20 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         trial::serve(output)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Makes an image of this binary and lets it serve the demo model; says what the machine lacks for that, if it lacks something.
+pub(crate) fn prove(binary: &Path) -> anyhow::Result<Option<&'static str>> {
+    if let Some(missing) = trial::missing() {
+        return Ok(Some(missing));
+    }
+    let sysroot = Path::new("/");
+    let file = shell::target()?.join("image.tar");
+    let platform = platform(binary, sysroot, &root::certificates(sysroot)?)?;
+    layout::write(&file, NAME, &[platform])?;
+    trial::serve(&file)?;
+    std::fs::remove_file(&file).with_context(|| format!("failed to remove {}", file.display()))?;
+    Ok(None)
 }
 
 /// An image of this binary.

@@ -86,18 +86,11 @@ pub(super) fn serve(file: &Path) -> anyhow::Result<()> {
             took.as_secs_f64()
         );
         let mut chat = contained(&root, None);
-        let answer = shell::output(chat.args([
-            "chat",
-            &server.url(),
-            "--prompt",
-            "What is the capital of France?",
-            "--max-tokens",
-            "12",
-        ]));
+        let answer = shell::output(chat.args(demo::question(&server.url())));
         server.stop().await?;
         answer
     })?;
     println!("{}", answer.trim());
-    ensure!(!answer.trim().is_empty(), "the answer is empty");
+    ensure!(!model.pinned || answer.contains(demo::ANSWER), "the answer does not mention {}", demo::ANSWER);
     std::fs::remove_dir_all(&root).with_context(|| format!("failed to remove {}", root.display()))
 }

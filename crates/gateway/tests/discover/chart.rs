@@ -1,7 +1,7 @@
 //! What the chart says to the gateway is what its configuration may say, and other gateways are where it looks for them.
 
 use serde_json::Value;
-use wharf_gateway::GatewayConfig;
+use wharf_gateway::{GatewayConfig, discover};
 
 fn objects(rendering: &str) -> Vec<Value> {
     rendering.split("\n---\n").map(|document| serde_saphyr::from_str(document).unwrap()).collect()
@@ -50,4 +50,25 @@ fn what_production_needs_is_configured_and_mounted() {
         metadata["namespace"].as_str().unwrap()
     );
     assert_eq!((peers.addresses, headless["spec"]["clusterIP"].as_str()), (vec![address], Some("None")));
+}
+
+#[test]
+fn an_installation_grants_what_following_needs_and_the_secrets_that_are_named() {
+    let rules = |objects: &[Value], kind: &str, name: &str, namespace: Option<&str>| {
+        let is_it = |object: &&Value| {
+            object["kind"] == kind
+                && object["metadata"]["name"] == name
+                && object["metadata"]["namespace"].as_str() == namespace
+        };
+        objects.iter().find(is_it).unwrap()["rules"].clone()
+    };
+    let default = objects(include_str!("../../../../deploy/install.yaml"));
+    assert_eq!(rules(&default, "ClusterRole", "wharf-gateway", None), discover::rights()["follow"]);
+    assert!(default.iter().all(|object| object["metadata"]["name"] != "wharf-gateway-keys"));
+
+    let production = objects(include_str!("../../../../deploy/helm/rendered/production.yaml"));
+    assert_eq!(rules(&production, "ClusterRole", "wharf-gateway", None), discover::rights()["follow"]);
+    let mut named = discover::rights()["keys"].clone();
+    named[0]["resourceNames"] = serde_json::json!(["summariser-keys"]);
+    assert_eq!(rules(&production, "Role", "wharf-gateway-keys", Some("research")), named);
 }

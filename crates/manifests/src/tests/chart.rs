@@ -2,11 +2,14 @@
 
 use super::*;
 
+fn objects(rendering: &str) -> impl Iterator<Item = Value> {
+    rendering.split("\n---\n").map(|document| serde_saphyr::from_str(document).unwrap())
+}
+
 /// The settings of a rendering.
 fn settings_of(rendering: &str) -> Settings {
-    let documents =
-        rendering.split("\n---\n").map(|document| serde_saphyr::from_str::<Value>(document).unwrap());
-    let maps: Vec<Value> = documents.filter(|object| object["data"]["settings.yaml"].is_string()).collect();
+    let maps: Vec<Value> =
+        objects(rendering).filter(|object| object["data"]["settings.yaml"].is_string()).collect();
     assert_eq!(maps.len(), 1, "one ConfigMap has the settings");
     serde_saphyr::from_str(maps[0]["data"]["settings.yaml"].as_str().unwrap()).unwrap()
 }
@@ -34,4 +37,24 @@ fn settings_of_the_values_reach_the_operator() {
     assert_eq!(said.prometheus_url, "http://prometheus-operated.observability.svc:9090");
     assert!(said.image.starts_with("ghcr.io/wharf-dev/wharf@sha256:"), "{}", said.image);
     assert_eq!(said.llamacpp_image, Settings::default().llamacpp_image);
+}
+
+#[test]
+fn the_operator_and_its_network_policies_find_the_pods_of_the_chart() {
+    for rendering in [
+        include_str!("../../../../deploy/install.yaml"),
+        include_str!("../../../../deploy/helm/rendered/production.yaml"),
+    ] {
+        let said = settings_of(rendering);
+        for (peer, name) in [(said.gateway, "wharf-gateway"), (said.operator, "wharf-operator")] {
+            let is_it = |object: &Value| object["kind"] == "Deployment" && object["metadata"]["name"] == name;
+            let deployment = objects(rendering).find(is_it).unwrap();
+            let labels = &deployment["spec"]["template"]["metadata"]["labels"];
+            assert_eq!(deployment["metadata"]["namespace"], peer.namespace.as_str());
+            assert!(
+                !peer.pods.is_empty() && peer.pods.iter().all(|(key, value)| labels[key] == value.as_str()),
+                "{name}"
+            );
+        }
+    }
 }
