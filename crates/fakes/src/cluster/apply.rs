@@ -112,13 +112,33 @@ pub(crate) fn update(
     let tracked = manager.subresource != "scale" || !nobodys;
     let mut owners = owners.clone();
     for (other, owned) in &mut owners {
-        owned.retain(|path| is.contains_key(path) && (other == manager || !changed.contains(path)));
+        owned.retain(|path| (is.contains_key(path) || is_map(path) && holds_some(&is, path)) && (other == manager || !changed.contains(path)));
     }
     if !changed.is_empty() && tracked {
-        owners.entry(manager.clone()).or_default().extend(changed);
+        let made: Fields = changed.iter().filter_map(map_of).filter(|map| !holds_some(&was, map)).collect();
+        let owned = owners.entry(manager.clone()).or_default();
+        owned.extend(changed);
+        owned.extend(made);
     }
     owners.retain(|_, owned| !owned.is_empty());
     owners
+}
+
+/// Fields that are maps with keys of the writer's: whoever makes one by anything but apply owns it too, not its values alone.
+const MAPS: [&str; 3] = ["labels", "annotations", "data"];
+
+fn is_map(path: &Path) -> bool {
+    matches!(path.last(), Some(Step::Field(name)) if MAPS.contains(&name.as_str()))
+}
+
+/// The map that a path is in.
+fn map_of(path: &Path) -> Option<Path> {
+    let around = path.split_last()?.1.to_vec();
+    is_map(&around).then_some(around)
+}
+
+fn holds_some(leaves: &BTreeMap<Path, Value>, map: &Path) -> bool {
+    leaves.keys().any(|path| path.len() > map.len() && path.starts_with(map))
 }
 
 /// Puts `wanted` into `live`, removing nothing.

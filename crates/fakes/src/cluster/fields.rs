@@ -129,7 +129,9 @@ pub(crate) fn to_json(fields: &Fields) -> Value {
             let Value::Object(inner) = entry else { unreachable!("only maps are inserted") };
             at = inner;
         }
-        if matches!(path.last(), Some(Step::Key(_))) {
+        // A map that is owned itself, with values in it that are owned too.
+        let around = || fields.range(path.clone()..).nth(1).is_some_and(|next| next.starts_with(path));
+        if matches!(path.last(), Some(Step::Key(_))) || around() {
             at.insert(".".to_owned(), Value::Object(Map::new()));
         }
     }

@@ -1,6 +1,6 @@
 //! Creating, reading, changing and applying objects.
 
-use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::apps::v1::{Deployment, DeploymentStatus};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use kube::api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
@@ -69,7 +69,8 @@ async fn the_generation_counts_changes_of_the_spec_only() {
     let params = PatchParams::default();
     let patch = Patch::Merge(json!({"metadata": {"labels": {"a": "b"}}, "status": {"replicas": 9}}));
     let labelled = deployments.patch("web", &params, &patch).await.unwrap();
-    assert_eq!((labelled.metadata.generation, labelled.status), (Some(1), None));
+    let unwritten = Some(DeploymentStatus::default());
+    assert_eq!((labelled.metadata.generation, labelled.status), (Some(1), unwritten));
     let status = Patch::Merge(json!({"status": {"replicas": 2}, "spec": {"replicas": 7}}));
     let written = deployments.patch_status("web", &params, &status).await.unwrap();
     assert_eq!(written.metadata.generation, Some(1));
