@@ -61,7 +61,8 @@ fn replace(value: &mut Value) {
         Value::Object(fields) => {
             for (name, value) in fields.iter_mut() {
                 match name.as_str() {
-                    "uid" | "resourceVersion" | "creationTimestamp" | "deletionTimestamp" | "time" | "selfLink"
+                    "uid" | "resourceVersion" | "creationTimestamp" | "deletionTimestamp" | "time"
+                    | "selfLink"
                         if value.is_string() =>
                     {
                         *value = format!("<{name}>").into();
@@ -70,7 +71,11 @@ fn replace(value: &mut Value) {
                         replace(value);
                         let entries = value.as_array_mut().unwrap();
                         entries.sort_by_key(|entry| {
-                            (entry["manager"].to_string(), entry["operation"].to_string(), entry["subresource"].to_string())
+                            (
+                                entry["manager"].to_string(),
+                                entry["operation"].to_string(),
+                                entry["subresource"].to_string(),
+                            )
                         });
                     }
                     _ => replace(value),
@@ -92,7 +97,8 @@ fn differences(path: &str, real: &Value, memory: &Value, found: &mut Vec<String>
             let names: std::collections::BTreeSet<&String> = real.keys().chain(memory.keys()).collect();
             for name in names {
                 let below = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
-                let of = |fields: &serde_json::Map<String, Value>| fields.get(name).cloned().unwrap_or_default();
+                let of =
+                    |fields: &serde_json::Map<String, Value>| fields.get(name).cloned().unwrap_or_default();
                 differences(&below, &of(real), &of(memory), found);
             }
         }
@@ -126,7 +132,11 @@ async fn the_server_in_memory_answers_as_a_real_one_did() {
     assert_eq!(recorded.len(), answers.len(), "the requests have changed: record them anew");
     let mut wrong = Vec::new();
     for (recorded, answer) in recorded.iter().zip(&answers) {
-        assert_eq!((&recorded["what"], &recorded["path"]), (&answer["what"], &answer["path"]), "record them anew");
+        assert_eq!(
+            (&recorded["what"], &recorded["path"]),
+            (&answer["what"], &answer["path"]),
+            "record them anew"
+        );
         let mut found = Vec::new();
         let (real, memory) = (&recorded["answer"], &answer["answer"]);
         differences("status code", &real["status"], &memory["status"], &mut found);

@@ -112,7 +112,10 @@ pub(crate) fn update(
     let tracked = manager.subresource != "scale" || !nobodys;
     let mut owners = owners.clone();
     for (other, owned) in &mut owners {
-        owned.retain(|path| (is.contains_key(path) || is_map(path) && holds_some(&is, path)) && (other == manager || !changed.contains(path)));
+        owned.retain(|path| {
+            (is.contains_key(path) || is_map(path) && holds_some(&is, path))
+                && (other == manager || !changed.contains(path))
+        });
     }
     if !changed.is_empty() && tracked {
         let made: Fields = changed.iter().filter_map(map_of).filter(|map| !holds_some(&was, map)).collect();

@@ -16,7 +16,13 @@ const JSON: &str = "application/json";
 const APPLY: &str = "application/apply-patch+yaml";
 const MERGE: &str = "application/merge-patch+json";
 
-fn ask(what: &'static str, method: &'static str, path: &str, content_type: &'static str, body: Value) -> Asked {
+fn ask(
+    what: &'static str,
+    method: &'static str,
+    path: &str,
+    content_type: &'static str,
+    body: Value,
+) -> Asked {
     Asked { what, method, path: path.to_owned(), content_type, body }
 }
 
@@ -41,7 +47,8 @@ fn service(spec: Value) -> Value {
 }
 
 fn pod_template() -> Value {
-    let container = json!({"name": "server", "image": "wharf:1", "ports": [{"name": "http", "containerPort": 8080}]});
+    let container =
+        json!({"name": "server", "image": "wharf:1", "ports": [{"name": "http", "containerPort": 8080}]});
     json!({"metadata": {"labels": {"app": "a"}}, "spec": {"containers": [container]}})
 }
 
@@ -77,10 +84,20 @@ fn applying(configs: &str, c: &str) -> Vec<Asked> {
         apply("an apply to a field of somebody else", c, "two", config(json!({"x": "2", "z": "1"}))),
         forced("an apply by force", "two", config(json!({"x": "2", "z": "1"}))),
         apply("an apply that wants a field no longer", c, "one", nothing),
-        ask("a merge patch", "PATCH", &format!("{c}?fieldManager=three"), MERGE, json!({"data": {"w": "1", "z": null}})),
+        ask(
+            "a merge patch",
+            "PATCH",
+            &format!("{c}?fieldManager=three"),
+            MERGE,
+            json!({"data": {"w": "1", "z": null}}),
+        ),
         ask("an update of an old version", "PUT", &format!("{c}?fieldManager=three"), JSON, stale),
         create("what is there already", configs, config(json!({}))),
-        create("a name that is none", configs, json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "A_b"}})),
+        create(
+            "a name that is none",
+            configs,
+            json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "A_b"}}),
+        ),
         get("a list by labels", &format!("{configs}?labelSelector=app%3Dnobody")),
         get("a list by name", &format!("{configs}?fieldSelector=metadata.name%3Dc")),
         ask("a deletion of another object of the name", "DELETE", c, JSON, wrong_uid),
@@ -102,10 +119,22 @@ fn custom(services: &str, a: &str) -> Vec<Asked> {
         apply("its status is applied", &format!("{a}/status"), "wharf", status),
         apply("its spec is applied again: the status stays", a, "user", service(spec)),
         get("its scale", &format!("{a}/scale")),
-        ask("its scale is patched", "PATCH", &format!("{a}/scale?fieldManager=scaler"), MERGE, json!({"spec": {"replicas": 3}})),
+        ask(
+            "its scale is patched",
+            "PATCH",
+            &format!("{a}/scale?fieldManager=scaler"),
+            MERGE,
+            json!({"spec": {"replicas": 3}}),
+        ),
         get("the object after that", a),
         get("a list of custom objects", services),
-        ask("an annotation", "PATCH", &format!("{a}?fieldManager=user2"), MERGE, json!({"metadata": {"annotations": {"k": "v"}}})),
+        ask(
+            "an annotation",
+            "PATCH",
+            &format!("{a}?fieldManager=user2"),
+            MERGE,
+            json!({"metadata": {"annotations": {"k": "v"}}}),
+        ),
         ask("it is deleted", "DELETE", a, JSON, Value::Null),
     ]
 }
@@ -118,11 +147,20 @@ fn workloads(deployments: &str, d: &str) -> Vec<Asked> {
     });
     vec![
         apply("a deployment gets defaults", d, "wharf", deployment.clone()),
-        ask("its scale is patched", "PATCH", &format!("{d}/scale?fieldManager=scaler"), MERGE, json!({"spec": {"replicas": 2}})),
+        ask(
+            "its scale is patched",
+            "PATCH",
+            &format!("{d}/scale?fieldManager=scaler"),
+            MERGE,
+            json!({"spec": {"replicas": 2}}),
+        ),
         apply("it is applied again: the replicas stay", d, "wharf", deployment),
         get("a list of deployments: its items do not say what they are", deployments),
         ask(
-            "a selector does not change", "PATCH", &format!("{d}?fieldManager=user"), MERGE,
+            "a selector does not change",
+            "PATCH",
+            &format!("{d}?fieldManager=user"),
+            MERGE,
             json!({"spec": {"selector": {"matchLabels": {"app": "b"}}}}),
         ),
     ]
@@ -158,8 +196,18 @@ fn small() -> Vec<Asked> {
         "spec": {"holderIdentity": "me", "leaseDurationSeconds": 15, "leaseTransitions": 0},
     });
     vec![
-        apply("endpoints that are none", &in_demo("/apis/discovery.k8s.io/v1/NS/endpointslices/s"), "wharf", slice),
-        apply("a network policy", &in_demo("/apis/networking.k8s.io/v1/NS/networkpolicies/n"), "wharf", policy),
+        apply(
+            "endpoints that are none",
+            &in_demo("/apis/discovery.k8s.io/v1/NS/endpointslices/s"),
+            "wharf",
+            slice,
+        ),
+        apply(
+            "a network policy",
+            &in_demo("/apis/networking.k8s.io/v1/NS/networkpolicies/n"),
+            "wharf",
+            policy,
+        ),
         apply("a disruption budget", &in_demo("/apis/policy/v1/NS/poddisruptionbudgets/b"), "wharf", budget),
         apply("a service", &in_demo("/api/v1/NS/services/s"), "wharf", service),
         apply("a job", &in_demo("/apis/batch/v1/NS/jobs/j"), "wharf", job),

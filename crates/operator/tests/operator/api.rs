@@ -6,7 +6,7 @@ use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 
-use crate::support::{World, spec};
+use crate::support::{SOON, World, installation, spec};
 
 fn service(name: &str, spec: Value) -> Value {
     json!({
@@ -40,6 +40,24 @@ async fn the_api_server_refuses_what_the_rules_forbid_and_says_why() {
         assert!(message.contains(expected), "{name}: {message}");
     }
     world.cluster.try_seed(&service("right", of(json!({})))).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_plain_manifests_are_taken_and_their_pods_are_let_in() {
+    let world = World::without_operator().await;
+    for object in installation() {
+        world.cluster.seed(object).await;
+    }
+    // The namespace takes only Pods of the strictest kind.
+    for name in ["wharf-operator", "wharf-gateway"] {
+        let running = |deployment: Option<&Value>| {
+            deployment.is_some_and(|d| d["status"]["readyReplicas"] == d["spec"]["replicas"])
+        };
+        let name = format!("wharf-system/{name}");
+        world.cluster.await_object("Deployment", &name, SOON, running).await.unwrap();
+    }
+    let namespace = world.cluster.get("Namespace", "wharf-system").unwrap();
+    assert_eq!(namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"], "restricted");
 }
 
 #[tokio::test(flavor = "multi_thread")]

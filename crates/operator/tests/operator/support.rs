@@ -128,8 +128,11 @@ impl World {
         for name in ["demo", "wharf-system"] {
             cluster.seed(namespace(name)).await;
         }
-        let role = wharf_operator::cluster_role("wharf-operator");
-        for object in [role, bound("wharf-operator")] {
+        // The operator has the rights that an installation gives it, and no others.
+        let rights = ["ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"];
+        for object in
+            installation().into_iter().filter(|object| rights.iter().any(|kind| object["kind"] == *kind))
+        {
             cluster.seed(object).await;
         }
         let has_controllers = cluster.start_controllers().await;
@@ -280,13 +283,11 @@ fn namespace(name: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
 }
 
-/// Gives the operator's account its role in the whole cluster.
-fn bound(role: &str) -> Value {
-    json!({
-        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": role},
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
-        "subjects": [{"kind": "ServiceAccount", "name": "wharf-operator", "namespace": "wharf-system"}],
-    })
+/// What the plain manifests install.
+pub(crate) fn installation() -> Vec<Value> {
+    let text = include_str!("../../../../deploy/install.yaml");
+    let documents = text.split("\n---\n").map(|document| serde_saphyr::from_str(document).unwrap());
+    documents.filter(|document: &Value| document.is_object()).collect()
 }
 
 /// Where a server of this test is, as a Pod has it.
