@@ -7,6 +7,7 @@
 mod checkpoint;
 mod engines;
 mod gateway;
+mod operator;
 mod optimize;
 mod peers;
 mod plot;
@@ -46,6 +47,7 @@ enum Command {
     Optimize(optimize::Args),
     Gateway(gateway::Args),
     Routing(routing::Args),
+    Operator(operator::Args),
 }
 
 /// Compare speed and memory with llama.cpp and OpenVINO GenAI
@@ -87,6 +89,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Command::Optimize(args) => optimize::run(args),
         Command::Gateway(args) => gateway::run(args),
         Command::Routing(args) => routing::run(args),
+        Command::Operator(args) => operator::run(args),
     }
 }
 

@@ -55,8 +55,7 @@ Examples:
   wharf operator --namespace team-a --settings settings.yaml --log-format json
   wharf operator --print-role | kubectl apply -f -
 
-In a pod it uses its service account, which needs the ClusterRole of --print-role. The guide operator.md tells what it does, and
-what it does not do yet.";
+In a pod it uses its service account, which needs the ClusterRole of --print-role. The guide operator.md tells what it does.";
 
 /// Name of the role that is printed.
 const ROLE: &str = "wharf-operator";

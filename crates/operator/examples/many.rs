@@ -49,8 +49,9 @@ impl Drop for Process {
 struct Cost {
     /// Seconds of processor time.
     cpu: f64,
-    /// Bytes of resident memory, now and at most.
+    /// Bytes of resident memory, now and at most, and those among them that are no pages of files.
     resident: f64,
+    anonymous: f64,
     peak: f64,
 }
 
@@ -66,7 +67,12 @@ fn cost(process: &Process) -> Result<Cost, Failure> {
         let line = status.lines().find_map(|line| line.strip_prefix(name)).ok_or("a process has memory")?;
         Ok(line.trim().trim_end_matches(" kB").parse()?)
     };
-    Ok(Cost { cpu: ticks / 100.0, resident: kib("VmRSS:")? * 1024.0, peak: kib("VmHWM:")? * 1024.0 })
+    Ok(Cost {
+        cpu: ticks / 100.0,
+        resident: kib("VmRSS:")? * 1024.0,
+        anonymous: kib("RssAnon:")? * 1024.0,
+        peak: kib("VmHWM:")? * 1024.0,
+    })
 }
 
 struct Arguments {
@@ -212,7 +218,7 @@ async fn main() -> Result<(), Failure> {
     let idle = json!({
         "services": idle_services, "seconds": idle_seconds,
         "millicores": 1000.0 * (after.0.cpu - before.0.cpu) / idle_seconds as f64,
-        "resident_bytes": after.0.resident, "peak_bytes": after.0.peak, "objects_written": written,
+        "resident_bytes": after.0.resident, "anonymous_bytes": after.0.anonymous, "peak_bytes": after.0.peak, "objects_written": written,
     });
     drop(operator);
 
