@@ -48,7 +48,8 @@ pub(crate) fn register(handle: usize, gpu: &str) -> bool {
 pub(crate) fn next(handle: usize, machine: &Machine) -> Option<Option<Event>> {
     let mut sets = sets();
     let set = sets.by_handle.get_mut(&handle)?;
-    let next = machine.events.iter().find(|event| event.sequence > set.heard && set.gpus.contains(&event.gpu));
+    let next =
+        machine.events.iter().find(|event| event.sequence > set.heard && set.gpus.contains(&event.gpu));
     if let Some(event) = next {
         set.heard = event.sequence;
     }

@@ -27,7 +27,9 @@ pub enum Refusal {
         id: String,
     },
     /// More than one share.
-    #[error("{asked} of {resource} were asked for: devices of it are shared by turns, and a second share brings no more time; ask for 1")]
+    #[error(
+        "{asked} of {resource} were asked for: devices of it are shared by turns, and a second share brings no more time; ask for 1"
+    )]
     Several {
         /// Of which resource.
         resource: String,
@@ -148,7 +150,11 @@ mod tests {
     use crate::resources::offers;
     use crate::testing::{gpu, part};
 
-    fn given(config: &PluginConfig, inventory: &Inventory, ids: &[&str]) -> Result<ContainerAllocateResponse, Refusal> {
+    fn given(
+        config: &PluginConfig,
+        inventory: &Inventory,
+        ids: &[&str],
+    ) -> Result<ContainerAllocateResponse, Refusal> {
         let offers = offers(inventory, config).unwrap();
         let offer = offers.iter().find(|offer| offer.devices.iter().any(|d| ids.contains(&d.id.as_str())));
         let folder = tempfile::tempdir().unwrap();
@@ -194,13 +200,19 @@ mod tests {
 
     #[test]
     fn a_part_needs_the_files_that_guard_it() {
-        let split = Gpu { mig: Mig::On(vec![part("MIG-a", "1g.10gb", 3), part("MIG-b", "1g.10gb", 4)]), ..gpu(1) };
+        let split =
+            Gpu { mig: Mig::On(vec![part("MIG-a", "1g.10gb", 3), part("MIG-b", "1g.10gb", 4)]), ..gpu(1) };
         let inventory = Inventory { gpus: vec![gpu(0), split], ..Inventory::default() };
         let config = PluginConfig { mig: MigStrategy::Mixed, ..by(vec![DeviceList::DeviceSpecs]) };
         let response = given(&config, &inventory, &["MIG-a"]).unwrap();
         assert_eq!(
             paths(&response),
-            ["/dev/nvidia-caps/nvidia-cap30", "/dev/nvidia-caps/nvidia-cap31", "/dev/nvidia1", "/dev/nvidiactl"]
+            [
+                "/dev/nvidia-caps/nvidia-cap30",
+                "/dev/nvidia-caps/nvidia-cap31",
+                "/dev/nvidia1",
+                "/dev/nvidiactl"
+            ]
         );
         let unguarded = given(&config, &inventory, &["MIG-b"]);
         assert_eq!(unguarded, Err(Refusal::NoFile("gpu1/gi4/access".to_owned())));
@@ -208,7 +220,9 @@ mod tests {
 
     #[test]
     fn cdi_devices_are_named_by_kind_and_uuid() {
-        let response = given(&by(vec![DeviceList::Cdi, DeviceList::CdiAnnotations]), &two(), &["GPU-0", "GPU-1"]).unwrap();
+        let response =
+            given(&by(vec![DeviceList::Cdi, DeviceList::CdiAnnotations]), &two(), &["GPU-0", "GPU-1"])
+                .unwrap();
         let names: Vec<&str> = response.cdi_devices.iter().map(|device| device.name.as_str()).collect();
         assert_eq!(names, ["nvidia.com/gpu=GPU-0", "nvidia.com/gpu=GPU-1"]);
         let (key, value) = response.annotations.first_key_value().unwrap();
@@ -228,7 +242,10 @@ mod tests {
         let response = given(&config, &two(), &["GPU-0::1", "GPU-0::0"]).unwrap();
         assert_eq!(response.envs[VISIBLE], "GPU-0");
         let config = PluginConfig { sharing: vec![sharing(true)], ..PluginConfig::default() };
-        assert!(matches!(given(&config, &two(), &["GPU-0::1", "GPU-0::0"]), Err(Refusal::Several { asked: 2, .. })));
+        assert!(matches!(
+            given(&config, &two(), &["GPU-0::1", "GPU-0::0"]),
+            Err(Refusal::Several { asked: 2, .. })
+        ));
     }
 
     #[test]

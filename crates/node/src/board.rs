@@ -58,6 +58,8 @@ pub struct Condition {
 /// What there is.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Seen {
+    /// Whether anybody has looked yet.
+    pub(crate) looked: bool,
     /// NVML, if there is one.
     pub(crate) library: Option<Library>,
     pub(crate) inventory: Inventory,
@@ -105,6 +107,8 @@ pub(crate) struct Board {
     conditions: watch::Sender<BTreeMap<Part, Condition>>,
     /// The last XID of each GPU, by uuid.
     last_xids: Mutex<BTreeMap<String, u64>>,
+    /// Held by whoever sets GPUs; true when nobody may any more.
+    tuning: Mutex<bool>,
 }
 
 impl Board {
@@ -116,6 +120,7 @@ impl Board {
             seen: watch::Sender::new(Arc::default()),
             conditions: watch::Sender::new(BTreeMap::new()),
             last_xids: Mutex::default(),
+            tuning: Mutex::new(false),
         })
     }
 
@@ -139,6 +144,10 @@ impl Board {
 
     pub(crate) fn last_xids(&self) -> MutexGuard<'_, BTreeMap<String, u64>> {
         self.last_xids.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn tuning(&self) -> MutexGuard<'_, bool> {
+        self.tuning.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Says how a part does; told to the log when it has changed.

@@ -283,18 +283,27 @@ impl NodeConfig {
         let wrong = |field: &str, what: String| Err(ConfigError { field: field.to_owned(), what });
         for (at, sharing) in self.plugin.sharing.iter().enumerate() {
             if sharing.replicas < 2 {
-                return wrong(&format!("plugin.sharing[{at}].replicas"), "a device is shared by at least two".to_owned());
+                return wrong(
+                    &format!("plugin.sharing[{at}].replicas"),
+                    "a device is shared by at least two".to_owned(),
+                );
             }
             if sharing.resource != GPU && !sharing.resource.starts_with(MIG_PREFIX) {
                 let what = format!("{} is neither {GPU} nor {MIG_PREFIX}…", sharing.resource);
                 return wrong(&format!("plugin.sharing[{at}].resource"), what);
             }
             if self.plugin.sharing[..at].iter().any(|before| before.resource == sharing.resource) {
-                return wrong(&format!("plugin.sharing[{at}].resource"), format!("{} is there twice", sharing.resource));
+                return wrong(
+                    &format!("plugin.sharing[{at}].resource"),
+                    format!("{} is there twice", sharing.resource),
+                );
             }
         }
         if self.plugin.device_list.is_empty() {
-            return wrong("plugin.deviceList", "containers would not be told which GPUs are theirs".to_owned());
+            return wrong(
+                "plugin.deviceList",
+                "containers would not be told which GPUs are theirs".to_owned(),
+            );
         }
         for (field, seconds) in [
             ("health.check", self.health.check),
@@ -316,7 +325,10 @@ impl NodeConfig {
         if let Some((low, high)) = self.tuning.clocks
             && !(share(low) && share(high) && low <= high)
         {
-            return wrong("tuning.clocks", format!("[{low}, {high}] are no shares of the highest clock, low to high"));
+            return wrong(
+                "tuning.clocks",
+                format!("[{low}, {high}] are no shares of the highest clock, low to high"),
+            );
         }
         let label = &self.tuning.node_label;
         if !label.is_empty() && !label.contains('=') {

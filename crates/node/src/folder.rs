@@ -25,7 +25,9 @@ impl Folder {
             | WatchFlags::DELETE_SELF
             | WatchFlags::ONLYDIR;
         add_watch(&changes, path, wanted)?;
-        Ok(Folder { changes: AsyncFd::new(changes)? })
+        #[expect(deprecated, reason = "its successor is unsafe for types that may close what they hold; OwnedFd cannot")]
+        let changes = AsyncFd::new(changes)?;
+        Ok(Folder { changes })
     }
 
     /// Returns when something has changed since the last time. Several changes are one.
@@ -61,7 +63,11 @@ pub(crate) struct Identity {
 /// Which file has this name, if one has.
 pub(crate) fn identity(path: &Path) -> Option<Identity> {
     let metadata = std::fs::symlink_metadata(path).ok()?;
-    Some(Identity { device: metadata.dev(), inode: metadata.ino(), changed: (metadata.ctime(), metadata.ctime_nsec()) })
+    Some(Identity {
+        device: metadata.dev(),
+        inode: metadata.ino(),
+        changed: (metadata.ctime(), metadata.ctime_nsec()),
+    })
 }
 
 #[cfg(test)]

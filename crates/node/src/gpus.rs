@@ -32,8 +32,13 @@ pub(crate) async fn run(board: &Arc<Board>) {
         match opened {
             Ok(library) => watch(board, library).await,
             Err(error) => {
-                board.say(Part::Gpus, false, error.reason(), format!("{}; looking again every {AGAIN:?}", chain(&error)));
-                board.publish(Seen::default());
+                board.say(
+                    Part::Gpus,
+                    false,
+                    error.reason(),
+                    format!("{}; looking again every {AGAIN:?}", chain(&error)),
+                );
+                board.publish(Seen { looked: true, ..Seen::default() });
             }
         }
         sleep(AGAIN.min(Duration::from_secs_f64(board.config.health.check))).await;
@@ -68,7 +73,7 @@ async fn watch(board: &Arc<Board>, library: Library) {
             Ok(found) => found,
             Err(error) => {
                 board.say(Part::Gpus, false, "NvmlFailed", chain(&error));
-                board.publish(Seen::default());
+                board.publish(Seen { looked: true, ..Seen::default() });
                 return;
             }
         };
@@ -121,12 +126,14 @@ fn look(library: &Library, before: &Inventory) -> Result<(Inventory, Checks), cr
     let check = |gpu: &Gpu| {
         let found = match inventory.silent.get(&gpu.index) {
             Some(why) => Err(Trouble { why: format!("it does not answer: {why}"), until_reset: false }),
-            None => library
-                .check(&gpu.uuid)
-                .map_err(|error| Trouble { why: format!("it does not answer: {}", chain(&error)), until_reset: false }),
+            None => library.check(&gpu.uuid).map_err(|error| Trouble {
+                why: format!("it does not answer: {}", chain(&error)),
+                until_reset: false,
+            }),
         };
         let rows = || library.rows(&gpu.uuid).filter(|rows| rows.failed);
-        let failed = |_| Trouble { why: "rows of its memory could not be replaced".to_owned(), until_reset: true };
+        let failed =
+            |_| Trouble { why: "rows of its memory could not be replaced".to_owned(), until_reset: true };
         (gpu.uuid.clone(), found.and_then(|()| rows().map_or(Ok(()), |rows| Err(failed(rows)))))
     };
     let checks = inventory.gpus.iter().map(check).collect();
@@ -144,8 +151,7 @@ fn remember(before: &Inventory, mut now: Inventory) -> Inventory {
 }
 
 fn uuids(inventory: &Inventory) -> BTreeSet<&str> {
-    let of = |gpu: &'_ Gpu| gpu.uuid.as_str();
-    inventory.gpus.iter().map(of).collect()
+    inventory.gpus.iter().map(|gpu| gpu.uuid.as_str()).collect()
 }
 
 fn publish(board: &Board, library: &Library, inventory: &Inventory, nearness: &Nearness, health: &Health) {
@@ -161,6 +167,7 @@ fn publish(board: &Board, library: &Library, inventory: &Inventory, nearness: &N
         }
     };
     board.publish(Seen {
+        looked: true,
         library: Some(library.clone()),
         inventory: inventory.clone(),
         nearness: nearness.clone(),
@@ -173,15 +180,25 @@ fn publish(board: &Board, library: &Library, inventory: &Inventory, nearness: &N
 fn say(board: &Board, inventory: &Inventory, health: &Health) {
     let troubles: Vec<String> =
         health.troubles().iter().map(|(unit, trouble)| format!("{unit}: {}", trouble.why)).collect();
-    let unseen = inventory.silent.iter().filter(|(index, _)| !inventory.gpus.iter().any(|gpu| gpu.index == **index));
+    let unseen =
+        inventory.silent.iter().filter(|(index, _)| !inventory.gpus.iter().any(|gpu| gpu.index == **index));
     let unseen: Vec<String> = unseen.map(|(index, why)| format!("GPU {index}: {why}")).collect();
     let count = inventory.gpus.len();
     match (count, troubles.is_empty() && unseen.is_empty()) {
-        (0, true) => board.say(Part::Gpus, false, "NoGpu", "the driver is loaded, but this node has no NVIDIA GPU"),
-        (_, true) => board.say(Part::Gpus, true, "Healthy", format!("{count} GPUs, driver {}", inventory.driver)),
+        (0, true) => {
+            board.say(Part::Gpus, false, "NoGpu", "the driver is loaded, but this node has no NVIDIA GPU")
+        }
+        (_, true) => {
+            board.say(Part::Gpus, true, "Healthy", format!("{count} GPUs, driver {}", inventory.driver))
+        }
         (_, false) => {
             let all = [troubles, unseen].concat().join("; ");
-            board.say(Part::Gpus, count > 0, "Unhealthy", format!("{count} GPUs, of which some are in trouble: {all}"));
+            board.say(
+                Part::Gpus,
+                count > 0,
+                "Unhealthy",
+                format!("{count} GPUs, of which some are in trouble: {all}"),
+            );
         }
     }
 }
@@ -190,7 +207,12 @@ fn tell(changed: &[String], health: &Health) {
     for unit in changed {
         match health.trouble(unit) {
             Some(trouble) => {
-                tracing::error!(unit, why = trouble.why, until_reset = trouble.until_reset, "pods do not get it any more");
+                tracing::error!(
+                    unit,
+                    why = trouble.why,
+                    until_reset = trouble.until_reset,
+                    "pods do not get it any more"
+                );
             }
             None => tracing::info!(unit, "is well again; pods may have it"),
         }
@@ -245,7 +267,9 @@ fn listen(board: &Board, library: &Library, inventory: &Inventory) -> Option<Ear
     let wanted = Arc::new(AtomicBool::new(true));
     let still = Arc::clone(&wanted);
     // Waiting blocks, and a set of events belongs to one thread.
-    let thread = std::thread::Builder::new().name("nvml-events".to_owned()).spawn(move || wait(events, &sender, &still));
+    let thread = std::thread::Builder::new()
+        .name("nvml-events".to_owned())
+        .spawn(move || wait(events, &sender, &still));
     match thread {
         Ok(_) => Some(Ears { heard, wanted }),
         Err(error) => {

@@ -115,7 +115,8 @@ impl Health {
         if !self.config.xids || class == Class::Program || self.config.ignore_xids.contains(&heard.xid) {
             return Vec::new();
         }
-        let trouble = Trouble { why: format!("it threw XID {}", heard.xid), until_reset: class == Class::Reset };
+        let trouble =
+            Trouble { why: format!("it threw XID {}", heard.xid), until_reset: class == Class::Reset };
         let units: Vec<String> = self.whose(heard);
         units.into_iter().filter(|unit| self.suffer(now, unit, trouble.clone())).collect()
     }
@@ -123,7 +124,12 @@ impl Health {
     /// The units that an XID is of: the part if it is known, else the GPU, else all.
     fn whose(&self, heard: &Xid) -> Vec<String> {
         let Some(gpu) = heard.gpu.as_ref().filter(|gpu| self.units.contains_key(*gpu)) else {
-            return self.units.iter().filter(|(unit, (gpu, _))| *unit == gpu).map(|(unit, _)| unit.clone()).collect();
+            return self
+                .units
+                .iter()
+                .filter(|(unit, (gpu, _))| *unit == gpu)
+                .map(|(unit, _)| unit.clone())
+                .collect();
         };
         let part = heard.part.and_then(|part| {
             let same = |(of, instances): &(String, Option<(u32, u32)>)| of == gpu && *instances == Some(part);
@@ -157,7 +163,8 @@ impl Health {
         let was_well = state.trouble.is_none();
         if was_well {
             state.answers = true;
-            state.probation = if state.probation.is_zero() { first } else { (state.probation * 2).min(longest.max(first)) };
+            state.probation =
+                if state.probation.is_zero() { first } else { (state.probation * 2).min(longest.max(first)) };
         }
         // What needs a reset is not made better by what would pass.
         let worse = state.trouble.as_ref().is_none_or(|known| trouble.until_reset && !known.until_reset);
@@ -191,13 +198,17 @@ impl Health {
 
     /// All that are in trouble.
     pub fn troubles(&self) -> BTreeMap<&str, &Trouble> {
-        self.states.iter().filter_map(|(unit, state)| Some((unit.as_str(), state.trouble.as_ref()?))).collect()
+        self.states
+            .iter()
+            .filter_map(|(unit, state)| Some((unit.as_str(), state.trouble.as_ref()?)))
+            .collect()
     }
 
     /// When the next recovery is possible at the earliest; never while nothing is on probation.
     pub fn next(&self) -> Option<Duration> {
         let waiting = self.states.values().filter(|state| state.answers);
-        let passing = waiting.filter(|state| state.trouble.as_ref().is_some_and(|trouble| !trouble.until_reset));
+        let passing =
+            waiting.filter(|state| state.trouble.as_ref().is_some_and(|trouble| !trouble.until_reset));
         passing.map(|state| state.last + state.probation).min()
     }
 }

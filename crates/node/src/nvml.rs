@@ -33,7 +33,9 @@ const LINKS: u32 = 18;
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// No library.
-    #[error("failed to load {path}: there is no NVIDIA driver here, or its libraries are not mounted into this container")]
+    #[error(
+        "failed to load {path}: there is no NVIDIA driver here, or its libraries are not mounted into this container"
+    )]
     NoLibrary {
         /// What was looked for.
         path: PathBuf,
@@ -109,7 +111,9 @@ impl Library {
             let path = PathBuf::from(name);
             match source {
                 NvmlError::LibloadingError(_) => OpenError::NoLibrary { path, source },
-                NvmlError::DriverNotLoaded | NvmlError::LibraryNotFound => OpenError::NoDriver { path, source },
+                NvmlError::DriverNotLoaded | NvmlError::LibraryNotFound => {
+                    OpenError::NoDriver { path, source }
+                }
                 source => OpenError::Init { path, source },
             }
         })?;
@@ -232,7 +236,11 @@ fn mig(device: &nvml_wrapper::Device<'_>, memory: u64) -> Mig {
         Ok(MigMode { current: 0, .. }) => Mig::Off,
         Ok(_) => {
             let count = device.mig_device_count().unwrap_or(0);
-            Mig::On((0..count).filter_map(|index| part(&device.mig_device_by_index(index).ok()?, memory)).collect())
+            Mig::On(
+                (0..count)
+                    .filter_map(|index| part(&device.mig_device_by_index(index).ok()?, memory))
+                    .collect(),
+            )
         }
     }
 }

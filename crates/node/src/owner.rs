@@ -85,6 +85,9 @@ mod tests {
         for name in ["kubelet.sock", "intel-qat.sock", "nvidia-gpu.lock"] {
             assert_eq!(kind_of(name, false), None, "{name}");
         }
-        assert_eq!((kind_of("wharf-gpu.sock", true), kind_of("wharf-gpu.sock", false)), (None, Some(Kind::Ours)));
+        assert_eq!(
+            (kind_of("wharf-gpu.sock", true), kind_of("wharf-gpu.sock", false)),
+            (None, Some(Kind::Ours))
+        );
     }
 }

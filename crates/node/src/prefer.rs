@@ -110,13 +110,21 @@ fn by_use(
 }
 
 /// GPUs that are near to each other.
-fn near(devices: &[Device], free: &[usize], required: &[usize], size: usize, nearness: &Nearness) -> Vec<usize> {
+fn near(
+    devices: &[Device],
+    free: &[usize],
+    required: &[usize],
+    size: usize,
+    nearness: &Nearness,
+) -> Vec<usize> {
     if size == 0 || size == free.len() {
         return free[..size].to_vec();
     }
     let scores: Vec<Vec<u32>> = free
         .iter()
-        .map(|one| free.iter().map(|other| nearness.score(&devices[*one].gpu, &devices[*other].gpu)).collect())
+        .map(|one| {
+            free.iter().map(|other| nearness.score(&devices[*one].gpu, &devices[*other].gpu)).collect()
+        })
         .collect();
     let must: Vec<usize> = (0..free.len()).filter(|at| required.contains(&free[*at])).collect();
     let chosen = if free.len() <= EXACT { best(&scores, &must, size) } else { greedy(&scores, must, size) };
@@ -163,7 +171,10 @@ impl Parted<'_> {
     /// The sum over pairs.
     fn worth(&self, set: u32) -> u32 {
         let members: Vec<usize> = (0..self.scores.len()).filter(|at| set & (1 << at) != 0).collect();
-        let pairs = members.iter().enumerate().flat_map(|(at, one)| members[at + 1..].iter().map(move |other| (one, other)));
+        let pairs = members
+            .iter()
+            .enumerate()
+            .flat_map(|(at, one)| members[at + 1..].iter().map(move |other| (one, other)));
         pairs.map(|(one, other)| self.scores[*one][*other]).sum()
     }
 
@@ -178,7 +189,8 @@ impl Parted<'_> {
         // The first is in some set; the smaller one is left for as long as the count does not divide.
         let first = set & set.wrapping_neg();
         let remainder = set.count_ones() % self.size;
-        let sizes = [(set.count_ones() >= self.size).then_some(self.size), (remainder > 0).then_some(remainder)];
+        let sizes =
+            [(set.count_ones() >= self.size).then_some(self.size), (remainder > 0).then_some(remainder)];
         let mut most = 0;
         for size in sizes.into_iter().flatten() {
             for rest in subsets(set & !first, size as usize - 1) {
@@ -304,8 +316,9 @@ mod tests {
         let nearness = Nearness::default();
         let offer = shares(3, 3);
         // GPU 0 has one user, GPU 1 two, GPU 2 none.
-        let available: Vec<String> =
-            ["GPU-0::1", "GPU-0::2", "GPU-1::2", "GPU-2::0", "GPU-2::1", "GPU-2::2"].map(str::to_owned).into();
+        let available: Vec<String> = ["GPU-0::1", "GPU-0::2", "GPU-1::2", "GPU-2::0", "GPU-2::1", "GPU-2::2"]
+            .map(str::to_owned)
+            .into();
         let choose = |preference, size| {
             prefer(&offer, &available, &[], size, &Taste { nearness: &nearness, preference }).unwrap()
         };
@@ -321,13 +334,20 @@ mod tests {
         let unknown = prefer(&offer(2), &ids(&[7]), &[], 1, &taste);
         assert!(matches!(unknown, Err(Nonsense::Unknown { .. })));
         assert!(matches!(prefer(&offer(2), &ids(&[0]), &[], 2, &taste), Err(Nonsense::Size { .. })));
-        assert!(matches!(prefer(&offer(2), &ids(&[0, 1]), &ids(&[0, 1]), 1, &taste), Err(Nonsense::Size { .. })));
+        assert!(matches!(
+            prefer(&offer(2), &ids(&[0, 1]), &ids(&[0, 1]), 1, &taste),
+            Err(Nonsense::Size { .. })
+        ));
     }
 
     /// All ways to part the members into sets of a size and one smaller set, by trying.
     fn by_trying(scores: &[Vec<u32>], members: &[usize], size: usize) -> u32 {
         let worth = |set: &[usize]| -> u32 {
-            set.iter().enumerate().flat_map(|(at, a)| set[at + 1..].iter().map(move |b| (*a, *b))).map(|(a, b)| scores[a][b]).sum()
+            set.iter()
+                .enumerate()
+                .flat_map(|(at, a)| set[at + 1..].iter().map(move |b| (*a, *b)))
+                .map(|(a, b)| scores[a][b])
+                .sum()
         };
         if members.len() <= size {
             return worth(members);
@@ -339,7 +359,8 @@ mod tests {
             }
             let (inside, outside): (Vec<(usize, usize)>, Vec<(usize, usize)>) =
                 members.iter().copied().enumerate().partition(|(at, _)| mask & (1 << at) != 0);
-            let only = |pairs: Vec<(usize, usize)>| pairs.into_iter().map(|(_, member)| member).collect::<Vec<_>>();
+            let only =
+                |pairs: Vec<(usize, usize)>| pairs.into_iter().map(|(_, member)| member).collect::<Vec<_>>();
             let (inside, outside) = (only(inside), only(outside));
             most = most.max(worth(&inside) + by_trying(scores, &outside, size));
         }

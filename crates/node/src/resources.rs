@@ -42,15 +42,16 @@ pub struct Unfit(String);
 /// [`Unfit`].
 pub fn offers(inventory: &Inventory, config: &PluginConfig) -> Result<Vec<Offer>, Unfit> {
     let mut offers: Vec<Offer> = Vec::new();
-    let mut add = |resource: &str, device: Device| match offers.iter_mut().find(|offer| offer.resource == resource) {
-        Some(offer) => offer.devices.push(device),
-        None => offers.push(Offer {
-            resource: resource.to_owned(),
-            replicas: 1,
-            refuses_more_than_one: false,
-            devices: vec![device],
-        }),
-    };
+    let mut add =
+        |resource: &str, device: Device| match offers.iter_mut().find(|offer| offer.resource == resource) {
+            Some(offer) => offer.devices.push(device),
+            None => offers.push(Offer {
+                resource: resource.to_owned(),
+                replicas: 1,
+                refuses_more_than_one: false,
+                devices: vec![device],
+            }),
+        };
     let single = match config.mig {
         MigStrategy::Single => uniform(inventory)?,
         MigStrategy::None | MigStrategy::Mixed => false,
@@ -122,7 +123,9 @@ fn of_part(gpu: &Gpu, part: &Part, at: usize) -> Device {
 }
 
 fn share(offer: &mut Offer, config: &PluginConfig) {
-    let Some(sharing) = config.sharing.iter().find(|sharing| sharing.resource == offer.resource) else { return };
+    let Some(sharing) = config.sharing.iter().find(|sharing| sharing.resource == offer.resource) else {
+        return;
+    };
     offer.replicas = sharing.replicas;
     offer.refuses_more_than_one = sharing.refuse_more_than_one;
     if sharing.rename {
@@ -130,7 +133,9 @@ fn share(offer: &mut Offer, config: &PluginConfig) {
     }
     let shares = |device: &Device| {
         let of = device.clone();
-        (0..sharing.replicas).map(move |n| Device { id: format!("{}::{n}", of.unit), ..of.clone() }).collect::<Vec<_>>()
+        (0..sharing.replicas)
+            .map(move |n| Device { id: format!("{}::{n}", of.unit), ..of.clone() })
+            .collect::<Vec<_>>()
     };
     offer.devices = offer.devices.iter().flat_map(shares).collect();
 }
@@ -154,7 +159,9 @@ mod tests {
     fn names(offers: &[Offer]) -> Vec<(&str, Vec<&str>)> {
         offers
             .iter()
-            .map(|offer| (offer.resource.as_str(), offer.devices.iter().map(|device| device.id.as_str()).collect()))
+            .map(|offer| {
+                (offer.resource.as_str(), offer.devices.iter().map(|device| device.id.as_str()).collect())
+            })
             .collect()
     }
 
@@ -171,7 +178,8 @@ mod tests {
 
     #[test]
     fn mixed_names_parts_by_their_profile() {
-        let parts = vec![part("MIG-a", "1g.10gb", 1), part("MIG-b", "1g.10gb+me", 2), part("MIG-c", "1g.10gb", 3)];
+        let parts =
+            vec![part("MIG-a", "1g.10gb", 1), part("MIG-b", "1g.10gb+me", 2), part("MIG-c", "1g.10gb", 3)];
         let split = Gpu { mig: Mig::On(parts), ..gpu(1) };
         let offers = offers(&of(vec![gpu(0), split]), &with(MigStrategy::Mixed)).unwrap();
         assert_eq!(
@@ -197,7 +205,10 @@ mod tests {
         for (wrong, why) in [
             (vec![gpu(0), split(1, small())], "GPU 0 is not split"),
             (vec![split(0, vec![])], "split into nothing"),
-            (vec![split(0, vec![part("MIG-a", "1g.10gb", 1), part("MIG-b", "2g.20gb", 2)])], "1g.10gb, 2g.20gb"),
+            (
+                vec![split(0, vec![part("MIG-a", "1g.10gb", 1), part("MIG-b", "2g.20gb", 2)])],
+                "1g.10gb, 2g.20gb",
+            ),
         ] {
             let error = offers(&of(wrong), &config).unwrap_err().to_string();
             assert!(error.contains(why), "{error}");
@@ -206,7 +217,8 @@ mod tests {
 
     #[test]
     fn shares_are_numbered_and_may_have_a_name_of_their_own() {
-        let sharing = Sharing { resource: GPU.to_owned(), replicas: 2, rename: true, refuse_more_than_one: true };
+        let sharing =
+            Sharing { resource: GPU.to_owned(), replicas: 2, rename: true, refuse_more_than_one: true };
         let config = PluginConfig { sharing: vec![sharing], ..PluginConfig::default() };
         let offers = offers(&of(vec![gpu(0), gpu(1)]), &config).unwrap();
         let ids = vec!["GPU-0::0", "GPU-0::1", "GPU-1::0", "GPU-1::1"];

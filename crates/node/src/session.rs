@@ -49,7 +49,12 @@ async fn attend(board: &Arc<Board>, mut folder: Folder) {
         if resources.is_empty() {
             board.say(Part::Plugin, false, "NothingToOffer", "there are no GPUs to offer");
         } else if there.is_none() {
-            board.say(Part::Plugin, false, "NoKubelet", format!("waiting for kubelet ({})", kubelet.display()));
+            board.say(
+                Part::Plugin,
+                false,
+                "NoKubelet",
+                format!("waiting for kubelet ({})", kubelet.display()),
+            );
         } else if let Some(owner) = owner::find(paths, false).await {
             board.say(Part::Plugin, false, "OtherOwner", owner.sentence());
         } else {
@@ -142,7 +147,9 @@ async fn register(kubelet: &Path, resource: &str) -> Result<(), Status> {
         };
         match registered {
             Ok(wire::Empty {}) => return Ok(()),
-            Err(status) if status.code() == Code::Unavailable && since.elapsed() < SOON_FOR && kubelet.exists() => {
+            Err(status)
+                if status.code() == Code::Unavailable && since.elapsed() < SOON_FOR && kubelet.exists() =>
+            {
                 sleep(SOON).await;
             }
             Err(status) => return Err(status),

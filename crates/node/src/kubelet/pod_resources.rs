@@ -95,7 +95,8 @@ pub fn holders(response: &ListPodResourcesResponse) -> Holders {
     let mut holders = Holders::new();
     for pod in &response.pod_resources {
         for container in &pod.containers {
-            let ours = container.devices.iter().filter(|devices| devices.resource_name.starts_with("nvidia.com/"));
+            let ours =
+                container.devices.iter().filter(|devices| devices.resource_name.starts_with("nvidia.com/"));
             for id in ours.flat_map(|devices| &devices.device_ids) {
                 holders.entry(unit_of(id).to_owned()).or_default().push(Holder {
                     namespace: pod.namespace.clone(),
@@ -135,7 +136,13 @@ mod tests {
             pod_resources: vec![
                 pod("b", vec![container("main", "nvidia.com/gpu.shared", &["GPU-1::1"])]),
                 pod("a", vec![container("main", "nvidia.com/gpu.shared", &["GPU-1::0"])]),
-                pod("c", vec![container("main", "nvidia.com/mig-1g.10gb", &["MIG-x"]), container("side", "intel.com/qat", &["q"])]),
+                pod(
+                    "c",
+                    vec![
+                        container("main", "nvidia.com/mig-1g.10gb", &["MIG-x"]),
+                        container("side", "intel.com/qat", &["q"]),
+                    ],
+                ),
             ],
         };
         let holders = holders(&response);
@@ -145,6 +152,9 @@ mod tests {
                 (unit.as_str(), held.iter().map(|h| (h.pod.as_str(), h.share.as_deref())).collect())
             })
             .collect();
-        assert_eq!(names, [("GPU-1", vec![("a", Some("0")), ("b", Some("1"))]), ("MIG-x", vec![("c", None)])]);
+        assert_eq!(
+            names,
+            [("GPU-1", vec![("a", Some("0")), ("b", Some("1"))]), ("MIG-x", vec![("c", None)])]
+        );
     }
 }

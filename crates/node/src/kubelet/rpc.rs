@@ -37,9 +37,11 @@ pub async fn connect(socket: &Path) -> Result<Channel, Status> {
     let endpoint = Endpoint::from_static("http://localhost");
     match timeout(PATIENCE, endpoint.connect_with_connector(connector)).await {
         Ok(Ok(channel)) => Ok(channel),
-        Ok(Err(error)) => {
-            Err(Status::unavailable(format!("failed to connect to {}: {}", socket.display(), wharf_telemetry::log::chain(&error))))
-        }
+        Ok(Err(error)) => Err(Status::unavailable(format!(
+            "failed to connect to {}: {}",
+            socket.display(),
+            wharf_telemetry::log::chain(&error)
+        ))),
         Err(_) => Err(Status::deadline_exceeded(format!("{} did not accept a connection", socket.display()))),
     }
 }
@@ -60,7 +62,12 @@ where
 ///
 /// # Errors
 /// As [`call`].
-pub async fn call_long<Q, A>(channel: Channel, path: &'static str, question: Q, longest: usize) -> Result<A, Status>
+pub async fn call_long<Q, A>(
+    channel: Channel,
+    path: &'static str,
+    question: Q,
+    longest: usize,
+) -> Result<A, Status>
 where
     Q: prost::Message + 'static,
     A: prost::Message + Default + 'static,
@@ -89,7 +96,8 @@ where
     let mut grpc = tonic::client::Grpc::new(channel);
     grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
     let codec = ProstCodec::<Q, A>::default();
-    let answer = grpc.server_streaming(Request::new(question), PathAndQuery::from_static(path), codec).await?;
+    let answer =
+        grpc.server_streaming(Request::new(question), PathAndQuery::from_static(path), codec).await?;
     Ok(answer.into_inner())
 }
 

@@ -46,7 +46,10 @@ unsafe impl Send for Events {}
 
 impl Events {
     /// Asks for the events of these GPUs. Those that have none are returned with the reason.
-    pub(crate) fn of(library: &Library, uuids: &[String]) -> Result<(Events, Vec<(String, NvmlError)>), NvmlError> {
+    pub(crate) fn of(
+        library: &Library,
+        uuids: &[String],
+    ) -> Result<(Events, Vec<(String, NvmlError)>), NvmlError> {
         let lib = library.nvml.lib();
         let create = nvml_sym(lib.nvmlEventSetCreate.as_ref())?;
         // Whoever creates must be able to free and to wait.
@@ -56,7 +59,8 @@ impl Events {
         // SAFETY: NVML is initialised for as long as `library` lives, and the pointer is ours to write.
         nvml_try(unsafe { create(&raw mut set) })?;
         let events = Events { nvml: Arc::clone(&library.nvml), set };
-        let deaf = uuids.iter().filter_map(|uuid| Some((uuid.clone(), events.register(uuid).err()?))).collect();
+        let deaf =
+            uuids.iter().filter_map(|uuid| Some((uuid.clone(), events.register(uuid).err()?))).collect();
         Ok((events, deaf))
     }
 
@@ -120,13 +124,7 @@ pub(super) fn rows(device: &Device<'_>) -> Result<Rows, NvmlError> {
     let (mut correctable, mut uncorrectable, mut pending, mut failed) = (0, 0, 0, 0);
     // SAFETY: the device is of an initialised NVML, and the pointers are ours to write.
     nvml_try(unsafe {
-        ask(
-            device.handle(),
-            &raw mut correctable,
-            &raw mut uncorrectable,
-            &raw mut pending,
-            &raw mut failed,
-        )
+        ask(device.handle(), &raw mut correctable, &raw mut uncorrectable, &raw mut pending, &raw mut failed)
     })?;
     Ok(Rows { correctable, uncorrectable, pending: pending != 0, failed: failed != 0 })
 }
@@ -151,7 +149,9 @@ pub(super) fn compute_instance(device: &Device<'_>) -> Result<u32, NvmlError> {
 
 /// Whether it is a virtual GPU in a virtual machine.
 pub(super) fn is_virtual(device: &Device<'_>) -> bool {
-    let Ok(ask) = nvml_sym(device.nvml().lib().nvmlDeviceGetVirtualizationMode.as_ref()) else { return false };
+    let Ok(ask) = nvml_sym(device.nvml().lib().nvmlDeviceGetVirtualizationMode.as_ref()) else {
+        return false;
+    };
     let mut mode = 0;
     // SAFETY: the device is of an initialised NVML, and the pointer is ours to write.
     nvml_try(unsafe { ask(device.handle(), &raw mut mode) }).is_ok() && mode == VGPU
@@ -166,7 +166,9 @@ pub(super) fn clique(device: &Device<'_>) -> Option<String> {
     // SAFETY: the device is of an initialised NVML, the record is ours to write and says its size.
     nvml_try(unsafe { ask(device.handle(), &raw mut info) }).ok()?;
     let joined = u32::from(info.state) == COMPLETED && info.status == 0;
-    let hex = |from: usize, to: usize| info.clusterUuid[from..to].iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex = |from: usize, to: usize| {
+        info.clusterUuid[from..to].iter().map(|byte| format!("{byte:02x}")).collect()
+    };
     let groups: [String; 5] = [hex(0, 4), hex(4, 6), hex(6, 8), hex(8, 10), hex(10, 16)];
     let somewhere = info.clusterUuid != [0; 16];
     (joined && somewhere).then(|| format!("{}.{}", groups.join("-"), info.cliqueId))
