@@ -25,7 +25,10 @@ impl Folder {
             | WatchFlags::DELETE_SELF
             | WatchFlags::ONLYDIR;
         add_watch(&changes, path, wanted)?;
-        #[expect(deprecated, reason = "its successor is unsafe for types that may close what they hold; OwnedFd cannot")]
+        #[expect(
+            deprecated,
+            reason = "its successor is unsafe for types that may close what they hold; OwnedFd cannot"
+        )]
         let changes = AsyncFd::new(changes)?;
         Ok(Folder { changes })
     }

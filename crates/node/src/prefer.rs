@@ -357,11 +357,11 @@ mod tests {
             if mask.count_ones() as usize != size {
                 continue;
             }
-            let (inside, outside): (Vec<(usize, usize)>, Vec<(usize, usize)>) =
-                members.iter().copied().enumerate().partition(|(at, _)| mask & (1 << at) != 0);
-            let only =
-                |pairs: Vec<(usize, usize)>| pairs.into_iter().map(|(_, member)| member).collect::<Vec<_>>();
-            let (inside, outside) = (only(inside), only(outside));
+            let chosen = |wanted: bool| -> Vec<usize> {
+                let is_in = |at: usize| (mask & (1 << at) != 0) == wanted;
+                members.iter().enumerate().filter(|(at, _)| is_in(*at)).map(|(_, member)| *member).collect()
+            };
+            let (inside, outside) = (chosen(true), chosen(false));
             most = most.max(worth(&inside) + by_trying(scores, &outside, size));
         }
         most

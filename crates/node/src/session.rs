@@ -44,9 +44,12 @@ async fn attend(board: &Arc<Board>, mut folder: Folder) {
     let paths = &board.config.paths;
     let kubelet = paths.device_plugins.join(SOCKET);
     loop {
-        let resources = board.seen().resources();
+        let seen = board.seen();
+        let resources = seen.resources();
         let there = identity(&kubelet);
-        if resources.is_empty() {
+        if !seen.looked {
+            board.say(Part::Plugin, false, "Starting", "GPUs have not been looked at yet");
+        } else if resources.is_empty() {
             board.say(Part::Plugin, false, "NothingToOffer", "there are no GPUs to offer");
         } else if there.is_none() {
             board.say(
@@ -94,7 +97,7 @@ async fn offer(
         }
     }
     for resource in resources {
-        let registered = register(kubelet, resource).await;
+        let Some(registered) = register(kubelet, there, resource).await else { return Ended::Changed };
         let result = if registered.is_ok() { "ok" } else { "failed" };
         board.metrics.add(&table::REGISTRATIONS, &[resource, result], 1.0);
         if let Err(status) = registered {
@@ -117,7 +120,8 @@ async fn offer(
 /// Waits until something may have changed. Whether the folder could be watched.
 async fn wait(board: &Board, folder: &mut Folder, resources: &[String]) -> bool {
     let mut seen = board.follow();
-    let others = seen.wait_for(|seen| seen.resources() != resources);
+    let looked = seen.borrow().looked;
+    let others = seen.wait_for(|seen| seen.looked != looked || seen.resources() != resources);
     tokio::select! {
         changed = folder.changed() => match changed {
             Ok(()) => true,
@@ -132,7 +136,8 @@ async fn wait(board: &Board, folder: &mut Folder, resources: &[String]) -> bool 
     }
 }
 
-async fn register(kubelet: &Path, resource: &str) -> Result<(), Status> {
+/// Nothing if another kubelet has come meanwhile: it has deleted our sockets, so they come first again.
+async fn register(kubelet: &Path, there: Option<Identity>, resource: &str) -> Option<Result<(), Status>> {
     let request = wire::RegisterRequest {
         version: VERSION.to_owned(),
         endpoint: socket_name(resource),
@@ -141,18 +146,19 @@ async fn register(kubelet: &Path, resource: &str) -> Result<(), Status> {
     };
     let since = Instant::now();
     loop {
+        if identity(kubelet) != there {
+            return None;
+        }
         let registered: Result<wire::Empty, Status> = match rpc::connect(kubelet).await {
             Ok(channel) => rpc::call(channel, REGISTER, request.clone()).await,
             Err(status) => Err(status),
         };
         match registered {
-            Ok(wire::Empty {}) => return Ok(()),
-            Err(status)
-                if status.code() == Code::Unavailable && since.elapsed() < SOON_FOR && kubelet.exists() =>
-            {
+            Ok(wire::Empty {}) => return Some(Ok(())),
+            Err(status) if status.code() == Code::Unavailable && since.elapsed() < SOON_FOR => {
                 sleep(SOON).await;
             }
-            Err(status) => return Err(status),
+            Err(status) => return Some(Err(status)),
         }
     }
 }

@@ -250,8 +250,12 @@ fn put_back(board: &Board, _alone: &bool) {
     }
     let Some(library) = &seen.library else { return };
     for (uuid, original) in journal.all() {
-        let undone = undo(&original).into_iter().all(|write| set(&board, library, &uuid, write).is_ok());
-        if undone && let Err(error) = journal.note(&uuid, Original::default()) {
+        // One that is refused does not hold up the others.
+        let refused =
+            undo(&original).into_iter().filter(|write| set(board, library, &uuid, *write).is_err()).count();
+        if refused == 0
+            && let Err(error) = journal.note(&uuid, Original::default())
+        {
             tracing::warn!(gpu = uuid, %error, "failed to note that a GPU is as it was");
         }
     }

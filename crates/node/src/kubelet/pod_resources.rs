@@ -146,15 +146,12 @@ mod tests {
             ],
         };
         let holders = holders(&response);
-        let names: Vec<(&str, Vec<(&str, Option<&str>)>)> = holders
+        let names: Vec<String> = holders
             .iter()
-            .map(|(unit, held)| {
-                (unit.as_str(), held.iter().map(|h| (h.pod.as_str(), h.share.as_deref())).collect())
+            .flat_map(|(unit, held)| {
+                held.iter().map(move |holder| format!("{unit} {} {:?}", holder.pod, holder.share))
             })
             .collect();
-        assert_eq!(
-            names,
-            [("GPU-1", vec![("a", Some("0")), ("b", Some("1"))]), ("MIG-x", vec![("c", None)])]
-        );
+        assert_eq!(names, ["GPU-1 a Some(\"0\")", "GPU-1 b Some(\"1\")", "MIG-x c None"]);
     }
 }

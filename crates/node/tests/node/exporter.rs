@@ -1,13 +1,16 @@
 //! What is scraped.
 
 use wharf_fake_nvml::Machine;
-use wharf_node::kubelet::pod_resources::{ContainerDevices, ContainerResources, ListPodResourcesResponse, PodResources};
+use wharf_node::kubelet::pod_resources::{
+    ContainerDevices, ContainerResources, ListPodResourcesResponse, PodResources,
+};
 
 use crate::kubelet::pod_resources;
 use crate::support::Host;
 
 fn pod(name: &str, gpu: &str) -> PodResources {
-    let devices = ContainerDevices { resource_name: "nvidia.com/gpu".to_owned(), device_ids: vec![gpu.to_owned()] };
+    let devices =
+        ContainerDevices { resource_name: "nvidia.com/gpu".to_owned(), device_ids: vec![gpu.to_owned()] };
     let container = ContainerResources { name: "model".to_owned(), devices: vec![devices] };
     PodResources { name: name.to_owned(), namespace: "default".to_owned(), containers: vec![container] }
 }
@@ -22,7 +25,8 @@ async fn metrics_have_dcgms_names_and_tell_pods() {
     let agent = host.start();
     agent.says("gpus", "Healthy").await;
     let metrics = agent.get("/metrics").await.1;
-    let temperature: Vec<&str> = metrics.lines().filter(|line| line.starts_with("DCGM_FI_DEV_GPU_TEMP{")).collect();
+    let temperature: Vec<&str> =
+        metrics.lines().filter(|line| line.starts_with("DCGM_FI_DEV_GPU_TEMP{")).collect();
     expect_test::expect![[r#"
         DCGM_FI_DEV_GPU_TEMP{gpu="0",UUID="GPU-00000000-0000-4000-8000-000000000000",pci_bus_id="00000000:18:00.0",device="nvidia0",modelName="NVIDIA H100 80GB HBM3",Hostname="gpu-node-01",DCGM_FI_DRIVER_VERSION="580.95.05"} 31
         DCGM_FI_DEV_GPU_TEMP{gpu="1",UUID="GPU-00000001-0000-4000-8000-000000000001",pci_bus_id="00000000:19:00.0",device="nvidia1",modelName="NVIDIA H100 80GB HBM3",Hostname="gpu-node-01",DCGM_FI_DRIVER_VERSION="580.95.05",container="model",namespace="default",pod="llm-0"} 31"#]]

@@ -21,7 +21,10 @@ async fn an_xid_lowers_what_is_allocatable_and_probation_raises_it() {
     kubelet.until(GPU, |endpoint| endpoint.allocatable() == 2).await;
     agent.says("gpus", "Healthy").await;
     let metrics = agent.get("/metrics").await.1;
-    let counted = format!("wharf_node_xid_errors_total{{UUID=\"{}\",class=\"program\",xid=\"31\"}} 1", machine.gpus[0].uuid);
+    let counted = format!(
+        "wharf_node_xid_errors_total{{UUID=\"{}\",class=\"program\",xid=\"31\"}} 1",
+        machine.gpus[0].uuid
+    );
     assert!(metrics.contains(&counted), "{metrics}");
 }
 
@@ -58,8 +61,10 @@ async fn a_gpu_that_falls_off_the_bus_is_unhealthy_and_not_forgotten() {
 #[tokio::test]
 async fn an_xid_of_a_part_is_that_parts() {
     let mut machine = Machine::of(1);
-    let instance = |uuid: &str, gpu_instance| Instance { uuid: uuid.to_owned(), gpu_instance, ..Instance::default() };
-    machine.gpus[0].mig = Some(Mig { enabled: true, instances: vec![instance("MIG-one", 3), instance("MIG-two", 4)] });
+    let instance =
+        |uuid: &str, gpu_instance| Instance { uuid: uuid.to_owned(), gpu_instance, ..Instance::default() };
+    machine.gpus[0].mig =
+        Some(Mig { enabled: true, instances: vec![instance("MIG-one", 3), instance("MIG-two", 4)] });
     let mut host = Host::of(&machine);
     host.config.plugin.mig = MigStrategy::Mixed;
     host.config.health.probation = 1000.0;

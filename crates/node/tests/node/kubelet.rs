@@ -13,22 +13,22 @@ use wharf_node::kubelet::{REGISTER, plugin, wire};
 
 /// What is known of a resource.
 #[derive(Clone, Debug, Default)]
-pub struct Endpoint {
+pub(crate) struct Endpoint {
     /// Its plugin's socket.
-    pub socket: String,
+    pub(crate) socket: String,
     /// What it wants.
-    pub options: wire::DevicePluginOptions,
+    pub(crate) options: wire::DevicePluginOptions,
     /// How often it registered.
-    pub registrations: usize,
+    pub(crate) registrations: usize,
     /// The devices and their health; none while the stream is broken.
-    pub devices: Option<BTreeMap<String, String>>,
+    pub(crate) devices: Option<BTreeMap<String, String>>,
     /// NUMA nodes of the devices.
-    pub numa: BTreeMap<String, Vec<i64>>,
+    pub(crate) numa: BTreeMap<String, Vec<i64>>,
 }
 
 impl Endpoint {
     /// Devices that pods may have.
-    pub fn allocatable(&self) -> usize {
+    pub(crate) fn allocatable(&self) -> usize {
         self.devices.iter().flatten().filter(|(_, health)| *health == wire::HEALTHY).count()
     }
 }
@@ -36,7 +36,7 @@ impl Endpoint {
 type Endpoints = BTreeMap<String, Endpoint>;
 
 /// A kubelet on a folder.
-pub struct FakeKubelet {
+pub(crate) struct FakeKubelet {
     folder: PathBuf,
     endpoints: Arc<watch::Sender<Endpoints>>,
     refusal: Arc<Mutex<Option<String>>>,
@@ -45,7 +45,7 @@ pub struct FakeKubelet {
 
 impl FakeKubelet {
     /// Starts as kubelet does: the folder's sockets go, its own comes.
-    pub fn start(folder: &Path) -> FakeKubelet {
+    pub(crate) fn start(folder: &Path) -> FakeKubelet {
         std::fs::create_dir_all(folder).unwrap();
         let endpoints = Arc::new(watch::Sender::new(Endpoints::new()));
         let mut kubelet =
@@ -55,7 +55,7 @@ impl FakeKubelet {
     }
 
     /// As after an update of the node.
-    pub fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         self.stop();
         for entry in std::fs::read_dir(&self.folder).unwrap() {
             std::fs::remove_file(entry.unwrap().path()).unwrap();
@@ -86,34 +86,40 @@ impl FakeKubelet {
     }
 
     /// Its process is gone; its socket stays, as after a crash.
-    pub fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         if let Some(serving) = self.serving.take() {
             serving.abort();
         }
     }
 
     /// Refuses registrations from now on, or no longer.
-    pub fn refuse(&self, why: Option<&str>) {
+    pub(crate) fn refuse(&self, why: Option<&str>) {
         *self.refusal.lock().unwrap() = why.map(str::to_owned);
     }
 
     /// Waits until a resource is as wanted.
-    pub async fn until(&self, resource: &str, wanted: impl Fn(&Endpoint) -> bool) -> Endpoint {
+    pub(crate) async fn until(&self, resource: &str, wanted: impl Fn(&Endpoint) -> bool) -> Endpoint {
         let mut endpoints = self.endpoints.subscribe();
         let waiting = endpoints.wait_for(|endpoints| endpoints.get(resource).is_some_and(&wanted));
         match tokio::time::timeout(super::support::SOON, waiting).await {
             Ok(endpoints) => endpoints.unwrap()[resource].clone(),
-            Err(_) => panic!("{resource} did not become as wanted: {:?}", self.endpoints.borrow().get(resource)),
+            Err(_) => {
+                panic!("{resource} did not become as wanted: {:?}", self.endpoints.borrow().get(resource))
+            }
         }
     }
 
     /// What is known of a resource.
-    pub fn endpoint(&self, resource: &str) -> Option<Endpoint> {
+    pub(crate) fn endpoint(&self, resource: &str) -> Option<Endpoint> {
         self.endpoints.borrow().get(resource).cloned()
     }
 
     /// Asks a plugin for what a container needs.
-    pub async fn allocate(&self, resource: &str, ids: &[&str]) -> Result<wire::ContainerAllocateResponse, Status> {
+    pub(crate) async fn allocate(
+        &self,
+        resource: &str,
+        ids: &[&str],
+    ) -> Result<wire::ContainerAllocateResponse, Status> {
         let request = wire::AllocateRequest {
             container_requests: vec![wire::ContainerAllocateRequest {
                 devices_ids: ids.iter().map(|id| (*id).to_owned()).collect(),
@@ -124,7 +130,7 @@ impl FakeKubelet {
     }
 
     /// Asks a plugin anything.
-    pub async fn ask<Q, A>(&self, resource: &str, path: &'static str, question: Q) -> Result<A, Status>
+    pub(crate) async fn ask<Q, A>(&self, resource: &str, path: &'static str, question: Q) -> Result<A, Status>
     where
         Q: prost::Message + 'static,
         A: prost::Message + Default + 'static,
@@ -161,7 +167,8 @@ fn register(folder: &Path, endpoints: &Arc<watch::Sender<Endpoints>>, request: w
 async fn follow(path: &Path, endpoints: &watch::Sender<Endpoints>, resource: &str) -> Result<(), Status> {
     let channel = rpc::connect(path).await?;
     let _: wire::DevicePluginOptions = rpc::call(channel.clone(), plugin::OPTIONS, wire::Empty {}).await?;
-    let mut lists = rpc::follow::<_, wire::ListAndWatchResponse>(channel, plugin::LIST_AND_WATCH, wire::Empty {}).await?;
+    let mut lists =
+        rpc::follow::<_, wire::ListAndWatchResponse>(channel, plugin::LIST_AND_WATCH, wire::Empty {}).await?;
     while let Some(list) = lists.message().await? {
         endpoints.send_modify(|endpoints| {
             let endpoint = endpoints.entry(resource.to_owned()).or_default();
@@ -169,14 +176,15 @@ async fn follow(path: &Path, endpoints: &watch::Sender<Endpoints>, resource: &st
                 device.topology.iter().flat_map(|topology| &topology.nodes).map(|node| node.id).collect()
             };
             endpoint.numa = list.devices.iter().map(|device| (device.id.clone(), numa(device))).collect();
-            endpoint.devices = Some(list.devices.into_iter().map(|device| (device.id, device.health)).collect());
+            endpoint.devices =
+                Some(list.devices.into_iter().map(|device| (device.id, device.health)).collect());
         });
     }
     Ok(())
 }
 
 /// Tells which pod has which device, from `response`, for as long as it is held.
-pub fn pod_resources(socket: &Path, response: ListPodResourcesResponse) -> JoinHandle<()> {
+pub(crate) fn pod_resources(socket: &Path, response: ListPodResourcesResponse) -> JoinHandle<()> {
     std::fs::create_dir_all(socket.parent().unwrap()).unwrap();
     let listener = rpc::listen(socket).unwrap();
     tokio::spawn(rpc::serve(listener, move |asked: Asked| {

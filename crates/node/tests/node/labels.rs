@@ -26,7 +26,10 @@ async fn a_node_gets_its_labels_and_loses_ours_when_its_gpus_go() {
     until("the node was labelled", || label(&cluster, "capacity-gpu") == "4").await;
     assert_eq!(label(&cluster, "nvidia.com/gpu.product"), "NVIDIA-H100-80GB-HBM3");
     assert_eq!(label(&cluster, "nvidia.com/gpu.machine"), "PowerEdge-XE9680");
-    assert_eq!((label(&cluster, "node-type"), label(&cluster, "gpu-type")), (json!("gpu"), json!("nvidia-h100-80gb-hbm3")));
+    assert_eq!(
+        (label(&cluster, "node-type"), label(&cluster, "gpu-type")),
+        (json!("gpu"), json!("nvidia-h100-80gb-hbm3"))
+    );
     agent.says("labels", "Applied").await;
     host.nvml.change(|machine| machine.gpus.clear()).unwrap();
     until("our labels went", || label(&cluster, "capacity-gpu").is_null()).await;

@@ -53,7 +53,10 @@ async fn an_old_driver_lacks_functions_and_its_gpus_are_offered_all_the_same() {
     kubelet.until(GPU, |endpoint| endpoint.allocatable() == 2).await;
     let metrics = agent.get("/metrics").await.1;
     assert!(metrics.contains("DCGM_FI_DEV_GPU_TEMP{"), "{metrics}");
-    assert!(!metrics.contains("DCGM_FI_DEV_FB_USED") && !metrics.contains("DCGM_FI_DEV_MEMORY_TEMP"), "{metrics}");
+    assert!(
+        !metrics.contains("DCGM_FI_DEV_FB_USED") && !metrics.contains("DCGM_FI_DEV_MEMORY_TEMP"),
+        "{metrics}"
+    );
     let report = once(&host.config).unwrap();
     assert_eq!(report.labels["nvidia.com/mig.capable"], "false");
 }

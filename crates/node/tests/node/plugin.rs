@@ -33,7 +33,9 @@ async fn kubelet_that_starts_again_is_told_again() {
     let mut kubelet = FakeKubelet::start(host.device_plugins());
     let _agent = host.start();
     for round in 1..4 {
-        let told = kubelet.until(GPU, |endpoint| endpoint.allocatable() == 2 && endpoint.registrations >= round).await;
+        let told = kubelet
+            .until(GPU, |endpoint| endpoint.allocatable() == 2 && endpoint.registrations >= round)
+            .await;
         assert_eq!(told.registrations, round);
         kubelet.restart();
     }
@@ -139,8 +141,12 @@ async fn gpus_that_are_joined_by_nvlink_are_preferred_together() {
             allocation_size: 2,
         }],
     };
-    let preferred: wire::PreferredAllocationResponse = kubelet.ask(GPU, plugin::PREFER, request).await.unwrap();
-    assert_eq!(preferred.container_responses[0].ids, [machine.gpus[0].uuid.clone(), machine.gpus[3].uuid.clone()]);
+    let preferred: wire::PreferredAllocationResponse =
+        kubelet.ask(GPU, plugin::PREFER, request).await.unwrap();
+    assert_eq!(
+        preferred.container_responses[0].ids,
+        [machine.gpus[0].uuid.clone(), machine.gpus[3].uuid.clone()]
+    );
 }
 
 #[tokio::test]
@@ -184,7 +190,13 @@ async fn parts_come_and_go_as_gpus_are_split() {
     let files: Vec<&str> = given.devices.iter().map(|device| device.host_path.as_str()).collect();
     assert_eq!(
         files,
-        ["/dev/nvidia-caps/nvidia-cap12", "/dev/nvidia-caps/nvidia-cap13", "/dev/nvidia1", "/dev/nvidiactl", "/dev/nvidia-uvm"]
+        [
+            "/dev/nvidia-caps/nvidia-cap12",
+            "/dev/nvidia-caps/nvidia-cap13",
+            "/dev/nvidia1",
+            "/dev/nvidiactl",
+            "/dev/nvidia-uvm"
+        ]
     );
     host.nvml.change(|machine| machine.gpus[1].mig = Some(Mig::default())).unwrap();
     kubelet.until(GPU, |endpoint| endpoint.allocatable() == 2).await;
@@ -218,7 +230,8 @@ async fn a_list_is_told_again_to_whoever_asks_again() {
     for _ in 0..2 {
         // The first stream is lost with its connection.
         let channel = rpc::connect(&host.device_plugins().join("wharf-gpu.sock")).await.unwrap();
-        let following = rpc::follow::<_, wire::ListAndWatchResponse>(channel, plugin::LIST_AND_WATCH, wire::Empty {});
+        let following =
+            rpc::follow::<_, wire::ListAndWatchResponse>(channel, plugin::LIST_AND_WATCH, wire::Empty {});
         let mut lists = following.await.unwrap();
         let list = tokio::time::timeout(SOON, lists.message()).await.unwrap().unwrap().unwrap();
         assert_eq!(list.devices.len(), 3);

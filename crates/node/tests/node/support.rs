@@ -14,28 +14,28 @@ use wharf_fakes::cluster::FakeCluster;
 use wharf_node::{Agent, ExporterConfig, HealthConfig, Node, NodeConfig, Paths};
 
 /// Longer than anything that is waited for takes.
-pub const SOON: Duration = Duration::from_secs(30);
+pub(crate) const SOON: Duration = Duration::from_secs(30);
 /// How often what cannot be waited for is looked at.
 const LOOK: Duration = Duration::from_millis(20);
 
 /// `nvidia.com/gpu`.
-pub const GPU: &str = "nvidia.com/gpu";
+pub(crate) const GPU: &str = "nvidia.com/gpu";
 
 /// A node's folders, without an agent yet.
-pub struct Host {
-    pub folder: TempDir,
-    pub nvml: FakeNvml,
-    pub config: NodeConfig,
+pub(crate) struct Host {
+    pub(crate) folder: TempDir,
+    pub(crate) nvml: FakeNvml,
+    pub(crate) config: NodeConfig,
 }
 
 impl Host {
     /// With these GPUs.
-    pub fn of(machine: &Machine) -> Host {
+    pub(crate) fn of(machine: &Machine) -> Host {
         Host::without(machine, &[])
     }
 
     /// With a driver that lacks these functions.
-    pub fn without(machine: &Machine, missing: &[&str]) -> Host {
+    pub(crate) fn without(machine: &Machine, missing: &[&str]) -> Host {
         let folder = tempfile::tempdir().unwrap();
         let nvml = FakeNvml::install_without(folder.path(), machine, missing).unwrap();
         let at = |name: &str| folder.path().join(name);
@@ -77,17 +77,17 @@ impl Host {
     }
 
     /// Kubelet's folder.
-    pub fn device_plugins(&self) -> &Path {
+    pub(crate) fn device_plugins(&self) -> &Path {
         &self.config.paths.device_plugins
     }
 
     /// Starts an agent without a cluster.
-    pub fn start(&self) -> Running {
+    pub(crate) fn start(&self) -> Running {
         self.start_in(None)
     }
 
     /// Starts an agent on the node `gpu-node-01`.
-    pub fn start_in(&self, cluster: Option<&FakeCluster>) -> Running {
+    pub(crate) fn start_in(&self, cluster: Option<&FakeCluster>) -> Running {
         let node = Node {
             config: self.config.clone(),
             name: "gpu-node-01".to_owned(),
@@ -104,27 +104,27 @@ impl Host {
 }
 
 /// A running agent.
-pub struct Running {
-    pub address: SocketAddr,
+pub(crate) struct Running {
+    pub(crate) address: SocketAddr,
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<()>,
 }
 
 impl Running {
     /// Ends it as kubelet would.
-    pub async fn end(mut self) {
+    pub(crate) async fn end(mut self) {
         drop(self.stop.take());
         timeout(SOON, &mut self.task).await.unwrap().unwrap();
     }
 
     /// Ends it as a crash would: nothing is put back.
-    pub async fn crash(self) {
+    pub(crate) async fn crash(self) {
         self.task.abort();
         let _ = self.task.await;
     }
 
     /// Body of a page, and its status.
-    pub async fn get(&self, path: &str) -> (u16, String) {
+    pub(crate) async fn get(&self, path: &str) -> (u16, String) {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let mut stream = tokio::net::TcpStream::connect(self.address).await.unwrap();
         let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
@@ -136,12 +136,12 @@ impl Running {
     }
 
     /// The status page.
-    pub async fn status(&self) -> Value {
+    pub(crate) async fn status(&self) -> Value {
         serde_json::from_str(&self.get("/status").await.1).unwrap()
     }
 
     /// Waits until a part says this reason; returns its sentence.
-    pub async fn says(&self, part: &str, reason: &str) -> String {
+    pub(crate) async fn says(&self, part: &str, reason: &str) -> String {
         let looking = async {
             loop {
                 let condition = self.status().await["conditions"][part].clone();
@@ -159,7 +159,7 @@ impl Running {
 }
 
 /// Waits until something is so.
-pub async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let looking = async {
         while !is_so() {
             sleep(LOOK).await;

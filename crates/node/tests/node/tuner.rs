@@ -47,7 +47,8 @@ async fn gpus_are_tuned_and_put_back_at_the_end() {
     agent.end().await;
     assert!(is_as_it_came(&host), "{:?}", host.nvml.machine().unwrap().gpus[0]);
     let calls = host.nvml.machine().unwrap().calls;
-    let names: std::collections::BTreeSet<&str> = calls.iter().filter_map(|call| call.split(' ').next()).collect();
+    let names: std::collections::BTreeSet<&str> =
+        calls.iter().filter_map(|call| call.split(' ').next()).collect();
     assert_eq!(
         names.into_iter().collect::<Vec<_>>(),
         [
