@@ -5,7 +5,7 @@
 use std::ffi::{CStr, c_char, c_int, c_uint, c_ulonglong};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use nvml_wrapper_sys::bindings::{
@@ -33,14 +33,20 @@ const MEMORY_TEMPERATURE: c_uint = 82;
 /// `NVML_VALUE_TYPE_UNSIGNED_INT`.
 const UNSIGNED_INT: c_uint = 1;
 /// How often the file is looked at while a program waits for events.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Handles are numbers: of the GPU from one, and of its part from one in the upper half.
 const PART: usize = 1 << 16;
 
 static READ: Mutex<Option<(Version, Machine)>> = Mutex::new(None);
 
-fn path() -> Option<PathBuf> {
+/// The file beside this library.
+fn path() -> Option<&'static Path> {
+    static PATH: OnceLock<Option<PathBuf>> = OnceLock::new();
+    PATH.get_or_init(find).as_deref()
+}
+
+fn find() -> Option<PathBuf> {
     let mut info = libc::Dl_info {
         dli_fname: std::ptr::null(),
         dli_fbase: std::ptr::null_mut(),
@@ -61,9 +67,9 @@ fn path() -> Option<PathBuf> {
 fn with(function: &str, answer: impl FnOnce(&Machine) -> c_uint) -> c_uint {
     let Some(path) = path() else { return UNKNOWN };
     let mut read = READ.lock().unwrap_or_else(PoisonError::into_inner);
-    let Ok(version) = file::version(&path) else { return UNKNOWN };
+    let Ok(version) = file::version(path) else { return UNKNOWN };
     if read.as_ref().is_none_or(|(known, _)| *known != version) {
-        match file::read(&path) {
+        match file::read(path) {
             Ok(machine) => *read = Some((version, machine)),
             Err(_) => return UNKNOWN,
         }
@@ -98,7 +104,7 @@ fn part(device: nvmlDevice_t, gpu: &FakeGpu) -> Option<&Instance> {
 fn set(device: nvmlDevice_t, function: &str, values: &str, change: impl FnOnce(&mut FakeGpu)) -> c_uint {
     let refused = on_gpu(device, function, |_, _| SUCCESS);
     let (Some(index), Some(path), SUCCESS) = (places(device).0, path(), refused) else { return refused };
-    let changed = file::change(&path, |machine| {
+    let changed = file::change(path, |machine| {
         let Some(gpu) = machine.gpus.get_mut(index) else { return INVALID_ARGUMENT };
         change(gpu);
         let call = format!("{function} {} {values}", gpu.uuid);

@@ -39,7 +39,6 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             false => FakeNvml::install(&folder, &Machine::of(count.parse()?))?.library().to_owned(),
         };
         config.nvml = Some(nvml);
-        config.health.check = 5.0;
         config.health.probation = 10.0;
     }
     let agent = Agent::bind(Node { config, name: "this-node".to_owned(), client: None })?;

@@ -29,6 +29,8 @@ pub enum Part {
     Pods,
     /// Settings of GPUs.
     Tuning,
+    /// Bringing to the node what its pods will want.
+    Preload,
 }
 
 impl Part {
@@ -39,6 +41,7 @@ impl Part {
             Part::Labels => "labels",
             Part::Pods => "pods",
             Part::Tuning => "tuning",
+            Part::Preload => "preload",
         }
     }
 }

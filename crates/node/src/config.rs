@@ -23,6 +23,19 @@ pub struct NodeConfig {
     pub exporter: ExporterConfig,
     /// Settings of the GPUs.
     pub tuning: TuningConfig,
+    /// Commands that bring to the node what its pods will want, such as models. One after the other, each until it has succeeded.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub preload: Vec<Preload>,
+}
+
+/// A command that brings something to the node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Preload {
+    /// What the status calls it.
+    pub name: String,
+    /// The program and its arguments, such as `[wharf, fetch, hf://…, -o, /models/…]`.
+    pub command: Vec<String>,
 }
 
 /// Where things of the host are.
@@ -305,6 +318,9 @@ impl NodeConfig {
                 "containers would not be told which GPUs are theirs".to_owned(),
             );
         }
+        if let Some(at) = self.preload.iter().position(|preload| preload.command.is_empty()) {
+            return wrong(&format!("preload[{at}].command"), "there is no program to run".to_owned());
+        }
         for (field, seconds) in [
             ("health.check", self.health.check),
             ("health.probation", self.health.probation),
@@ -342,3 +358,45 @@ impl NodeConfig {
 pub const GPU: &str = "nvidia.com/gpu";
 /// How resources of parts begin.
 pub const MIG_PREFIX: &str = "nvidia.com/mig-";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(json: &str) -> NodeConfig {
+        serde_json::from_str(json).unwrap()
+    }
+
+    #[test]
+    fn what_is_not_said_has_a_default_and_what_is_unknown_is_refused() {
+        assert_eq!(read("{}"), NodeConfig::default());
+        assert_eq!(NodeConfig::default().check(), Ok(()));
+        assert_eq!(read(&serde_json::to_string(&NodeConfig::default()).unwrap()), NodeConfig::default());
+        assert!(serde_json::from_str::<NodeConfig>(r#"{"plugins": {}}"#).is_err());
+    }
+
+    #[test]
+    fn contradictions_are_found_by_their_field() {
+        let share = r#"{"resource": "nvidia.com/gpu", "replicas": 2}"#;
+        for (json, field) in [
+            (
+                r#"{"plugin": {"sharing": [{"resource": "nvidia.com/gpu", "replicas": 1}]}}"#.to_owned(),
+                "plugin.sharing[0].replicas",
+            ),
+            (
+                r#"{"plugin": {"sharing": [{"resource": "amd.com/gpu", "replicas": 2}]}}"#.to_owned(),
+                "plugin.sharing[0].resource",
+            ),
+            (format!(r#"{{"plugin": {{"sharing": [{share}, {share}]}}}}"#), "plugin.sharing[1].resource"),
+            (r#"{"plugin": {"deviceList": []}}"#.to_owned(), "plugin.deviceList"),
+            (r#"{"health": {"probation": 0}}"#.to_owned(), "health.probation"),
+            (r#"{"labels": {"every": 1e300}}"#.to_owned(), "labels.every"),
+            (r#"{"tuning": {"power": 0}}"#.to_owned(), "tuning.power"),
+            (r#"{"tuning": {"clocks": [0.8, 0.5]}}"#.to_owned(), "tuning.clocks"),
+            (r#"{"tuning": {"nodeLabel": "yes"}}"#.to_owned(), "tuning.nodeLabel"),
+            (r#"{"preload": [{"name": "x", "command": []}]}"#.to_owned(), "preload[0].command"),
+        ] {
+            assert_eq!(read(&json).check().unwrap_err().field, field, "{json}");
+        }
+    }
+}

@@ -23,6 +23,7 @@ pub mod nvml;
 mod owner;
 mod plugin;
 pub mod prefer;
+mod preload;
 mod rbac;
 pub mod resources;
 mod run;
@@ -36,7 +37,7 @@ pub use apply::MANAGER;
 pub use board::{Condition, Part};
 pub use config::{
     ConfigError, DeviceIds, DeviceList, ExporterConfig, GPU, HealthConfig, LabelsConfig, MIG_PREFIX,
-    MigStrategy, NodeConfig, Paths, PluginConfig, Preference, Sharing, TuningConfig,
+    MigStrategy, NodeConfig, Paths, PluginConfig, Preference, Preload, Sharing, TuningConfig,
 };
 pub use rbac::cluster_role;
 pub use run::{Agent, Node, NodeError, Offered, Report, once, run};

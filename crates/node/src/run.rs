@@ -21,7 +21,7 @@ use crate::labels::{Labels, labels};
 use crate::nvml::Library;
 use crate::resources::offers;
 use crate::serve::Port;
-use crate::{apply, gpus, session, tuner};
+use crate::{apply, gpus, preload, session, tuner};
 
 /// Restoring must not outlast what kubelet gives a pod to end.
 const RESTORE: Duration = Duration::from_secs(20);
@@ -124,6 +124,10 @@ impl Agent {
                     tuner::restore(&this).await;
                 }
             });
+        }
+        if !config.preload.is_empty() {
+            let this = start(&board);
+            tasks.spawn(async move { preload::run(&this).await });
         }
         tracing::info!(%address, node = board.node, "listening");
 

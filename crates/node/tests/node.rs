@@ -14,6 +14,8 @@ mod labels;
 mod nvml;
 #[path = "node/plugin.rs"]
 mod plugin;
+#[path = "node/preload.rs"]
+mod preload;
 #[path = "node/support.rs"]
 mod support;
 #[path = "node/tuner.rs"]

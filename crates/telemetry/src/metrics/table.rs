@@ -186,7 +186,7 @@ pub mod node {
 
     metrics! {
         READY "wharf_node_ready" Kind::Gauge, &["part"],
-            "Whether a part of the agent does what it should: gpus, plugin, labels, pods, tuning.";
+            "Whether a part of the agent does what it should: gpus, plugin, labels, pods, tuning, preload.";
         DEVICES "wharf_node_devices" Kind::Gauge, &["resource", "state"],
             "Devices that are offered to kubelet by state: healthy, unhealthy.";
         XIDS "wharf_node_xid_errors_total" Kind::Counter, &["UUID", "xid", "class"],
