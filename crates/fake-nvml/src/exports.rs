@@ -3,6 +3,7 @@
 #![expect(unsafe_code, reason = "a C library takes and gives pointers, and exports names")]
 
 use std::ffi::{CStr, c_char, c_int, c_uint, c_ulonglong};
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -65,20 +66,29 @@ fn find() -> Option<PathBuf> {
 
 /// Answers from the machine as it is now. A file that cannot be read is an unknown error.
 fn with(function: &str, answer: impl FnOnce(&Machine) -> c_uint) -> c_uint {
-    let Some(path) = path() else { return UNKNOWN };
-    let mut read = READ.lock().unwrap_or_else(PoisonError::into_inner);
-    let Ok(version) = file::version(path) else { return UNKNOWN };
-    if read.as_ref().is_none_or(|(known, _)| *known != version) {
-        match file::read(path) {
-            Ok(machine) => *read = Some((version, machine)),
-            Err(_) => return UNKNOWN,
-        }
+    let Ok(slow) = read(|machine| machine.slow.get(function).copied()) else { return UNKNOWN };
+    if let Some(milliseconds) = slow {
+        // Others are answered meanwhile.
+        std::thread::sleep(Duration::from_millis(milliseconds));
     }
-    let Some((_, machine)) = read.as_ref() else { return UNKNOWN };
-    match machine.errors.get(function) {
+    let answer = |machine: &Machine| match machine.errors.get(function) {
         Some(code) => *code,
         None => answer(machine),
-    }
+    };
+    read(answer).unwrap_or(UNKNOWN)
+}
+
+/// Reads the machine, and its file before that if it has changed.
+fn read<T>(of: impl FnOnce(&Machine) -> T) -> io::Result<T> {
+    let path = path().ok_or(io::ErrorKind::NotFound)?;
+    let mut known = READ.lock().unwrap_or_else(PoisonError::into_inner);
+    let version = file::version(path)?;
+    let machine = match known.take() {
+        Some((of, machine)) if of == version => machine,
+        _ => file::read(path)?,
+    };
+    let (_, machine) = known.insert((version, machine));
+    Ok(of(machine))
 }
 
 fn on_gpu(device: nvmlDevice_t, function: &str, answer: impl FnOnce(&FakeGpu, &Machine) -> c_uint) -> c_uint {

@@ -17,6 +17,8 @@ pub struct Machine {
     pub cuda: i32,
     /// What functions answer in place of what they would: an `nvmlReturn_t` by the name of the function. One of [`FakeGpu::errors`] goes first.
     pub errors: BTreeMap<String, u32>,
+    /// Milliseconds that functions take, by name.
+    pub slow: BTreeMap<String, u64>,
     /// By their index.
     pub gpus: Vec<FakeGpu>,
     /// What happened, oldest first. Only what comes after a program asked for events is told.
@@ -195,6 +197,7 @@ impl Default for Machine {
             driver: "580.95.05".to_owned(),
             cuda: 13_000,
             errors: BTreeMap::new(),
+            slow: BTreeMap::new(),
             gpus: Vec::new(),
             events: Vec::new(),
             calls: Vec::new(),

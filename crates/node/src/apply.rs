@@ -38,8 +38,8 @@ pub(crate) async fn run(board: &Arc<Board>, client: &Client) {
     let mut seen = board.follow();
     let mut pause = AGAIN;
     loop {
-        // Before anybody has looked there is nothing to say, and nothing to take back.
-        if seen.wait_for(|seen| seen.looked).await.is_err() {
+        // A driver that is not there says nothing of GPUs: labels stay as they are, and with them the pods that they keep here.
+        if seen.wait_for(|seen| seen.library.is_some()).await.is_err() {
             return;
         }
         let wanted = labels(&seen.borrow_and_update().inventory, &board.config, machine.as_deref());

@@ -183,6 +183,8 @@ pub struct HealthConfig {
     pub ignore_xids: Vec<u64>,
     /// Seconds between two looks at every GPU.
     pub check: f64,
+    /// Seconds after which a driver that does not answer at all makes every GPU count as broken.
+    pub patience: f64,
     /// Seconds that a GPU has to be without another error before it is given to pods again; doubled each time that it breaks anew.
     pub probation: f64,
     /// Seconds that probation grows to at most.
@@ -195,6 +197,7 @@ impl Default for HealthConfig {
             xids: true,
             ignore_xids: Vec::new(),
             check: 30.0,
+            patience: 60.0,
             probation: 300.0,
             longest_probation: 3600.0,
         }
@@ -323,6 +326,7 @@ impl NodeConfig {
         }
         for (field, seconds) in [
             ("health.check", self.health.check),
+            ("health.patience", self.health.patience),
             ("health.probation", self.health.probation),
             ("health.longestProbation", self.health.longest_probation),
             ("labels.every", self.labels.every),

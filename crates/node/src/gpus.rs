@@ -61,6 +61,7 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
 async fn watch(board: &Arc<Board>, library: Library) {
     let started = Instant::now();
     let every = Duration::from_secs_f64(board.config.health.check);
+    let patience = Duration::from_secs_f64(board.config.health.patience);
     let mut health = Health::new(board.config.health.clone());
     let mut known = Inventory::default();
     let mut nearness = Nearness::default();
@@ -68,7 +69,15 @@ async fn watch(board: &Arc<Board>, library: Library) {
     loop {
         let looking = library.clone();
         let (before, xids) = (known.clone(), board.config.health.xids);
-        let look = blocking(move || look(&looking, &before)).await;
+        let mut look = std::pin::pin!(blocking(move || look(&looking, &before)));
+        let look = loop {
+            if let Ok(look) = timeout(patience, &mut look).await {
+                break look;
+            }
+            // It cannot be cut short, and asking beside it would only hang too.
+            silence(&mut health, started.elapsed(), &known, patience);
+            publish(board, &library, &known, &nearness, &health);
+        };
         let (inventory, checks) = match look {
             Ok(found) => found,
             Err(error) => {
@@ -115,6 +124,15 @@ async fn watch(board: &Arc<Board>, library: Library) {
                 }
             }
         }
+    }
+}
+
+/// The driver does not answer, so no GPU does.
+fn silence(health: &mut Health, now: Duration, known: &Inventory, patience: Duration) {
+    let hangs = Trouble { why: format!("the driver has not answered for {patience:?}"), until_reset: false };
+    for gpu in &known.gpus {
+        let changed = health.checked(now, &gpu.uuid, &Err(hangs.clone()));
+        tell(&changed, health);
     }
 }
 

@@ -97,16 +97,17 @@ impl Health {
         Health { config, units: BTreeMap::new(), states: BTreeMap::new() }
     }
 
-    /// These are there now. What is known of those that were there before stays known.
+    /// These are there now. What is no longer there is forgotten.
     pub fn see(&mut self, inventory: &Inventory) {
+        self.units.clear();
         for gpu in &inventory.gpus {
-            self.units.retain(|unit, (of, _)| *of != gpu.uuid || unit == of);
             self.units.insert(gpu.uuid.clone(), (gpu.uuid.clone(), None));
             for part in gpu.parts() {
                 let instances = (part.gpu_instance, part.compute_instance);
                 self.units.insert(part.uuid.clone(), (gpu.uuid.clone(), Some(instances)));
             }
         }
+        self.states.retain(|unit, _| self.units.contains_key(unit));
     }
 
     /// An XID was thrown. Returns the uuids whose health it changes.
@@ -307,6 +308,14 @@ mod tests {
         assert_eq!(health.xid(seconds(0), &of(69, "GPU-1")), ["GPU-1"]);
         assert!(health.trouble("MIG-b").is_some());
         assert_eq!(health.checked(seconds(300), "GPU-1", &Ok(())), ["GPU-1", "MIG-a"]);
+    }
+
+    #[test]
+    fn what_is_no_longer_there_is_in_no_trouble() {
+        let mut health = health();
+        health.xid(seconds(0), &of(79, "GPU-1"));
+        health.see(&Inventory { gpus: vec![gpu(0)], ..Inventory::default() });
+        assert!(health.troubles().is_empty());
     }
 
     #[test]

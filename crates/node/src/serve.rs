@@ -1,5 +1,6 @@
 //! The agent's port: metrics, health, readiness and status.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,17 +14,21 @@ use hyper::service::service_fn;
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, watch};
-use tokio::time::Instant;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout};
 use wharf_listen::{Limits, Listener};
 use wharf_telemetry::metrics::{Metrics, node as table};
 
 use crate::board::{Board, Part};
 use crate::exporter::{About, Reading, render};
-use crate::gpus::blocking;
+use crate::gpu::{Gpu, Inventory};
 use crate::kubelet::pod_resources::{self, Holders};
+use crate::nvml::Library;
 
 /// Scrapes that come together are answered together: GPUs are not asked more often than this.
 const FRESH: Duration = Duration::from_millis(500);
+/// A driver that takes longer is not waited for: a scraper would not either.
+const PATIENCE: Duration = Duration::from_secs(5);
 const LIMITS: Limits =
     Limits { header_timeout: Duration::from_secs(10), max_header_bytes: 16 << 10, h2_streams: 32 };
 
@@ -35,14 +40,22 @@ pub(crate) struct Port(Arc<Shown>);
 
 struct Shown {
     board: Arc<Board>,
-    last: Mutex<Option<(Instant, String)>>,
+    last: Mutex<Last>,
+}
+
+/// The last time that GPUs were asked.
+#[derive(Default)]
+struct Last {
+    answered: Option<(Instant, String)>,
+    /// Asking that has not ended yet. It cannot be cut short.
+    asking: Option<JoinHandle<Vec<Reading>>>,
 }
 
 impl Port {
     pub(crate) fn new(board: Arc<Board>) -> Port {
         let build = [wharf_telemetry::build::VERSION, wharf_telemetry::build::COMMIT];
         board.metrics.set(&table::BUILD_INFO, &build, 1.0);
-        Port(Arc::new(Shown { board, last: Mutex::new(None) }))
+        Port(Arc::new(Shown { board, last: Mutex::default() }))
     }
 
     /// Serves until `stop`.
@@ -96,11 +109,11 @@ impl Port {
 
     async fn metrics(&self) -> Answer {
         let mut last = self.0.last.lock().await;
-        let gpus = match &*last {
+        let gpus = match &last.answered {
             Some((when, gpus)) if when.elapsed() < FRESH => gpus.clone(),
             _ => {
-                let gpus = self.gpus().await;
-                *last = Some((Instant::now(), gpus.clone()));
+                let gpus = self.gpus(&mut last.asking).await;
+                last.answered = Some((Instant::now(), gpus.clone()));
                 gpus
             }
         };
@@ -117,21 +130,26 @@ impl Port {
         }
     }
 
-    /// What GPUs measure now.
-    async fn gpus(&self) -> String {
+    /// What GPUs measure now; nothing while the driver does not answer.
+    async fn gpus(&self, asking: &mut Option<JoinHandle<Vec<Reading>>>) -> String {
         let board = &self.0.board;
         let seen = board.seen();
         let Some(library) = seen.library.clone() else { return String::new() };
-        let xids = board.last_xids().clone();
-        let looking = Arc::clone(&seen);
-        let reading = blocking(move || {
-            let read = |gpu: &crate::gpu::Gpu| {
-                let last_xid = xids.get(&gpu.uuid).copied().unwrap_or(0);
-                Some(Reading { gpu: gpu.clone(), sample: library.sample(gpu)?, last_xid })
-            };
-            looking.inventory.gpus.iter().filter_map(read).collect::<Vec<_>>()
+        let reading = asking.get_or_insert_with(|| {
+            let (xids, seen) = (board.last_xids().clone(), Arc::clone(&seen));
+            tokio::task::spawn_blocking(move || read(&library, &seen.inventory, &xids))
         });
-        let (readings, holders) = tokio::join!(reading, self.holders());
+        let (read, holders) = tokio::join!(timeout(PATIENCE, reading), self.holders());
+        let readings = match read {
+            Ok(readings) => {
+                *asking = None;
+                readings.unwrap_or_default()
+            }
+            Err(_) => {
+                tracing::warn!("the driver has not told what GPUs measure for {PATIENCE:?}");
+                Vec::new()
+            }
+        };
         let about = About {
             node: board.node.clone(),
             hostname_label: board.config.exporter.hostname_label.clone(),
@@ -161,6 +179,14 @@ impl Port {
             }
         }
     }
+}
+
+fn read(library: &Library, inventory: &Inventory, xids: &BTreeMap<String, u64>) -> Vec<Reading> {
+    let read = |gpu: &Gpu| {
+        let last_xid = xids.get(&gpu.uuid).copied().unwrap_or(0);
+        Some(Reading { gpu: gpu.clone(), sample: library.sample(gpu)?, last_xid })
+    };
+    inventory.gpus.iter().filter_map(read).collect()
 }
 
 fn text(status: StatusCode, text: String) -> Answer {

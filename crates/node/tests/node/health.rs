@@ -112,3 +112,18 @@ async fn a_gpu_without_events_does_not_make_the_others_deaf() {
     host.nvml.xid(&machine.gpus[1].uuid, 79).unwrap();
     kubelet.until(GPU, |endpoint| endpoint.allocatable() == 1).await;
 }
+
+#[tokio::test]
+async fn a_driver_that_hangs_makes_every_gpu_unhealthy_until_it_answers() {
+    let mut host = Host::of(&Machine::of(2));
+    host.config.health.patience = 0.2;
+    let kubelet = FakeKubelet::start(host.device_plugins());
+    let agent = host.start();
+    kubelet.until(GPU, |endpoint| endpoint.allocatable() == 2).await;
+    host.nvml.change(|machine| machine.slow.insert("nvmlDeviceGetCount_v2".to_owned(), 2000)).unwrap();
+    kubelet.until(GPU, |endpoint| endpoint.allocatable() == 0).await;
+    let why = agent.says("gpus", "Unhealthy").await;
+    assert!(why.contains("has not answered"), "{why}");
+    host.nvml.change(|machine| machine.slow.clear()).unwrap();
+    kubelet.until(GPU, |endpoint| endpoint.allocatable() == 2).await;
+}

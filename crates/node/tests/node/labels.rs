@@ -37,6 +37,22 @@ async fn a_node_gets_its_labels_and_loses_ours_when_its_gpus_go() {
 }
 
 #[tokio::test]
+async fn a_driver_that_goes_takes_no_labels_with_it() {
+    let cluster = cluster(json!({})).await;
+    let host = Host::of(&Machine::of(1));
+    let agent = host.start_in(Some(&cluster));
+    agent.says("labels", "Applied").await;
+    // NVML_ERROR_UNKNOWN.
+    host.nvml.change(|machine| machine.errors.insert("nvmlDeviceGetCount_v2".to_owned(), 999)).unwrap();
+    agent.says("gpus", "NvmlFailed").await;
+    agent.says("plugin", "NothingToOffer").await;
+    host.nvml.change(|machine| machine.errors.clear()).unwrap();
+    agent.says("gpus", "Healthy").await;
+    let writes = cluster.calls().iter().filter(|call| call.verb == "patch").count();
+    assert_eq!((writes, label(&cluster, "capacity-gpu")), (1, json!("1")));
+}
+
+#[tokio::test]
 async fn a_label_that_somebody_else_set_stays() {
     let cluster = cluster(json!({"node-type": "accelerated"})).await;
     let host = Host::of(&Machine::of(1));
