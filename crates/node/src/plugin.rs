@@ -32,7 +32,7 @@ impl Plugin {
         match path.as_str() {
             plugin::OPTIONS => rpc::answer(asked, |_: wire::Empty| ready(Ok(OPTIONS))).await,
             plugin::LIST_AND_WATCH => rpc::stream(asked, |_: wire::Empty| self.list()).await,
-            plugin::PREFER => rpc::answer(asked, |request| ready(self.prefer(&request))).await,
+            plugin::PREFER => rpc::answer(asked, |request| ready(Ok(self.prefer(&request)))).await,
             plugin::ALLOCATE => rpc::answer(asked, |request| ready(self.allocate(&request))).await,
             plugin::PRE_START => {
                 let none = wire::PreStartContainerResponse {};
@@ -66,21 +66,24 @@ impl Plugin {
         ReceiverStream::new(receiver)
     }
 
-    fn prefer(
-        &self,
-        request: &wire::PreferredAllocationRequest,
-    ) -> Result<wire::PreferredAllocationResponse, Status> {
+    /// What makes no sense has no preference: an error would keep the pod from starting.
+    fn prefer(&self, request: &wire::PreferredAllocationRequest) -> wire::PreferredAllocationResponse {
         let seen = self.board.seen();
-        let offer = seen.offer(&self.resource).ok_or_else(|| self.gone())?;
         let taste = Taste { nearness: &seen.nearness, preference: self.board.config.plugin.preference };
         let of = |container: &wire::ContainerPreferredAllocationRequest| {
+            let Some(offer) = seen.offer(&self.resource) else { return Vec::new() };
             let size = usize::try_from(container.allocation_size).unwrap_or(0);
-            let ids = prefer(offer, &container.available, &container.must_include, size, &taste)
-                .map_err(|nonsense| Status::invalid_argument(nonsense.to_string()))?;
-            Ok(wire::ContainerPreferredAllocationResponse { ids })
+            prefer(offer, &container.available, &container.must_include, size, &taste).unwrap_or_else(
+                |nonsense| {
+                    tracing::warn!(resource = &*self.resource, why = %nonsense, "prefers nothing");
+                    Vec::new()
+                },
+            )
         };
-        let container_responses = request.container_requests.iter().map(of).collect::<Result<_, Status>>()?;
-        Ok(wire::PreferredAllocationResponse { container_responses })
+        let responses = request.container_requests.iter().map(of);
+        let container_responses =
+            responses.map(|ids| wire::ContainerPreferredAllocationResponse { ids }).collect();
+        wire::PreferredAllocationResponse { container_responses }
     }
 
     fn allocate(&self, request: &wire::AllocateRequest) -> Result<wire::AllocateResponse, Status> {

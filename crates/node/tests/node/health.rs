@@ -127,3 +127,21 @@ async fn a_driver_that_hangs_makes_every_gpu_unhealthy_until_it_answers() {
     host.nvml.change(|machine| machine.slow.clear()).unwrap();
     kubelet.until(GPU, |endpoint| endpoint.allocatable() == 2).await;
 }
+
+#[tokio::test]
+async fn waiting_for_events_that_fails_makes_every_gpu_be_asked() {
+    let mut host = Host::of(&Machine::of(2));
+    // Nobody would look for a long time.
+    host.config.health.check = 10_000.0;
+    let kubelet = FakeKubelet::start(host.device_plugins());
+    let _agent = host.start();
+    kubelet.until(GPU, |endpoint| endpoint.allocatable() == 2).await;
+    host.nvml
+        .change(|machine| {
+            machine.gpus[0].lost = true;
+            // NVML_ERROR_GPU_IS_LOST.
+            machine.errors.insert("nvmlEventSetWait_v2".to_owned(), 15);
+        })
+        .unwrap();
+    kubelet.until(GPU, |endpoint| endpoint.allocatable() == 1).await;
+}

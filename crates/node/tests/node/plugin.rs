@@ -150,6 +150,24 @@ async fn gpus_that_are_joined_by_nvlink_are_preferred_together() {
 }
 
 #[tokio::test]
+async fn what_cannot_be_preferred_keeps_no_pod_from_starting() {
+    let host = Host::of(&Machine::of(1));
+    let kubelet = FakeKubelet::start(host.device_plugins());
+    let _agent = host.start();
+    kubelet.until(GPU, |endpoint| endpoint.allocatable() == 1).await;
+    let request = wire::PreferredAllocationRequest {
+        container_requests: vec![wire::ContainerPreferredAllocationRequest {
+            available: vec!["GPU-gone".to_owned()],
+            must_include: vec![],
+            allocation_size: 1,
+        }],
+    };
+    let preferred: wire::PreferredAllocationResponse =
+        kubelet.ask(GPU, plugin::PREFER, request).await.unwrap();
+    assert_eq!(preferred.container_responses[0].ids, [""; 0]);
+}
+
+#[tokio::test]
 async fn a_shared_gpu_is_several_devices() {
     let machine = Machine::of(1);
     let mut host = Host::of(&machine);
