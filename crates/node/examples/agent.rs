@@ -1,7 +1,8 @@
-//! A node agent without a cluster, for trying and measuring.
+//! A node agent for trying and measuring.
 //!
 //! `agent FOLDER` runs with the GPUs of this machine, `agent FOLDER 8` with eight fake ones, on sockets in the folder: `device-plugins` for a
-//! kubelet, `pod-resources/kubelet.sock`. It says where its port is, and ends with SIGTERM. `agent` alone prints what there is.
+//! kubelet, `pod-resources/kubelet.sock`. It says where its port is, and ends with SIGTERM. `agent FOLDER 8 NODE` labels that node
+//! of the cluster of the kubeconfig too. `agent` alone prints what there is.
 
 #![expect(clippy::print_stdout, reason = "this program's output is for people and scripts")]
 
@@ -41,7 +42,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         config.nvml = Some(nvml);
         config.health.probation = 10.0;
     }
-    let agent = Agent::bind(Node { config, name: "this-node".to_owned(), client: None })?;
+    let (name, client) = match arguments.next() {
+        Some(name) => (name, Some(kube::Client::try_default().await?)),
+        None => ("this-node".to_owned(), None),
+    };
+    let agent = Agent::bind(Node { config, name, client })?;
     println!("{}", agent.address());
     let mut end = signal(SignalKind::terminate())?;
     agent
