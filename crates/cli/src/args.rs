@@ -4,8 +4,8 @@
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::{
-    bench, chat, distill, doctor, epp, fetch, gateway, key, manifest, model, operator, optimize, plan, serve,
-    up,
+    bench, chat, distill, doctor, epp, fetch, gateway, key, manifest, model, node_agent, operator, optimize,
+    plan, serve, up,
 };
 
 /// From raw weights to a served model, in one binary
@@ -29,6 +29,7 @@ pub(crate) enum Command {
     Serve(serve::Args),
     Gateway(gateway::Args),
     Operator(operator::Args),
+    NodeAgent(node_agent::Args),
     Epp(epp::Args),
     Doctor(doctor::Args),
     Key(Box<key::Args>),

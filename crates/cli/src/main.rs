@@ -17,6 +17,7 @@ mod key;
 mod manifest;
 mod meter;
 mod model;
+mod node_agent;
 mod openai;
 mod operator;
 mod optimize;
@@ -61,6 +62,7 @@ fn run(cli: Cli, env: &Env) -> Result<(), Failure> {
         Command::Serve(args) => serve::run(&args, env),
         Command::Gateway(args) => gateway::run(&args),
         Command::Operator(args) => operator::run(&args, env),
+        Command::NodeAgent(args) => node_agent::run(&args, env),
         Command::Doctor(args) => doctor::run(&args),
         Command::Epp(args) => epp::run(&args),
         Command::Key(args) => key::run(&args),

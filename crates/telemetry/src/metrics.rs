@@ -7,7 +7,7 @@ mod registry;
 mod table;
 
 pub use registry::Metrics;
-pub use table::{Kind, Metric, gateway, operator, server};
+pub use table::{Kind, Metric, dcgm, gateway, node, operator, server};
 
 use std::fmt::Write;
 
@@ -23,6 +23,13 @@ pub fn reference_page() -> String {
     table_of(&mut page, gateway::ALL);
     page.push_str("\n## Operator\n\nServed at `/metrics` on its metrics port.\n\n");
     table_of(&mut page, operator::ALL);
+    page.push_str(
+        "\n## Node agent\n\nServed at `/metrics` on its port. Names that begin with `DCGM_` have dcgm-exporter's meaning and labels, so that \
+         dashboards made for it work unchanged. A label without a value is left out; `Hostname` may be called `hostname`.\n\n",
+    );
+    table_of(&mut page, node::ALL);
+    page.push('\n');
+    table_of(&mut page, dcgm::ALL);
     page.push_str("\n## Histogram buckets\n\n");
     for metric in server::ALL.iter().chain(gateway::ALL).chain(operator::ALL) {
         if let Kind::Histogram(buckets) = metric.kind {

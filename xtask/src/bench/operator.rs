@@ -74,7 +74,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     let all: Value = serde_json::from_str(&text).context("failed to read the figures")?;
     println!("{text}");
-    let Figures { api_server, idle, cold } = serde_json::from_value(all).context("failed to read the figures")?;
+    let Figures { api_server, idle, cold } =
+        serde_json::from_value(all).context("failed to read the figures")?;
     println!("API server: {api_server}");
     let bars = [
         ("idle, millicores", idle.millicores, 5.0),
@@ -83,7 +84,10 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         ("from cold, seconds until all are ready", cold.seconds_until_ready, 60.0),
         ("objects that a new operator writes", cold.objects_written_by_a_new_operator as f64, 0.0),
     ];
-    println!("of the resident memory {:.1} MB are the operator's own, the rest pages of its binary", idle.anonymous_bytes / 1e6);
+    println!(
+        "of the resident memory {:.1} MB are the operator's own, the rest pages of its binary",
+        idle.anonymous_bytes / 1e6
+    );
     let mut missed = false;
     for (what, figure, bar) in bars {
         let held = figure <= bar;

@@ -212,3 +212,77 @@ pub mod operator {
             "Always 1; the labels tell the build.";
     }
 }
+
+/// Metrics of the node agent about itself.
+pub mod node {
+    use super::{Kind, Metric};
+
+    metrics! {
+        READY "wharf_node_ready" Kind::Gauge, &["part"],
+            "Whether a part of the agent does what it should: gpus, plugin, labels, pods, tuning, preload.";
+        DEVICES "wharf_node_devices" Kind::Gauge, &["resource", "state"],
+            "Devices that are offered to kubelet by state: healthy, unhealthy.";
+        XIDS "wharf_node_xid_errors_total" Kind::Counter, &["UUID", "xid", "class"],
+            "XIDs that GPUs threw by class: program (a program's own mistake), passing, reset (only a reset helps).";
+        REGISTRATIONS "wharf_node_registrations_total" Kind::Counter, &["resource", "result"],
+            "Registrations with kubelet by result: ok, failed.";
+        ALLOCATIONS "wharf_node_allocations_total" Kind::Counter, &["resource", "result"],
+            "Times that kubelet allocated devices by result: ok, refused.";
+        LABEL_WRITES "wharf_node_label_writes_total" Kind::Counter, &["result"],
+            "Writes to the node by result: ok, failed.";
+        TUNED "wharf_node_tuning_changes_total" Kind::Counter, &["setting", "result"],
+            "Settings of GPUs that were changed or restored by result: ok, refused.";
+        BUILD_INFO "wharf_build_info" Kind::Gauge, &["version", "commit"],
+            "Always 1; the labels tell the build.";
+    }
+}
+
+/// Metrics of GPUs, under dcgm-exporter's names, with its meaning and labels.
+pub mod dcgm {
+    use super::{Kind, Metric};
+
+    /// `Hostname` is called as the configuration says. Labels without a value are left out.
+    const LABELS: &[&str] = &[
+        "gpu",
+        "UUID",
+        "pci_bus_id",
+        "device",
+        "modelName",
+        "GPU_I_PROFILE",
+        "GPU_I_ID",
+        "Hostname",
+        "DCGM_FI_DRIVER_VERSION",
+        "container",
+        "namespace",
+        "pod",
+        "vgpu",
+    ];
+
+    metrics! {
+        SM_CLOCK "DCGM_FI_DEV_SM_CLOCK" Kind::Gauge, LABELS, "Clock of the multiprocessors, in MHz.";
+        MEM_CLOCK "DCGM_FI_DEV_MEM_CLOCK" Kind::Gauge, LABELS, "Clock of the memory, in MHz.";
+        MEMORY_TEMP "DCGM_FI_DEV_MEMORY_TEMP" Kind::Gauge, LABELS, "Temperature of the memory, in degrees Celsius.";
+        GPU_TEMP "DCGM_FI_DEV_GPU_TEMP" Kind::Gauge, LABELS, "Temperature of the GPU, in degrees Celsius.";
+        POWER_USAGE "DCGM_FI_DEV_POWER_USAGE" Kind::Gauge, LABELS, "Power drawn, in watts.";
+        POWER_MGMT_LIMIT "DCGM_FI_DEV_POWER_MGMT_LIMIT" Kind::Gauge, LABELS, "Power that may be drawn, in watts.";
+        TOTAL_ENERGY "DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION" Kind::Counter, LABELS,
+            "Energy drawn since the driver was loaded, in millijoules.";
+        PCIE_REPLAY "DCGM_FI_DEV_PCIE_REPLAY_COUNTER" Kind::Counter, LABELS, "Times that PCIe sent something again.";
+        GPU_UTIL "DCGM_FI_DEV_GPU_UTIL" Kind::Gauge, LABELS, "Share of time that something was computed, in percent.";
+        MEM_COPY_UTIL "DCGM_FI_DEV_MEM_COPY_UTIL" Kind::Gauge, LABELS,
+            "Share of time that memory was read or written, in percent.";
+        ENC_UTIL "DCGM_FI_DEV_ENC_UTIL" Kind::Gauge, LABELS, "Use of the encoder, in percent.";
+        DEC_UTIL "DCGM_FI_DEV_DEC_UTIL" Kind::Gauge, LABELS, "Use of the decoder, in percent.";
+        XID_ERRORS "DCGM_FI_DEV_XID_ERRORS" Kind::Gauge, LABELS, "The last XID since the agent started; 0 if there was none.";
+        FB_FREE "DCGM_FI_DEV_FB_FREE" Kind::Gauge, LABELS, "Memory that is free, in MiB.";
+        FB_USED "DCGM_FI_DEV_FB_USED" Kind::Gauge, LABELS, "Memory that programs use, in MiB.";
+        FB_RESERVED "DCGM_FI_DEV_FB_RESERVED" Kind::Gauge, LABELS, "Memory that the driver uses, in MiB.";
+        UNCORRECTABLE_ROWS "DCGM_FI_DEV_UNCORRECTABLE_REMAPPED_ROWS" Kind::Counter, LABELS,
+            "Rows of memory that were replaced for errors that could not be corrected.";
+        CORRECTABLE_ROWS "DCGM_FI_DEV_CORRECTABLE_REMAPPED_ROWS" Kind::Counter, LABELS,
+            "Rows of memory that were replaced for errors that could be corrected.";
+        ROW_REMAP_FAILURE "DCGM_FI_DEV_ROW_REMAP_FAILURE" Kind::Gauge, LABELS, "Whether a row could not be replaced.";
+        ROW_REMAP_PENDING "DCGM_FI_DEV_ROW_REMAP_PENDING" Kind::Gauge, LABELS,
+            "Whether rows will be replaced with the next reset.";
+    }
+}
