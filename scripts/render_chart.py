@@ -16,6 +16,7 @@ import yaml
 
 # Helm's order of installation, of the kinds that the chart has.
 ORDER = (
+    "Namespace",
     "NetworkPolicy",
     "PodDisruptionBudget",
     "ServiceAccount",
@@ -26,6 +27,7 @@ ORDER = (
     "Role",
     "RoleBinding",
     "Service",
+    "DaemonSet",
     "Deployment",
     "HorizontalPodAutoscaler",
     "ServiceMonitor",

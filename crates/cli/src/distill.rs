@@ -59,7 +59,7 @@ pub(crate) struct Args {
     #[arg(long, conflicts_with = "resume")]
     retry: bool,
     #[command(flatten)]
-    job: job::Args,
+    job: job::JobArgs,
     /// Train with so many processes, each with its part of every batch and of the threads
     #[arg(long, value_name = "N", default_value_t = 1)]
     data_parallel: usize,

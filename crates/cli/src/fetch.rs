@@ -67,7 +67,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "CLAIM=PATH", value_delimiter = ',', value_parser = volume)]
     volume: Vec<(String, PathBuf)>,
     #[command(flatten)]
-    job: job::Args,
+    job: job::JobArgs,
     /// Text for people, or one JSON document
     #[arg(long, value_enum, default_value = "text")]
     output: Output,

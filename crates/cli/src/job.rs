@@ -22,7 +22,7 @@ static SAID: Mutex<Option<JobProgress>> = Mutex::new(None);
 
 /// For whoever runs the command as a Job.
 #[derive(clap::Args)]
-pub(crate) struct Args {
+pub(crate) struct JobArgs {
     /// As a Job: write what was made into this file, as JSON, when all went well
     #[arg(long, value_name = "FILE")]
     result: Option<PathBuf>,
@@ -31,7 +31,7 @@ pub(crate) struct Args {
     progress_port: Option<u16>,
 }
 
-impl Args {
+impl JobArgs {
     /// Opens the port, if there is to be one. It is served until the process ends.
     pub(crate) fn open(&self) -> Result<(), Failure> {
         let Some(port) = self.progress_port else { return Ok(()) };

@@ -13,7 +13,7 @@ pub(super) fn complaints(objects: &[Value]) -> Vec<String> {
     let mut complaints = twice(objects);
     for object in objects {
         let found = match text(&object["kind"]) {
-            "Deployment" => deployment(object, objects),
+            "Deployment" | "DaemonSet" => deployment(object, objects),
             "Service" => service(object, objects),
             "ServiceMonitor" => monitor(object, objects),
             "NetworkPolicy" => policy(object, objects),
@@ -67,7 +67,9 @@ fn deployment(object: &Value, objects: &[Value]) -> Vec<String> {
         found.extend(mounts.difference(&volumes).map(|name| format!("there is no volume {name:?} to mount")));
         mounted.extend(mounts);
         found.extend(probes(container));
-        found.extend(restricted(spec, container));
+        if !is_privileged(namespace(object), objects) {
+            found.extend(restricted(spec, container));
+        }
     }
     found.extend(volumes.difference(&mounted).map(|name| format!("nothing mounts the volume {name:?}")));
     found
@@ -85,6 +87,15 @@ fn probes(container: &Value) -> Vec<String> {
             _ => None,
         })
         .collect()
+}
+
+/// Whether the installation makes this namespace as one for what needs the host.
+fn is_privileged(namespace: &str, objects: &[Value]) -> bool {
+    objects.iter().any(|object| {
+        object["kind"] == "Namespace"
+            && object["metadata"]["name"] == namespace
+            && object["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "privileged"
+    })
 }
 
 /// Pod Security Standards, level restricted, and a root that cannot be written.
@@ -200,7 +211,8 @@ fn ports_of(objects: &[Value], namespace: &str, selector: &Value) -> Vec<Value> 
 
 /// Templates of pods in a namespace.
 fn pods<'a>(objects: &'a [Value], namespace: &'a str) -> impl Iterator<Item = &'a Value> {
-    of_kind(objects, "Deployment", namespace).map(|deployment| &deployment["spec"]["template"])
+    let workloads = ["Deployment", "DaemonSet"].into_iter().flat_map(move |kind| of_kind(objects, kind, namespace));
+    workloads.map(|workload| &workload["spec"]["template"])
 }
 
 fn of_kind<'a>(objects: &'a [Value], kind: &'a str, of: &'a str) -> impl Iterator<Item = &'a Value> {

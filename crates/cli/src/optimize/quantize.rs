@@ -61,7 +61,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     threads: Option<usize>,
     #[command(flatten)]
-    job: job::Args,
+    job: job::JobArgs,
     /// Text for people, or one JSON document
     #[arg(long, value_enum, default_value = "text")]
     output: Output,

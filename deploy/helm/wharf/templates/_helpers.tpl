@@ -10,6 +10,7 @@
 {{- end }}
 
 {{- define "wharf.operator.name" -}}{{ include "wharf.fullname" . }}-operator{{- end }}
+{{- define "wharf.nodeAgent.name" -}}{{ include "wharf.fullname" . }}-node-agent{{- end }}
 {{- define "wharf.gateway.name" -}}{{ include "wharf.fullname" . }}-gateway{{- end }}
 
 {{/* Headless: every gateway's address, ready or not. */}}
@@ -41,6 +42,20 @@ app.kubernetes.io/component: operator
 app.kubernetes.io/name: {{ .Chart.Name }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/component: gateway
+{{- end }}
+
+{{- define "wharf.nodeAgent.selector" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: node-agent
+{{- end }}
+
+{{/* The node agent's --config, and the port in it. */}}
+{{- define "wharf.nodeAgent.config" -}}
+{{- toYaml (mergeOverwrite (dict "exporter" (dict "port" 9100)) (deepCopy .Values.nodeAgent.config)) }}
+{{- end }}
+{{- define "wharf.nodeAgent.port" -}}
+{{- int (include "wharf.nodeAgent.config" . | fromYaml).exporter.port }}
 {{- end }}
 
 {{- define "wharf.image" -}}

@@ -1,0 +1,45 @@
+//! What the chart gives the node agent is what it needs, and what the chart says to it is what its configuration may say.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
+use serde_json::Value;
+use wharf_node::NodeConfig;
+
+#[test]
+fn the_chart_has_the_rules_of_the_agent() {
+    let role = wharf_node::cluster_role("wharf-node-agent");
+    let text = serde_saphyr::to_string(&role["rules"]).unwrap();
+    let head = "# The node agent's rights, from crates/node/src/rbac.rs: UPDATE_EXPECT=1 cargo test -p wharf-node --test chart\n";
+    expect_test::expect_file!["../../../deploy/helm/wharf/files/node-agent-rules.yaml"].assert_eq(&format!("{head}{text}"));
+}
+
+#[test]
+fn what_production_says_is_a_configuration_and_its_folders_are_mounted() {
+    let rendering = include_str!("../../../deploy/helm/rendered/production.yaml");
+    let objects: Vec<Value> =
+        rendering.split("\n---\n").map(|document| serde_saphyr::from_str(document).unwrap()).collect();
+    let text = objects.iter().find_map(|object| object["data"]["node.yaml"].as_str()).unwrap();
+    let config: NodeConfig = serde_saphyr::from_str(text).unwrap();
+    config.check().unwrap();
+    let agent = objects.iter().find(|object| object["kind"] == "DaemonSet").unwrap();
+    let container = &agent["spec"]["template"]["spec"]["containers"][0];
+    assert_eq!(container["ports"][0]["containerPort"], config.exporter.port);
+    let mounts: Vec<(&str, bool)> = container["volumeMounts"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|mount| (mount["mountPath"].as_str().unwrap(), mount["readOnly"] == true))
+        .collect();
+    let paths = &config.paths;
+    let needed = [
+        (&paths.device_plugins, false),
+        (&paths.plugins, true),
+        (&paths.pod_resources, true),
+        (&paths.state, false),
+        (&paths.sysfs, true),
+    ];
+    for (path, read_only) in needed {
+        let mounted = mounts.iter().any(|(mount, only)| path.starts_with(mount) && *only == read_only);
+        assert!(mounted, "{} is not mounted as it should be", path.display());
+    }
+}
