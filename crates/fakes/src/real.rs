@@ -63,6 +63,7 @@ pub enum Asked {
 
 impl Asked {
     /// What the environment asks for; nothing if it does not.
+    #[expect(clippy::disallowed_methods, reason = "envtest's convention: tests have no other configuration")]
     pub fn by_environment() -> Option<Asked> {
         let path = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         path("WHARF_TEST_KUBECONFIG")

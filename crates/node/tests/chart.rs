@@ -10,7 +10,8 @@ fn the_chart_has_the_rules_of_the_agent() {
     let role = wharf_node::cluster_role("wharf-node-agent");
     let text = serde_saphyr::to_string(&role["rules"]).unwrap();
     let head = "# The node agent's rights, from crates/node/src/rbac.rs: UPDATE_EXPECT=1 cargo test -p wharf-node --test chart\n";
-    expect_test::expect_file!["../../../deploy/helm/wharf/files/node-agent-rules.yaml"].assert_eq(&format!("{head}{text}"));
+    expect_test::expect_file!["../../../deploy/helm/wharf/files/node-agent-rules.yaml"]
+        .assert_eq(&format!("{head}{text}"));
 }
 
 #[test]

@@ -2,6 +2,8 @@
 //! when it is idle. On the API server in memory with a gateway beside it, or on a real one (`KUBEBUILDER_ASSETS`), where no gateway can be
 //! reached. `cargo xtask bench operator` runs it.
 
+#![expect(clippy::print_stdout, reason = "this program's output is for people and scripts")]
+
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::fs;

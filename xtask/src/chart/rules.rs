@@ -211,7 +211,8 @@ fn ports_of(objects: &[Value], namespace: &str, selector: &Value) -> Vec<Value> 
 
 /// Templates of pods in a namespace.
 fn pods<'a>(objects: &'a [Value], namespace: &'a str) -> impl Iterator<Item = &'a Value> {
-    let workloads = ["Deployment", "DaemonSet"].into_iter().flat_map(move |kind| of_kind(objects, kind, namespace));
+    let workloads =
+        ["Deployment", "DaemonSet"].into_iter().flat_map(move |kind| of_kind(objects, kind, namespace));
     workloads.map(|workload| &workload["spec"]["template"])
 }
 
