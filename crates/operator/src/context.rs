@@ -67,8 +67,8 @@ impl Followed {
 pub(crate) enum Warmth {
     /// It is being asked.
     Warming,
-    /// It answered so many.
-    Warm(u32),
+    /// It answered so many, and took so long for them.
+    Warm(u32, Duration),
     /// It did not answer; why.
     Failed(String),
 }

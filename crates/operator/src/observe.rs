@@ -2,11 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
+
 use kube::ResourceExt;
 use kube::api::DynamicObject;
 use serde_json::Value;
 use wharf_manifests::names::COLOUR;
 use wharf_rollout::{Colour, Failure, VersionSeen};
+use wharf_spec::service::ColdStart;
 
 use crate::context::Warmth;
 use crate::view::Object;
@@ -80,7 +83,7 @@ fn version(
     let ready = count(&|pod| is_serving(pod));
     let broken = pods.iter().find_map(|pod| match warmth_of(pod) {
         Some(Warmth::Failed(why)) => Some(why),
-        Some(Warmth::Warming | Warmth::Warm(_)) | None => None,
+        Some(Warmth::Warming | Warmth::Warm(..)) | None => None,
     });
     let staying = pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none());
     VersionSeen {
@@ -88,7 +91,7 @@ fn version(
         revision: workload.revision.clone(),
         ready,
         starting: count(&|_| true) - ready,
-        warmed: count(&|pod| is_serving(pod) && matches!(warmth_of(pod), Some(Warmth::Warm(_)))),
+        warmed: count(&|pod| is_serving(pod) && matches!(warmth_of(pod), Some(Warmth::Warm(..)))),
         warmup_failed: broken,
         failure: staying
             .filter_map(|pod| failure(pod))
@@ -116,6 +119,41 @@ fn works_on(pod: &DynamicObject, busy: &BTreeMap<String, u64>) -> u64 {
 fn condition<'a>(pod: &'a DynamicObject, kind: &str) -> Option<&'a Value> {
     let mut conditions = pod.data["status"]["conditions"].as_array()?.iter();
     conditions.find(|condition| condition["type"] == kind)
+}
+
+/// How long the pod that became ready last took, and until it had answered its first prompts, if that was measured. As precise as the times of
+/// Kubernetes, which are whole seconds. A pod that started again tells nothing.
+pub(crate) fn cold_start(
+    pods: &[Object],
+    warmth: impl Fn(&str) -> Option<Warmth>,
+    before: Option<&ColdStart>,
+) -> Option<ColdStart> {
+    let ready = |pod: &Object| time(&condition(pod, "Ready")?["lastTransitionTime"]);
+    let serving = pods.iter().filter(|pod| is_serving(pod));
+    let (ready, pod) = serving.filter_map(|pod| Some((ready(pod)?, pod))).max_by_key(|(ready, _)| *ready)?;
+    let container = &pod.data["status"]["containerStatuses"][0];
+    if container["restartCount"].as_u64() != Some(0) {
+        return None;
+    }
+    let made = pod.creation_timestamp()?.0;
+    let placed = time(&condition(pod, "PodScheduled")?["lastTransitionTime"])?;
+    let runs = time(&container["state"]["running"]["startedAt"])?;
+    let seconds =
+        |from: Timestamp, to: Timestamp| (to - from).total(jiff::Unit::Second).unwrap_or(0.0).max(0.0);
+    let phases = (seconds(made, placed), seconds(placed, runs), seconds(runs, ready));
+    let warm = pod.metadata.uid.as_deref().and_then(warmth).and_then(|warmth| match warmth {
+        Warmth::Warm(_, took) => Some(took.as_secs_f64()),
+        Warmth::Warming | Warmth::Failed(_) => None,
+    });
+    // A new operator did not see it answer; what was said of the same start holds.
+    let said = before.filter(|before| (before.schedule, before.fetch, before.load) == phases);
+    let (schedule, fetch, load) = phases;
+    let warm = warm.or(said.map(|said| said.warm)).unwrap_or(0.0);
+    Some(ColdStart { schedule, fetch, load, warm: (warm * 1000.0).round() / 1000.0 })
+}
+
+fn time(value: &Value) -> Option<Timestamp> {
+    value.as_str()?.parse().ok()
 }
 
 /// What is wrong with a pod that does not serve; none while it is only starting.
@@ -190,6 +228,7 @@ pub(crate) fn line(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::time::Duration;
 
     use serde_json::json;
 
@@ -210,6 +249,34 @@ mod tests {
         pod(json!({"phase": "Running", "containerStatuses": [
             {"name": "server", "image": "i:1", "restartCount": restarts, "state": state, "lastState": last},
         ]}))
+    }
+
+    #[test]
+    fn a_cold_start_is_told_by_its_phases() {
+        let at = |second: u32| format!("2026-01-01T00:00:{second:02}Z");
+        let conditions = json!([
+            {"type": "PodScheduled", "status": "True", "lastTransitionTime": at(2)},
+            {"type": "Ready", "status": "True", "lastTransitionTime": at(30)},
+        ]);
+        let running = json!({"running": {"startedAt": at(12)}});
+        let containers = json!([{"name": "server", "restartCount": 0, "state": running}]);
+        let status = json!({"phase": "Running", "conditions": conditions, "containerStatuses": containers});
+        let with = |change: &dyn Fn(&mut Value)| {
+            let mut object = serde_json::to_value(&*pod(status.clone())).unwrap();
+            object["metadata"]["creationTimestamp"] = at(0).into();
+            change(&mut object);
+            [Arc::new(serde_json::from_value(object).unwrap())]
+        };
+        let took = Duration::from_millis(1500);
+        let found = cold_start(&with(&|_| {}), |_| Some(Warmth::Warm(4, took)), None).unwrap();
+        assert_eq!(found, ColdStart { schedule: 2.0, fetch: 10.0, load: 18.0, warm: 1.5 });
+        assert_eq!(
+            cold_start(&with(&|_| {}), |_| None, Some(&found)),
+            Some(found),
+            "a new operator says the same"
+        );
+        let restarted = with(&|pod| pod["status"]["containerStatuses"][0]["restartCount"] = 1.into());
+        assert_eq!(cold_start(&restarted, |_| None, None), None);
     }
 
     fn blue() -> Workload {
@@ -302,7 +369,8 @@ mod tests {
         let ended = pod(json!({"phase": "Failed"}));
         let pods = [ready, starting, Arc::new(other), ended];
         let busy = BTreeMap::from([("10.0.0.1:8080".to_owned(), 3), ("10.0.0.10:8080".to_owned(), 9)]);
-        let seen = &versions(&[blue()], &pods, |_| Some(Warmth::Warm(4)), &busy)[&Colour::Blue];
+        let seen =
+            &versions(&[blue()], &pods, |_| Some(Warmth::Warm(4, Duration::ZERO)), &busy)[&Colour::Blue];
         let (generation, revision) = (3, "r".to_owned());
         let expected = VersionSeen {
             generation,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use kube::ResourceExt;
 use kube::api::DynamicObject;
 use serde_json::Value;
+use tokio::time::Instant;
 use wharf_manifests::names::{COLOUR, SERVICE};
 use wharf_rollout::{Action, Colour, Prepared, Step, Version};
 use wharf_spec::LLMService;
@@ -141,8 +142,9 @@ fn warm_up(context: &Arc<Context>, found: &Found, wanted: &Wanted, colour: Colou
         let (context, pod, model) = (Arc::clone(context), Object::clone(pod), model.clone());
         let (namespace, name) = (found.object.namespace().unwrap_or_default(), found.object.name_any());
         tokio::spawn(async move {
+            let began = Instant::now();
             let warmth = match context.probe.warm_up(&pod, &model, prompts).await {
-                Ok(()) => Warmth::Warm(prompts),
+                Ok(()) => Warmth::Warm(prompts, began.elapsed()),
                 Err(why) => Warmth::Failed(why),
             };
             context.memory().warmth.insert(uid, warmth);

@@ -14,7 +14,7 @@ use super::dereference::Found;
 use super::validate::{Refusal, SPECS, Wanted, before, released};
 use crate::context::Context;
 use crate::error::Error;
-use crate::observe::RELEASED;
+use crate::observe::{self, RELEASED};
 use crate::status::{Says, applied, conditions, write};
 use crate::view::Object;
 use crate::{apply, events};
@@ -30,6 +30,9 @@ pub(super) async fn keep(
     let uid = found.object.metadata.uid.clone().unwrap_or_default();
     let trouble = context.memory().trouble.get(&uid).cloned();
     let mut status = describe(found, wanted, observed, step);
+    let warmth = |uid: &str| context.memory().warmth.get(uid).cloned();
+    let measured = observe::cold_start(&found.servers, warmth, wanted.before.cold_start.as_ref());
+    status.cold_start = measured.or_else(|| wanted.before.cold_start.clone());
     let mut says = says(&step.state, observed);
     says.extend(applied(trouble.as_ref()));
     status.conditions = conditions(&wanted.before.conditions, says, wanted.generation, context.now_ms());
@@ -129,7 +132,7 @@ fn describe(found: &Found, wanted: &Wanted, observed: &Observed, step: &Step) ->
         image: image.or_else(|| before.image.clone()),
         traffic: traffic.unwrap_or_else(|| before.traffic.clone()),
         rollout: None,
-        cold_start: before.cold_start.clone(),
+        cold_start: None,
         measured: before.measured.clone(),
     }
 }

@@ -21,6 +21,7 @@ async fn a_service_that_is_applied_becomes_ready_with_a_url() {
     assert_eq!((&status["replicas"], &status["readyReplicas"]), (&json!(1), &json!(1)));
     assert_eq!(status["traffic"], json!([{"colour": "blue", "weight": 100, "generation": 1}]));
     assert_eq!(condition(&service, "Ready")["message"], "1 replica answers requests");
+    assert!(status["coldStart"]["warm"].as_f64().unwrap() > 0.0, "{}", status["coldStart"]);
     let deployment = world.cluster.get("Deployment", "demo/assistant-blue").unwrap();
     assert_eq!(deployment["metadata"]["ownerReferences"][0]["name"], "assistant");
     assert_eq!(deployment["metadata"]["ownerReferences"][0]["controller"], true);
