@@ -67,6 +67,13 @@ fn replace(value: &mut Value) {
                     {
                         *value = format!("<{name}>").into();
                     }
+                    "clusterIP" | "clusterIPs" => *value = format!("<{name}>").into(),
+                    "message" => {
+                        let text = value.as_str().unwrap_or_default();
+                        if let Some((said, _)) = text.split_once(" UID in record (") {
+                            *value = format!("{said} UID in record (…").into();
+                        }
+                    }
                     "managedFields" => {
                         replace(value);
                         let entries = value.as_array_mut().unwrap();

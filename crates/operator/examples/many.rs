@@ -35,6 +35,9 @@ const KINDS: [&str; 11] = [
     "Role",
 ];
 
+/// Who tells Wharf's Events.
+const OURS: &str = "wharf.dev/operator";
+
 /// A process that ends with us.
 struct Process(Child);
 
@@ -196,7 +199,9 @@ impl World {
 
     /// Versions of everything that the operator writes.
     fn versions(&self) -> BTreeMap<String, String> {
-        let objects = KINDS.iter().flat_map(|kind| self.stage.list(kind));
+        // A cluster's own controllers tell of other things.
+        let theirs = |object: &Value| object["kind"] == "Event" && object["reportingController"] != OURS;
+        let objects = KINDS.iter().flat_map(|kind| self.stage.list(kind)).filter(|object| !theirs(object));
         let version = |object: Value| {
             (object["metadata"]["uid"].to_string(), object["metadata"]["resourceVersion"].to_string())
         };
