@@ -209,6 +209,11 @@ impl RealCluster {
                 || object.metadata.namespace.as_deref().is_some_and(|name| NAMESPACES.contains(&name))
         };
         let mut objects: Vec<Value> = list.items.into_iter().filter(ours).map(value).collect();
+        for object in &mut objects {
+            // Items of Kubernetes' own lists do not say what they are.
+            object["apiVersion"] = kind.api_version(kind.preferred()).into();
+            object["kind"] = kind.kind.clone().into();
+        }
         objects.sort_by_key(|object| {
             let metadata = &object["metadata"];
             (metadata["namespace"].to_string(), metadata["name"].to_string())
