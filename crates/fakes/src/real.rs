@@ -105,12 +105,9 @@ impl RealCluster {
     }
 
     /// Starts what makes Pods of Deployments and collects what deleted objects owned, where it is at hand. Says whether it runs.
-    pub async fn start_controllers(&self) -> bool {
-        let plane = lock(&self.0.plane).take();
-        let Some(mut plane) = plane else { return true };
-        let runs = plane.start_controllers().await;
-        *lock(&self.0.plane) = Some(plane);
-        runs
+    pub fn start_controllers(&self) -> bool {
+        // A cluster that was given has its own.
+        lock(&self.0.plane).as_mut().is_none_or(Plane::start_controllers)
     }
 
     /// A configuration for kube's client that may do everything.

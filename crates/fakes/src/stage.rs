@@ -48,10 +48,10 @@ impl Stage {
     }
 
     /// Starts the cluster's own controllers once all kinds are there. Says whether they run; else [`crate::actors`] take their place.
-    pub async fn start_controllers(&self) -> bool {
+    pub fn start_controllers(&self) -> bool {
         match self {
             Stage::Memory(_) => false,
-            Stage::Real(cluster) => cluster.start_controllers().await,
+            Stage::Real(cluster) => cluster.start_controllers(),
         }
     }
 

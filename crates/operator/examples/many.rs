@@ -129,7 +129,7 @@ impl World {
         let mut address = engine.address();
         address.set_ip("10.1.2.3".parse()?);
         let client = stage.client();
-        let own = stage.start_controllers().await;
+        let own = stage.start_controllers();
         let mut actors = vec![
             actors::kubelet(&client, move |_| Fate::runs(address)),
             actors::jobs(&client, |_| JobFate::completes()),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 /// A request to the API server.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Call {
     /// `get`, `list`, `watch`, `create`, `update`, `patch`, `delete`, `deletecollection`, as RBAC has them; empty for discovery.
     pub verb: &'static str,

@@ -177,17 +177,10 @@ fn with_type(code: u16, body: Body) -> Response<Body> {
 impl Shared {
     fn call(&self, route: &Route, asked: &Asked, path: &str) -> Call {
         let mut call = Call {
-            verb: "",
-            group: String::new(),
-            plural: String::new(),
-            kind: String::new(),
-            namespace: String::new(),
-            name: String::new(),
-            part: String::new(),
             path: path.to_owned(),
             user_agent: asked.header(header::USER_AGENT).to_owned(),
             body: asked.body.clone(),
-            code: 0,
+            ..Call::default()
         };
         if let Route::Resource(place) = route {
             call.verb = verb(place, asked);

@@ -98,7 +98,7 @@ impl Plane {
     }
 
     /// Starts controllers, if they are at hand, and says whether they are.
-    pub(super) async fn start_controllers(&mut self) -> bool {
+    pub(super) fn start_controllers(&mut self) -> bool {
         if !self.assets.join("kube-controller-manager").exists() {
             return false;
         }

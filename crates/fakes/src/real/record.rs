@@ -5,7 +5,6 @@ use std::task::{Context, Poll};
 
 use futures_util::future::BoxFuture;
 use http::{Request, Response};
-use serde_json::Value;
 use tower::{Layer, Service};
 
 use crate::cluster::Call;
@@ -29,19 +28,7 @@ impl Recording {
     fn call<B>(&self, request: &Request<B>) -> Call {
         let uri = request.uri();
         let asked = query(uri.query().unwrap_or(""));
-        let mut call = Call {
-            verb: "",
-            group: String::new(),
-            plural: String::new(),
-            kind: String::new(),
-            namespace: String::new(),
-            name: String::new(),
-            part: String::new(),
-            path: uri.to_string(),
-            user_agent: self.name.clone(),
-            body: Value::Null,
-            code: 0,
-        };
+        let mut call = Call { path: uri.to_string(), user_agent: self.name.clone(), ..Call::default() };
         if let Route::Resource(place) = Route::parse(uri.path()) {
             let watches = asked.get("watch").is_some_and(|watch| watch == "true" || watch == "1");
             call.verb = verb_of(request.method(), place.name.is_empty(), watches);

@@ -118,14 +118,10 @@ fn call(group: &str, resource: &str, verb: &'static str) -> Call {
         verb,
         group: group.to_owned(),
         plural: plural.to_owned(),
-        kind: String::new(),
-        namespace: String::new(),
         name: "x".to_owned(),
         part: part.to_owned(),
-        path: String::new(),
-        user_agent: String::new(),
-        body: Value::Null,
         code: 200,
+        ..Call::default()
     }
 }
 

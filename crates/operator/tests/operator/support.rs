@@ -135,7 +135,7 @@ impl World {
         {
             cluster.seed(object).await;
         }
-        let has_controllers = cluster.start_controllers().await;
+        let has_controllers = cluster.start_controllers();
         let engine = FakeEngine::start(EngineConfig::default()).await.unwrap();
         let client = cluster.client();
         let fates = Fates::default();
