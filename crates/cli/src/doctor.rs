@@ -6,7 +6,6 @@ use std::path::Path;
 
 use anyhow::{Context, anyhow};
 use serde::Serialize;
-use wharf_gateway::kubernetes;
 use wharf_kernels::Isa;
 use wharf_operator::doctor::{Finding, Level, findings, gather};
 
@@ -82,7 +81,7 @@ fn cluster() -> anyhow::Result<Vec<Finding>> {
         .build()
         .context("failed to start the asynchronous runtime")?;
     runtime.block_on(async {
-        let client = kubernetes::connect().await.context("there is no kubeconfig that can be used")?;
+        let client = wharf_cluster::connect().await.context("there is no kubeconfig that can be used")?;
         let facts = gather(&client).await.context("the cluster does not answer")?;
         Ok(findings(&facts))
     })

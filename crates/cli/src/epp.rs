@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use wharf_gateway::config::EndpointConfig;
+use wharf_gateway::discover;
 use wharf_gateway::epp::{Epp, EppConfig, EppError, EppTls};
-use wharf_gateway::{discover, kubernetes};
 use wharf_telemetry::log;
 
 use crate::exit::{BadInput, Failure};
@@ -60,7 +60,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         let cluster = match &args.pool {
             Some(pool) => {
                 let cluster =
-                    kubernetes::connect().await.context("failed to find the cluster").bad_input()?;
+                    wharf_cluster::connect().await.context("failed to find the cluster").bad_input()?;
                 let namespace =
                     args.namespace.clone().unwrap_or_else(|| cluster.default_namespace().to_owned());
                 config.pool = format!("{namespace}/{pool}");

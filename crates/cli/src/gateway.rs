@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Context;
-use wharf_gateway::{Gateway, GatewayConfig, ServeError, ServiceConfig, discover, kubernetes};
+use wharf_gateway::{Gateway, GatewayConfig, ServeError, ServiceConfig, discover};
 use wharf_telemetry::log;
 
 use crate::exit::{BadInput, Failure};
@@ -81,7 +81,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     runtime.block_on(async {
         let gateway = Gateway::bind(config).map_err(failure)?;
         if args.cluster {
-            let cluster = kubernetes::connect().await.context("failed to find the cluster").bad_input()?;
+            let cluster = wharf_cluster::connect().await.context("failed to find the cluster").bad_input()?;
             tokio::spawn(discover::cluster(cluster, args.namespace.clone(), gateway.handle()));
         }
         stop::serve(|told| gateway.serve(async { drop(told.await) }), failure).await

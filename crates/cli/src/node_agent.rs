@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use wharf_gateway::kubernetes;
 use wharf_node::{Agent, Node, NodeConfig, NodeError, cluster_role, once};
 use wharf_telemetry::log;
 
@@ -85,7 +84,7 @@ pub(crate) fn run(args: &Args, env: &Env) -> Result<(), Failure> {
     runtime.block_on(async {
         let client = match args.no_cluster {
             true => None,
-            false => Some(kubernetes::connect().await.context("failed to find the cluster").bad_input()?),
+            false => Some(wharf_cluster::connect().await.context("failed to find the cluster").bad_input()?),
         };
         let agent = Agent::bind(Node { config, name, client }).map_err(failure)?;
         tracing::info!(address = %agent.address(), "metrics, status and health");

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use wharf_gateway::kubernetes;
 use wharf_manifests::Settings;
 use wharf_operator::{Operator, Options, cluster_role};
 use wharf_telemetry::log;
@@ -74,7 +73,7 @@ pub(crate) fn run(args: &Args, env: &Env) -> Result<(), Failure> {
         .build()
         .context("failed to start the asynchronous runtime")?;
     runtime.block_on(async {
-        let client = kubernetes::connect().await.context("failed to find the cluster").bad_input()?;
+        let client = wharf_cluster::connect().await.context("failed to find the cluster").bad_input()?;
         let home = args.lease_namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned());
         let lease = (!args.no_lease).then(|| (home, identity(env)));
         let options = Options { namespace: args.namespace.clone(), lease, settings, ..Options::default() };

@@ -35,17 +35,3 @@ pub use config::{ConfigError, GatewayConfig, ServiceConfig};
 pub use serve::{Addresses, Gateway, Handle, ServeError};
 pub use service::ServiceSpec;
 pub use shared::SetupError;
-
-/// The cluster that a process belongs to, or that a kubeconfig names.
-pub mod kubernetes {
-    /// What a client is.
-    pub use kube::Client;
-
-    /// A client of the cluster.
-    ///
-    /// # Errors
-    /// When there is neither a kubeconfig nor a pod's service account, or either is unusable.
-    pub async fn connect() -> Result<Client, kube::Error> {
-        Client::try_default().await
-    }
-}

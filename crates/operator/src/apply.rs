@@ -9,6 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::api::{DeleteParams, DynamicObject, ObjectMeta, Patch, PatchParams, PostParams, PropagationPolicy};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
+use wharf_cluster::{Object, api, reference};
 use wharf_telemetry::metrics::operator as table;
 
 use crate::MANAGER;
@@ -16,7 +17,7 @@ use crate::context::{Applied, ChildName, Context};
 use crate::error::Error;
 use crate::events::Happened;
 use crate::live::{APPLIED, is_as_wanted};
-use crate::view::{Object, api, is_owned_by, reference};
+use crate::view::is_owned_by;
 
 /// Kinds that are never deleted because nobody wants them any more: volumes hold what took hours to make, and pods are others' children.
 const KEPT: &[&str] = &["PersistentVolumeClaim", "Pod"];

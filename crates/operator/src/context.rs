@@ -8,6 +8,7 @@ use kube::Client;
 use kube::api::{ApiResource, DynamicObject};
 use kube::runtime::reflector::{ObjectRef, Store};
 use tokio::sync::mpsc::UnboundedSender;
+use wharf_cluster::reference;
 use wharf_manifests::Settings;
 use wharf_spec::Object;
 use wharf_spec::job::JobProgress;
@@ -17,7 +18,7 @@ use crate::gateways::Gateways;
 use crate::probe::Probe;
 use crate::scaling::Autoscalers;
 use crate::service::Refusal;
-use crate::view::{View, reference};
+use crate::view::View;
 
 /// Tells the time, in milliseconds since 1970.
 pub(crate) type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;

@@ -2,11 +2,11 @@
 
 use kube::ResourceExt;
 use serde_json::Value;
+use wharf_cluster::Object;
 use wharf_rollout::Prepared;
 use wharf_spec::job::{JobProgress, JobResult};
 
 use crate::observe::{failure, line};
-use crate::view::Object;
 
 /// How far a model is, and what should run now.
 #[derive(Clone, Debug, PartialEq)]

@@ -8,12 +8,13 @@ use std::sync::Arc;
 
 use kube::ResourceExt;
 use kube::runtime::controller::Action;
+use wharf_cluster::Object;
 use wharf_manifests::names::MODEL;
 
 use crate::context::Context;
 use crate::error::Error;
 use crate::probe::ask_makers;
-use crate::view::{Object, is_owned_by};
+use crate::view::is_owned_by;
 use crate::{jobs, status as write};
 
 /// Between two looks at a model that is being made: each may change its status.

@@ -7,12 +7,12 @@ use jiff::Timestamp;
 use kube::ResourceExt;
 use kube::api::DynamicObject;
 use serde_json::Value;
+use wharf_cluster::Object;
 use wharf_manifests::names::COLOUR;
 use wharf_rollout::{Colour, Failure, VersionSeen};
 use wharf_spec::service::ColdStart;
 
 use crate::context::Warmth;
-use crate::view::Object;
 
 /// Revision that a workload and its pods were made from.
 pub(crate) const REVISION: &str = "wharf.dev/revision";

@@ -6,11 +6,11 @@ use async_trait::async_trait;
 use kube::api::DynamicObject;
 use reqwest::{Client, StatusCode};
 use serde_json::{Value, json};
+use wharf_cluster::{Find, Object, address};
 use wharf_spec::job::{JobProgress, PROGRESS_PATH};
 
 use crate::context::Context;
 use crate::jobs::running;
-use crate::view::Object;
 
 /// How long a first prompt may take.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -44,9 +44,6 @@ pub(crate) async fn ask_makers(context: &Context, makers: &[Object]) {
     let answers = futures_util::future::join_all(answers).await;
     context.memory().said.extend(answers.into_iter().flatten());
 }
-
-/// Where a pod listens on the port of this name.
-type Find = fn(&DynamicObject, &str) -> Option<String>;
 
 /// Speaks with replicas over plain HTTP.
 #[derive(Clone, Debug)]
@@ -109,13 +106,4 @@ impl Probe for HttpProbe {
         // One that has just started or ended does not answer; its Job says the rest.
         answer.ok()?.json().await.ok()
     }
-}
-
-/// `host:port` of the port that a pod's containers call so.
-pub(crate) fn address(pod: &DynamicObject, port: &str) -> Option<String> {
-    let ip = pod.data["status"]["podIP"].as_str()?;
-    let containers = pod.data["spec"]["containers"].as_array()?;
-    let ports = containers.iter().flat_map(|container| container["ports"].as_array().into_iter().flatten());
-    let number = ports.into_iter().find(|known| known["name"] == port)?["containerPort"].as_u64()?;
-    Some(if ip.contains(':') { format!("[{ip}]:{number}") } else { format!("{ip}:{number}") })
 }

@@ -16,6 +16,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tokio_stream::wrappers::UnboundedReceiverStream;
+use wharf_cluster::{Changed, Object, api, follow};
 use wharf_manifests::Settings;
 use wharf_manifests::names::{MODEL, SERVICE};
 use wharf_spec::{LLMService, Model};
@@ -28,7 +29,7 @@ use crate::lease::{HOLDS, Wanted, lead};
 use crate::probe::{HttpProbe, Probe};
 use crate::scaling::Autoscalers;
 use crate::side::Side;
-use crate::view::{Changed, Object, View, api, follow};
+use crate::view::View;
 use crate::{model, service};
 
 /// Name of the Lease of operators.

@@ -2,12 +2,12 @@
 
 use kube::api::{ApiResource, DynamicObject, Patch, PatchParams};
 use serde_json::json;
+use wharf_cluster::api;
 
 use crate::MANAGER;
 use crate::context::Context;
 use crate::error::Error;
 use crate::observe::Workload;
-use crate::view::api;
 
 /// Gives a workload so many replicas, through its scale subresource.
 pub(crate) async fn scale(context: &Context, workload: &Workload, replicas: u32) -> Result<(), Error> {

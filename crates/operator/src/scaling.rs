@@ -13,12 +13,12 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use wharf_api::demand::DemandReport;
 use wharf_autoscaler::{Demand, Now, Policy, Replicas, ScaleTarget, Settings, Status, policy, run, scaler};
+use wharf_cluster::{Object, reference};
 use wharf_spec::LLMService;
 use wharf_spec::service::ScalingMode;
 use wharf_telemetry::metrics::operator as table;
 
 use crate::context::Context;
-use crate::view::{Object, reference};
 use crate::{apply, events, scale};
 
 /// Lines of demand that wait for an autoscaler; each says everything, so one would do.

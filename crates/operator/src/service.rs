@@ -15,11 +15,11 @@ use std::time::Duration;
 
 use kube::ResourceExt;
 use kube::runtime::controller::Action;
+use wharf_cluster::Object;
 use wharf_rollout::{Policy, step};
 
 use crate::context::Context;
 use crate::error::Error;
-use crate::view::Object;
 use crate::{events, status as write};
 
 /// Looks at a service and does what follows. What it did not finish comes again.

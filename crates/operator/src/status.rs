@@ -2,12 +2,12 @@
 
 use kube::api::{DynamicObject, Patch, PatchParams};
 use serde_json::{Value, json};
+use wharf_cluster::api;
 use wharf_spec::service::{Condition, ConditionStatus};
 
 use crate::MANAGER;
 use crate::context::{Context, Followed};
 use crate::error::Error;
-use crate::view::api;
 
 /// Something that holds, or does not, and why.
 #[derive(Clone, Debug, PartialEq)]

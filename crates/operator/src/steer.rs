@@ -104,7 +104,7 @@ pub async fn releases(
 
 fn services(client: &Client, namespace: Option<&str>) -> Api<DynamicObject> {
     let resource = kube::api::ApiResource::erase::<wharf_spec::LLMService>(&());
-    crate::view::api(client, namespace, &resource)
+    wharf_cluster::api(client, namespace, &resource)
 }
 
 fn failed(what: &str, source: kube::Error) -> SteerError {

@@ -4,5 +4,7 @@
 //! logged by any role.
 
 pub mod build;
+pub mod engines;
+pub mod exposition;
 pub mod log;
 pub mod metrics;

@@ -6,7 +6,6 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use clap::Subcommand;
 use wharf_api::console::{Overview, RolloutView, ServiceView, VersionView};
-use wharf_gateway::kubernetes;
 use wharf_local::{Order, Reply, RolloutCommand};
 use wharf_operator::steer::{self, Release};
 use wharf_rollout::CommandKind;
@@ -110,14 +109,14 @@ pub(crate) fn run(args: &Args, env: &Env) -> Result<(), Failure> {
 
 /// Speaks with the cluster of the kubeconfig; gets a client and the namespace that it names.
 fn in_cluster<T, F: Future<Output = Result<T, steer::SteerError>>>(
-    ask: impl FnOnce(kubernetes::Client, String) -> F,
+    ask: impl FnOnce(wharf_cluster::Client, String) -> F,
 ) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("failed to start the asynchronous runtime")?;
     runtime.block_on(async {
-        let client = kubernetes::connect().await.context("failed to find the cluster").bad_input()?;
+        let client = wharf_cluster::connect().await.context("failed to find the cluster").bad_input()?;
         let namespace = client.default_namespace().to_owned();
         ask(client, namespace).await.map_err(|error| match error {
             steer::SteerError::NotFound { .. } => Failure::BadInput(error.into()),

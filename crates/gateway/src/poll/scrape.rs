@@ -1,57 +1,10 @@
-//! Reading an engine's load from its metrics, whichever of the known engines it is.
-//!
-//! A new engine is a row in [`DIALECTS`].
-
-use std::collections::HashMap;
+//! Reading an engine's load from its metrics.
 
 use wharf_routing::Load;
+use wharf_telemetry::engines::{self, EngineLoad};
 
 /// Metrics larger than this are not an engine's.
 const MAX_BYTES: usize = 4 << 20;
-
-/// What an engine calls what we look for.
-struct Dialect {
-    running: &'static str,
-    waiting: &'static str,
-    /// Share of the KV cache in use, under its newer and older names.
-    kv_cache: &'static [&'static str],
-    /// The metric whose labels tell the KV cache's size, and these labels: tokens of a block, blocks.
-    kv_size: Option<(&'static str, &'static str, &'static str)>,
-    /// The metric whose label lists loaded adapters.
-    adapters: Option<(&'static str, &'static str)>,
-}
-
-/// vLLM's names, which Wharf's own server has too; SGLang's; llama.cpp's; TensorRT-LLM's.
-static DIALECTS: [Dialect; 4] = [
-    Dialect {
-        running: "vllm:num_requests_running",
-        waiting: "vllm:num_requests_waiting",
-        kv_cache: &["vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc"],
-        kv_size: Some(("vllm:cache_config_info", "block_size", "num_gpu_blocks")),
-        adapters: Some(("vllm:lora_requests_info", "running_lora_adapters")),
-    },
-    Dialect {
-        running: "sglang:num_running_reqs",
-        waiting: "sglang:num_queue_reqs",
-        kv_cache: &["sglang:token_usage"],
-        kv_size: Some(("sglang:cache_config_info", "page_size", "num_pages")),
-        adapters: None,
-    },
-    Dialect {
-        running: "llamacpp:requests_processing",
-        waiting: "llamacpp:requests_deferred",
-        kv_cache: &["llamacpp:kv_cache_usage_ratio"],
-        kv_size: None,
-        adapters: None,
-    },
-    Dialect {
-        running: "trtllm_num_requests_running",
-        waiting: "trtllm_num_requests_waiting",
-        kv_cache: &["trtllm_kv_cache_utilization"],
-        kv_size: None,
-        adapters: None,
-    },
-];
 
 /// Reads the metrics; `None` if they are no engine's that we know.
 pub(super) async fn read(client: &reqwest::Client, url: &str) -> Result<Option<Load>, reqwest::Error> {
@@ -63,126 +16,10 @@ pub(super) async fn read(client: &reqwest::Client, url: &str) -> Result<Option<L
             return Ok(None);
         }
     }
-    Ok(parse(&String::from_utf8_lossy(&text)))
+    Ok(engines::load(&String::from_utf8_lossy(&text)).map(load))
 }
 
-/// The load in Prometheus' text format.
-fn parse(text: &str) -> Option<Load> {
-    let samples: Vec<Sample<'_>> = text.lines().filter_map(sample).collect();
-    let dialect =
-        DIALECTS.iter().find(|dialect| samples.iter().any(|sample| sample.name == dialect.running))?;
-    // Several models or ranks of one server: requests add up, the fullest cache is the one that hurts.
-    let sum = |name: &str| -> u32 {
-        let total: f64 = samples.iter().filter(|sample| sample.name == name).map(|sample| sample.value).sum();
-        if total.is_finite() { total.max(0.0) as u32 } else { 0 }
-    };
-    let kv_cache = dialect
-        .kv_cache
-        .iter()
-        .find_map(|name| {
-            let used = samples.iter().filter(|sample| sample.name == *name).map(|sample| sample.value);
-            used.filter(|value| value.is_finite()).reduce(f64::max)
-        })
-        .unwrap_or(0.0);
-    let kv_tokens = dialect.kv_size.and_then(|(name, block, blocks)| {
-        let labels = samples.iter().find(|sample| sample.name == name)?.labels();
-        let number = |label: &str| labels.get(label)?.parse::<u64>().ok();
-        number(block)?.checked_mul(number(blocks)?)
-    });
-    let adapters = dialect.adapters.and_then(|(name, label)| {
-        // The sample's value is the time of its last change: the latest holds.
-        let latest =
-            samples.iter().filter(|sample| sample.name == name).max_by(|a, b| a.value.total_cmp(&b.value))?;
-        let list = latest.labels().get(label)?.clone();
-        Some(list.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect())
-    });
-    Some(Load {
-        running: sum(dialect.running),
-        waiting: sum(dialect.waiting),
-        kv_cache,
-        kv_tokens,
-        adapters: adapters.unwrap_or_default(),
-    })
-}
-
-struct Sample<'a> {
-    name: &'a str,
-    labels: &'a str,
-    value: f64,
-}
-
-impl Sample<'_> {
-    fn labels(&self) -> HashMap<String, String> {
-        let mut labels = HashMap::new();
-        let mut rest = self.labels;
-        while let Some((name, after)) = rest.split_once("=\"") {
-            let mut value = String::new();
-            let mut chars = after.char_indices();
-            let mut end = after.len();
-            while let Some((at, c)) = chars.next() {
-                match c {
-                    '"' => {
-                        end = at + 1;
-                        break;
-                    }
-                    '\\' => value.extend(chars.next().map(|(_, c)| if c == 'n' { '\n' } else { c })),
-                    c => value.push(c),
-                }
-            }
-            labels.insert(name.trim_matches([',', ' ']).to_owned(), value);
-            rest = &after[end..];
-        }
-        labels
-    }
-}
-
-fn sample(line: &str) -> Option<Sample<'_>> {
-    if line.starts_with('#') {
-        return None;
-    }
-    let (name, labels, rest) = match line.split_once('{') {
-        Some((name, rest)) => {
-            let (labels, value) = rest.rsplit_once('}')?;
-            (name, labels, value)
-        }
-        None => {
-            let (name, value) = line.split_once(' ')?;
-            (name, "", value)
-        }
-    };
-    let value = rest.split_whitespace().next()?.parse().ok()?;
-    Some(Sample { name, labels, value })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn reads_every_engine_that_it_knows() {
-        let vllm = "# HELP x\nvllm:num_requests_running{model_name=\"m\",engine=\"0\"} 3.0\n\
-                    vllm:num_requests_running{model_name=\"m\",engine=\"1\"} 2\nvllm:num_requests_waiting{model_name=\"m\"} 4\n\
-                    vllm:kv_cache_usage_perc{engine=\"0\"} 0.25\nvllm:kv_cache_usage_perc{engine=\"1\"} 0.5\n\
-                    vllm:cache_config_info{block_size=\"16\",num_gpu_blocks=\"100\",x=\"a\\\"b,c=\"} 1.0\n\
-                    vllm:lora_requests_info{running_lora_adapters=\"old\"} 1.0\n\
-                    vllm:lora_requests_info{running_lora_adapters=\"sql, chat\"} 2.0\n";
-        let adapters = vec!["sql".to_owned(), "chat".to_owned()];
-        let wanted = Load { running: 5, waiting: 4, kv_cache: 0.5, kv_tokens: Some(1600), adapters };
-        assert_eq!(parse(vllm), Some(wanted));
-
-        let sglang =
-            "sglang:num_running_reqs{a=\"b\"} 1\nsglang:num_queue_reqs 7 1700000\nsglang:token_usage 0.9\n";
-        let wanted = Load { running: 1, waiting: 7, kv_cache: 0.9, ..Load::default() };
-        assert_eq!(parse(sglang), Some(wanted));
-
-        let llamacpp = "llamacpp:requests_processing 2\nllamacpp:requests_deferred 1\n";
-        assert_eq!(parse(llamacpp), Some(Load { running: 2, waiting: 1, ..Load::default() }));
-        assert_eq!(parse("up 1\n"), None);
-    }
-
-    #[test]
-    fn nonsense_is_no_load() {
-        assert_eq!(parse("vllm:num_requests_running NaN\n"), Some(Load::default()));
-        assert_eq!(parse("vllm:num_requests_running{ 1\n}{\n"), None);
-    }
+fn load(said: EngineLoad) -> Load {
+    let EngineLoad { running, waiting, kv_cache, kv_tokens, finished: _, adapters } = said;
+    Load { running, waiting, kv_cache, kv_tokens, adapters: adapters.into_iter().collect() }
 }

@@ -2,13 +2,13 @@
 
 use kube::ResourceExt;
 use serde_json::Value;
+use wharf_cluster::Object;
 
 use super::validate::Wanted;
 use crate::apply::{apply, learn, prune};
 use crate::context::Context;
 use crate::error::Error;
 use crate::jobs::Progress;
-use crate::view::Object;
 
 pub(super) async fn carry_out(
     context: &Context,

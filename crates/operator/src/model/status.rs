@@ -1,6 +1,7 @@
 //! What the status of a model says.
 
 use kube::api::DynamicObject;
+use wharf_cluster::Object;
 use wharf_rollout::Prepared;
 use wharf_spec::job::JobResult;
 use wharf_spec::service::{ModelState, ModelStatus};
@@ -11,7 +12,6 @@ use crate::error::Error;
 use crate::jobs::Progress;
 use crate::service::Refusal;
 use crate::status::{Says, applied, conditions, write};
-use crate::view::Object;
 use crate::{apply, events};
 
 /// Says how far a model is, if that is news.

@@ -6,6 +6,7 @@ use kube::ResourceExt;
 use kube::api::DynamicObject;
 use serde_json::Value;
 use tokio::time::Instant;
+use wharf_cluster::Object;
 use wharf_manifests::names::{COLOUR, SERVICE};
 use wharf_rollout::{Action, Colour, Prepared, Step, Version};
 use wharf_spec::LLMService;
@@ -18,7 +19,6 @@ use crate::context::{Context, Warmth};
 use crate::error::Error;
 use crate::observe::{Workload, is_of, is_serving};
 use crate::scale::scale;
-use crate::view::Object;
 use crate::{jobs, service};
 
 /// Makes the cluster be as a step wants it.

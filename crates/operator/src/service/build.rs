@@ -3,6 +3,7 @@
 use kube::ResourceExt;
 use kube::api::DynamicObject;
 use serde_json::{Value, json};
+use wharf_cluster::Object;
 use wharf_manifests::names::{self, COLOUR, SERVICE};
 use wharf_manifests::{Mode, RenderError, Settings, State};
 use wharf_rollout::{Colour, Version};
@@ -13,8 +14,6 @@ use super::validate::{Wanted, released};
 use crate::apply::own;
 use crate::live::mark;
 use crate::observe::{GENERATION, RELEASED, REVISION};
-use crate::probe;
-use crate::view::Object;
 
 /// Everything but what makes the pods of versions.
 pub(crate) struct Built {
@@ -144,7 +143,7 @@ fn endpoint(pod: &Object) -> Option<(&str, u64, bool)> {
         return None;
     }
     let ip = pod.data["status"]["podIP"].as_str().filter(|ip| !ip.contains(':'))?;
-    let port = probe::address(pod, "http")?.rsplit_once(':')?.1.parse().ok()?;
+    let port = wharf_cluster::address(pod, "http")?.rsplit_once(':')?.1.parse().ok()?;
     Some((ip, port, crate::observe::is_serving(pod)))
 }
 

@@ -2,12 +2,13 @@
 
 use kube::ResourceExt;
 use serde_json::Value;
+use wharf_cluster::{Object, reference};
 use wharf_manifests::names::{PART, Part, SERVICE};
 use wharf_spec::Model;
 
 use crate::context::Context;
 use crate::observe::{Workload, workload};
-use crate::view::{Object, is_owned_by, reference};
+use crate::view::is_owned_by;
 
 /// What there is.
 pub(crate) struct Found {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use kube::ResourceExt;
 use kube::api::DynamicObject;
 use serde_json::json;
+use wharf_cluster::Object;
 use wharf_manifests::names::{PART, Part, SERVICE};
 use wharf_rollout::{Action, Observed, Phase as Release, State, Step, VersionSeen};
 use wharf_spec::scalar::LabelName;
@@ -16,7 +17,6 @@ use crate::context::Context;
 use crate::error::Error;
 use crate::observe::{self, RELEASED};
 use crate::status::{Says, applied, conditions, write};
-use crate::view::Object;
 use crate::{apply, events};
 
 /// Keeps the state of the release and says how the service is, if that is news.

@@ -1,0 +1,21 @@
+//! What every part of Wharf that works on a cluster shares: kinds of objects kept by watches ([`follow()`]), where pods listen ([`address`]),
+//! and what gateways are asked for ([`DemandStreams`]).
+//!
+//! It decides how the cluster is read, and never writes to it.
+
+mod address;
+mod demand;
+mod follow;
+
+pub use address::{Find, address, addresses};
+pub use demand::DemandStreams;
+pub use follow::{Changed, Object, api, follow, reference};
+pub use kube::Client;
+
+/// A client of the cluster that the process belongs to, or that a kubeconfig names.
+///
+/// # Errors
+/// When there is neither a kubeconfig nor a pod's service account, or either is unusable.
+pub async fn connect() -> Result<Client, kube::Error> {
+    Client::try_default().await
+}
