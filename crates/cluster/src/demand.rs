@@ -35,7 +35,12 @@ struct Latest {
 
 impl DemandStreams {
     /// Follows the streams of these pods, where `find` finds their port `metrics`. `changed` tells that they are others.
-    pub fn follow(client: Client, pods: Store<DynamicObject>, changed: Arc<Notify>, find: Find) -> DemandStreams {
+    pub fn follow(
+        client: Client,
+        pods: Store<DynamicObject>,
+        changed: Arc<Notify>,
+        find: Find,
+    ) -> DemandStreams {
         let latest = Arc::new(Latest { reports: Mutex::default(), lines: broadcast::channel(LINES).0 });
         let mut followers = JoinSet::new();
         let wanted = move || addresses(&pods, "metrics", find);

@@ -12,6 +12,7 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::Watcher;
+use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
@@ -32,6 +33,11 @@ pub struct Limits {
     /// Streams of one HTTP/2 connection at a time.
     pub h2_streams: u32,
 }
+
+/// The certificate that a peer has proved to be its own, among the extensions of its requests. Whether it is any good was for the TLS
+/// configuration's verifier to say.
+#[derive(Clone, Debug)]
+pub struct PeerCertificate(pub Arc<CertificateDer<'static>>);
 
 /// What connections are answered with: a hyper service that can be shared.
 pub trait Serves:
@@ -136,7 +142,7 @@ impl<S: Serves> Served<S> {
         let _ = stream.set_nodelay(true);
         match &self.tls {
             None => match timeout(self.limits.header_timeout, self.protocol(&stream)).await {
-                Ok(Ok(Some(protocol))) => self.serve(stream, protocol, watcher).await,
+                Ok(Ok(Some(protocol))) => self.serve(stream, protocol, None, watcher).await,
                 // The listener ends, and nothing was sent that could be answered.
                 Ok(Ok(None)) => {}
                 Ok(Err(e)) => tracing::debug!(error = %e, "a connection ended early"),
@@ -149,8 +155,12 @@ impl<S: Serves> Served<S> {
             Some(tls) => match timeout(self.limits.header_timeout, tls.accept(stream)).await {
                 // Boxed, so that connections without TLS do not have the room for it.
                 Ok(Ok(stream)) => {
-                    let protocol = Protocol::agreed(stream.get_ref().1.alpn_protocol());
-                    Box::pin(self.serve(stream, protocol, watcher)).await;
+                    let session = stream.get_ref().1;
+                    let protocol = Protocol::agreed(session.alpn_protocol());
+                    let peer = session.peer_certificates().and_then(<[_]>::first);
+                    let peer =
+                        peer.map(|certificate| PeerCertificate(Arc::new(certificate.clone().into_owned())));
+                    Box::pin(self.serve(stream, protocol, peer, watcher)).await;
                 }
                 Ok(Err(e)) => tracing::debug!(error = %e, "TLS handshake failed"),
                 Err(_) => tracing::debug!("TLS handshake took too long"),
@@ -167,7 +177,7 @@ impl<S: Serves> Served<S> {
         }
     }
 
-    async fn serve<I>(&self, stream: I, protocol: Protocol, watcher: Watcher)
+    async fn serve<I>(&self, stream: I, protocol: Protocol, peer: Option<PeerCertificate>, watcher: Watcher)
     where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -176,8 +186,11 @@ impl<S: Serves> Served<S> {
         let service = {
             let service = self.service.clone();
             let first_request = Arc::clone(&first_request);
-            service_fn(move |request: Request<Incoming>| {
+            service_fn(move |mut request: Request<Incoming>| {
                 first_request.notify_one();
+                if let Some(peer) = &peer {
+                    request.extensions_mut().insert(peer.clone());
+                }
                 service.call(request)
             })
         };

@@ -15,6 +15,20 @@ pub const PART: &str = "wharf.dev/part";
 /// Label that tells which version of a service a pod is of.
 pub const COLOUR: &str = "wharf.dev/colour";
 
+/// Metrics of pods that autoscalers ask for, and Wharf's metrics API answers.
+pub mod metric {
+    /// Requests a second.
+    pub const REQUESTS_PER_SECOND: &str = "requests_per_second";
+    /// Requests at the same time.
+    pub const REQUESTS_RUNNING: &str = "requests_running";
+    /// Requests that wait.
+    pub const REQUESTS_WAITING: &str = "requests_waiting";
+    /// Share of the KV cache in use.
+    pub const KV_CACHE_USAGE: &str = "kv_cache_usage";
+    /// Utilisation of GPUs, in percent.
+    pub const GPU_UTILIZATION: &str = "gpu_utilization";
+}
+
 /// What a pod is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
+use wharf_listen::grpc::{self, Answered, Asked};
 use wharf_telemetry::metrics::node as table;
 
 use crate::allocate::{Refusal, Stock, allocate};
 use crate::board::Board;
-use crate::kubelet::rpc::{self, Answered, Asked};
 use crate::kubelet::{plugin, wire};
 use crate::prefer::{Taste, prefer};
 
@@ -30,15 +30,15 @@ impl Plugin {
     pub(crate) async fn answer(self, asked: Asked) -> Answered {
         let path = asked.uri().path().to_owned();
         match path.as_str() {
-            plugin::OPTIONS => rpc::answer(asked, |_: wire::Empty| ready(Ok(OPTIONS))).await,
-            plugin::LIST_AND_WATCH => rpc::stream(asked, |_: wire::Empty| self.list()).await,
-            plugin::PREFER => rpc::answer(asked, |request| ready(Ok(self.prefer(&request)))).await,
-            plugin::ALLOCATE => rpc::answer(asked, |request| ready(self.allocate(&request))).await,
+            plugin::OPTIONS => grpc::answer(asked, |_: wire::Empty| ready(Ok(OPTIONS))).await,
+            plugin::LIST_AND_WATCH => grpc::stream(asked, |_: wire::Empty| self.list()).await,
+            plugin::PREFER => grpc::answer(asked, |request| ready(Ok(self.prefer(&request)))).await,
+            plugin::ALLOCATE => grpc::answer(asked, |request| ready(self.allocate(&request))).await,
             plugin::PRE_START => {
                 let none = wire::PreStartContainerResponse {};
-                rpc::answer(asked, |_: wire::PreStartContainerRequest| ready(Ok(none))).await
+                grpc::answer(asked, |_: wire::PreStartContainerRequest| ready(Ok(none))).await
             }
-            _ => rpc::unknown(),
+            _ => grpc::unknown(),
         }
     }
 

@@ -7,7 +7,7 @@ mod registry;
 mod table;
 
 pub use registry::Metrics;
-pub use table::{Kind, Metric, dcgm, gateway, node, operator, server};
+pub use table::{Kind, Metric, dcgm, gateway, metrics_api, node, operator, server};
 
 use std::fmt::Write;
 
@@ -23,6 +23,8 @@ pub fn reference_page() -> String {
     table_of(&mut page, gateway::ALL);
     page.push_str("\n## Operator\n\nServed at `/metrics` on its metrics port.\n\n");
     table_of(&mut page, operator::ALL);
+    page.push_str("\n## Metrics API\n\nServed at `/metrics` on its metrics port.\n\n");
+    table_of(&mut page, metrics_api::ALL);
     page.push_str(
         "\n## Node agent\n\nServed at `/metrics` on its port. Names that begin with `DCGM_` have dcgm-exporter's meaning and labels, so that \
          dashboards made for it work unchanged. A label without a value is left out; `Hostname` may be called `hostname`.\n\n",

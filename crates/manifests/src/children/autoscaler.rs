@@ -7,7 +7,7 @@ use wharf_spec::service::{ScalingMode, Targets};
 use super::workload;
 use crate::Mode;
 use crate::facts::Facts;
-use crate::names::{self, SERVICE};
+use crate::names::{self, SERVICE, metric};
 
 /// Seconds that fewer replicas must have been enough, and the share that may go in a minute: models come back slowly.
 const DOWN_WINDOW: i64 = 300;
@@ -100,14 +100,14 @@ fn metrics(facts: &Facts<'_>) -> Vec<Value> {
     let all = [
         resource("cpu", cpu),
         resource("memory", memory),
-        pods("requests_per_second", requests_per_second.as_ref().map(ToString::to_string)),
-        pods("requests_running", concurrency.map(|count| count.to_string())),
-        pods("requests_waiting", queue.map(|count| count.to_string())),
+        pods(metric::REQUESTS_PER_SECOND, requests_per_second.as_ref().map(ToString::to_string)),
+        pods(metric::REQUESTS_RUNNING, concurrency.map(|count| count.to_string())),
+        pods(metric::REQUESTS_WAITING, queue.map(|count| count.to_string())),
         pods(
-            "kv_cache_usage",
+            metric::KV_CACHE_USAGE,
             kv_cache.as_ref().map(|share| format!("{}m", (share.ratio() * 1000.0).round())),
         ),
-        pods("gpu_utilization", gpu.map(|percent| percent.to_string())),
+        pods(metric::GPU_UTILIZATION, gpu.map(|percent| percent.to_string())),
     ];
     all.into_iter().flatten().collect()
 }

@@ -6,7 +6,7 @@ use wharf_spec::service::{ScalingMode, Targets};
 use super::autoscaler;
 use crate::Mode;
 use crate::facts::Facts;
-use crate::names::{self, SERVICE};
+use crate::names::{self, SERVICE, metric};
 
 pub(super) fn objects(facts: &Facts<'_>) -> Vec<Value> {
     let scaling = &facts.spec.scaling;
@@ -50,11 +50,11 @@ fn triggers(facts: &Facts<'_>) -> Vec<Value> {
         }
     }
     let targets = [
-        ("requests_per_second", requests_per_second.as_ref().map(|rate| rate.milli() as f64 / 1000.0)),
-        ("requests_running", concurrency.map(f64::from)),
-        ("requests_waiting", queue.map(f64::from)),
-        ("kv_cache_usage", kv_cache.as_ref().map(|share| share.ratio())),
-        ("gpu_utilization", gpu.map(f64::from)),
+        (metric::REQUESTS_PER_SECOND, requests_per_second.as_ref().map(|rate| rate.milli() as f64 / 1000.0)),
+        (metric::REQUESTS_RUNNING, concurrency.map(f64::from)),
+        (metric::REQUESTS_WAITING, queue.map(f64::from)),
+        (metric::KV_CACHE_USAGE, kv_cache.as_ref().map(|share| share.ratio())),
+        (metric::GPU_UTILIZATION, gpu.map(f64::from)),
     ];
     for (metric, target) in targets {
         if let Some(target) = target {
@@ -86,10 +86,10 @@ fn query(facts: &Facts<'_>, metric: &str) -> String {
     let service = super::services::pods_name(facts);
     let of = format!("{{service=\"{service}\"}}");
     match metric {
-        "requests_per_second" => format!("sum(rate(vllm:request_success_total{of}[1m]))"),
-        "requests_running" => format!("sum(vllm:num_requests_running{of})"),
-        "requests_waiting" => format!("sum(vllm:num_requests_waiting{of})"),
-        "kv_cache_usage" => format!("sum(vllm:kv_cache_usage_perc{of})"),
+        metric::REQUESTS_PER_SECOND => format!("sum(rate(vllm:request_success_total{of}[1m]))"),
+        metric::REQUESTS_RUNNING => format!("sum(vllm:num_requests_running{of})"),
+        metric::REQUESTS_WAITING => format!("sum(vllm:num_requests_waiting{of})"),
+        metric::KV_CACHE_USAGE => format!("sum(vllm:kv_cache_usage_perc{of})"),
         _ => {
             let pods = format!("{{pod=~\"{}-.*\"}}", facts.name);
             format!("sum(DCGM_FI_DEV_GPU_UTIL{pods})")

@@ -6,17 +6,16 @@ use std::path::Path;
 use std::time::Duration;
 
 use http::uri::PathAndQuery;
-use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
-use tonic::body::Body;
 use tonic::codec::Streaming;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Response, Status};
+use tonic::{Request, Status};
 use tonic_prost::ProstCodec;
+use wharf_listen::grpc::{Answered, Asked};
 
 /// Whoever is on this machine and takes longer than this is not well.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -99,55 +98,6 @@ where
     let answer =
         grpc.server_streaming(Request::new(question), PathAndQuery::from_static(path), codec).await?;
     Ok(answer.into_inner())
-}
-
-/// What a server gets.
-pub type Asked = http::Request<Incoming>;
-/// What it gives.
-pub type Answered = http::Response<Body>;
-
-/// Answers a call with one answer.
-pub async fn answer<Q, A, F>(asked: Asked, answer: impl FnOnce(Q) -> F + Send) -> Answered
-where
-    Q: prost::Message + Default + 'static,
-    A: prost::Message + 'static,
-    F: Future<Output = Result<A, Status>> + Send,
-{
-    // tonic wants to be able to call it again, and never does.
-    let mut answer = Some(answer);
-    let service = tower::service_fn(move |request: Request<Q>| {
-        let answering = answer.take().map(|answer| answer(request.into_inner()));
-        async move {
-            match answering {
-                Some(answering) => Ok(Response::new(answering.await?)),
-                None => Err(Status::internal("a call was answered before")),
-            }
-        }
-    });
-    tonic::server::Grpc::new(ProstCodec::<A, Q>::default()).unary(service, asked).await
-}
-
-/// Answers a call with many answers.
-pub async fn stream<Q, A, S>(asked: Asked, answers: impl FnOnce(Q) -> S + Send) -> Answered
-where
-    Q: prost::Message + Default + 'static,
-    A: prost::Message + 'static,
-    S: tokio_stream::Stream<Item = Result<A, Status>> + Send + 'static,
-{
-    let mut answers = Some(answers);
-    let service = tower::service_fn(move |request: Request<Q>| {
-        let stream = answers.take().map(|answers| answers(request.into_inner()));
-        std::future::ready(match stream {
-            Some(stream) => Ok(Response::new(stream)),
-            None => Err(Status::internal("a call was answered before")),
-        })
-    });
-    tonic::server::Grpc::new(ProstCodec::<A, Q>::default()).server_streaming(service, asked).await
-}
-
-/// Answers that there is no such call.
-pub fn unknown() -> Answered {
-    Status::unimplemented("there is no such call").into_http()
 }
 
 /// Answers on a socket for as long as it is polled; all connections end with it.

@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tonic::Status;
+use wharf_listen::grpc::{self, Asked};
 use wharf_node::kubelet::pod_resources::{LIST, ListPodResourcesRequest, ListPodResourcesResponse};
-use wharf_node::kubelet::rpc::{self, Asked};
+use wharf_node::kubelet::rpc;
 use wharf_node::kubelet::{REGISTER, plugin, wire};
 
 /// What is known of a resource.
@@ -70,9 +71,9 @@ impl FakeKubelet {
             let (folder, endpoints, refusal) = (folder.clone(), Arc::clone(&endpoints), Arc::clone(&refusal));
             async move {
                 if asked.uri().path() != REGISTER {
-                    return rpc::unknown();
+                    return grpc::unknown();
                 }
-                rpc::answer(asked, |request: wire::RegisterRequest| async move {
+                grpc::answer(asked, |request: wire::RegisterRequest| async move {
                     if let Some(why) = refusal.lock().unwrap().clone() {
                         return Err(Status::invalid_argument(why));
                     }
@@ -191,9 +192,9 @@ pub(crate) fn pod_resources(socket: &Path, response: ListPodResourcesResponse) -
         let response = response.clone();
         async move {
             if asked.uri().path() != LIST {
-                return rpc::unknown();
+                return grpc::unknown();
             }
-            rpc::answer(asked, |_: ListPodResourcesRequest| std::future::ready(Ok(response))).await
+            grpc::answer(asked, |_: ListPodResourcesRequest| std::future::ready(Ok(response))).await
         }
     }))
 }

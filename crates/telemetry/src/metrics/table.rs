@@ -213,6 +213,28 @@ pub mod operator {
     }
 }
 
+/// Metrics of the metrics API about itself.
+pub mod metrics_api {
+    use super::{Kind, Metric};
+
+    metrics! {
+        REQUESTS "wharf_metrics_api_requests_total" Kind::Counter, &["api", "status"],
+            "Requests of the API server by API (custom, external, resource, discovery) and status.";
+        HELD "wharf_metrics_api_held" Kind::Gauge, &["api", "state"],
+            "1 for the state of each API that is to be served: held, taken (somebody else owns it), failed.";
+        SCRAPES "wharf_metrics_api_scrapes_total" Kind::Counter, &["result"],
+            "Times that a pod's metrics were read by result: ok, failed, unknown (they are no engine's that we know).";
+        PODS "wharf_metrics_api_pods" Kind::Gauge, &[],
+            "Pods that are read since somebody scales by them.";
+        GATEWAYS "wharf_metrics_api_gateways" Kind::Gauge, &[],
+            "Gateways whose demand stream is followed.";
+        CERTIFICATE_END "wharf_metrics_api_certificate_end_timestamp_seconds" Kind::Gauge, &[],
+            "When the certificate ends, in seconds since 1970. It is renewed a month before.";
+        BUILD_INFO "wharf_build_info" Kind::Gauge, &["version", "commit"],
+            "Always 1; the labels tell the build.";
+    }
+}
+
 /// Metrics of the node agent about itself.
 pub mod node {
     use super::{Kind, Metric};

@@ -1,0 +1,33 @@
+//! What Kubernetes' autoscaler, KEDA and `kubectl top` read: the APIs `custom.metrics.k8s.io`, `external.metrics.k8s.io` and, where nobody else
+//! serves it, `metrics.k8s.io`; and KEDA's external scaler.
+//!
+//! Values come straight from pods, gateways, node agents and kubelets, so there is no Prometheus in between whose scrape has to be waited for.
+//! [`metric`] and [`apis`] are the tables of what there is; [`serve`] answers. Files named `secret` and `claim` write to the cluster; no others
+//! do.
+
+mod apis;
+mod caller;
+mod claim;
+mod gpus;
+mod guard;
+mod history;
+mod keys;
+mod kubelets;
+mod look;
+mod metric;
+mod rbac;
+mod run;
+mod sampler;
+pub mod scaler;
+mod selector;
+mod serve;
+mod services;
+mod sources;
+mod tls;
+mod usage;
+
+pub use apis::Api;
+pub use claim::Home;
+pub use kubelets::{KubeletAccess, KubeletError};
+pub use rbac::cluster_role;
+pub use run::{Options, Sockets, StartError, run};
