@@ -7,6 +7,7 @@
 pub mod actors;
 pub mod cluster;
 pub mod engine;
+pub mod front_proxy;
 pub mod real;
 pub mod stage;
 mod wire;

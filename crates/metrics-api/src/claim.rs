@@ -9,8 +9,6 @@ use crate::apis::Api;
 
 /// Who owns the fields that are written.
 const MANAGER: &str = "wharf-metrics-api";
-/// The port of our Service.
-const PORT: u16 = 443;
 
 /// Where this server is, as the API server finds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +17,8 @@ pub struct Home {
     pub namespace: String,
     /// Name of its Service.
     pub service: String,
+    /// Port of the Service.
+    pub port: u16,
     /// A cluster-wide object with which its APIServices go: an APIService without a server breaks discovery for everybody. `Kind/name`, of
     /// `rbac.authorization.k8s.io/v1`.
     pub owner: Option<(String, String)>,
@@ -50,7 +50,8 @@ pub(crate) fn claim(live: Option<&Value>, wanted: &Value) -> Claim {
     }
     let same = |field: &str| live["spec"][field] == wanted["spec"][field];
     let owned = |value: &Value| value["metadata"]["ownerReferences"][0]["uid"].clone();
-    match same("caBundle") && same("groupPriorityMinimum") && owned(live) == owned(wanted) {
+    match same("service") && same("caBundle") && same("groupPriorityMinimum") && owned(live) == owned(wanted)
+    {
         true => Claim::Held,
         false => Claim::Write,
     }
@@ -63,7 +64,7 @@ pub(crate) fn wanted(api: Api, home: &Home, authorities: &str, owner: Option<&Va
         "metadata": {"name": api.service_name(), "labels": {"app.kubernetes.io/managed-by": "wharf"}},
         "spec": {
             "group": api.group(), "version": api.version(), "groupPriorityMinimum": 100, "versionPriority": 100,
-            "service": {"namespace": home.namespace, "name": home.service, "port": PORT},
+            "service": {"namespace": home.namespace, "name": home.service, "port": home.port},
             "caBundle": authorities,
         },
     });
@@ -130,7 +131,12 @@ mod tests {
     use super::*;
 
     fn home() -> Home {
-        Home { namespace: "wharf-system".to_owned(), service: "wharf-metrics-api".to_owned(), owner: None }
+        Home {
+            namespace: "wharf-system".to_owned(),
+            service: "wharf-metrics-api".to_owned(),
+            port: 443,
+            owner: None,
+        }
     }
 
     #[test]

@@ -13,8 +13,6 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::usage::{NodeUse, Reading, between, read};
 
-/// How often. Kubelets themselves look every ten seconds.
-const EVERY: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(5);
 const AT_ONCE: usize = 32;
 /// A node that has not answered for so long has no value.
@@ -81,8 +79,8 @@ impl Kubelets {
     }
 
     /// Reads all of them, for as long as it is polled.
-    pub(crate) async fn run(&self) {
-        let mut ticks = interval(EVERY);
+    pub(crate) async fn run(&self, every: Duration) {
+        let mut ticks = interval(every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;

@@ -34,3 +34,16 @@ pub fn cluster_role(name: &str, apis: &[Api]) -> Value {
         "rules": rules,
     })
 }
+
+/// The Role in its own namespace, of the server behind `service`: its certificate.
+pub fn role_at_home(name: &str, namespace: &str, service: &str) -> Value {
+    let secret = crate::look::secret_name(service);
+    json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role",
+        "metadata": {"name": name, "namespace": namespace, "labels": {"app.kubernetes.io/managed-by": "wharf"}},
+        "rules": [
+            {"apiGroups": [""], "resources": ["secrets"], "verbs": ["create"]},
+            {"apiGroups": [""], "resources": ["secrets"], "resourceNames": [secret], "verbs": ["get", "update"]},
+        ],
+    })
+}

@@ -38,8 +38,7 @@ use crate::services::Services;
 use crate::sources::{Resources, Sources};
 use crate::tls::Tls;
 
-/// How long until the certificate, the front proxy and the APIServices are looked at again, and after a look that failed.
-const LOOK_EVERY: Duration = Duration::from_secs(30);
+/// How long until a look that failed is taken again.
 const LOOK_AGAIN: Duration = Duration::from_secs(3);
 /// How long a gateway may take to answer; its stream says something more often than that.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -63,6 +62,23 @@ pub struct Options {
     pub kubelets: Option<KubeletAccess>,
     /// Finds where pods listen.
     pub find: Find,
+    /// How often what is looked at.
+    pub every: Every,
+}
+
+/// How often what is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Every {
+    /// The certificate, the front proxy and the APIServices.
+    pub look: Duration,
+    /// Kubelets; they themselves look every ten seconds.
+    pub kubelets: Duration,
+}
+
+impl Default for Every {
+    fn default() -> Self {
+        Every { look: Duration::from_secs(30), kubelets: Duration::from_secs(10) }
+    }
 }
 
 /// Ports.
@@ -162,13 +178,13 @@ pub async fn run(
 
     let working = async {
         tokio::join!(
-            looks(&look, &shown),
+            looks(&look, options.every.look, &shown),
             listed(&sources, &shown),
             sources.sampler.run(),
             sources.services.follow(&streams),
             async {
                 if let Some(resources) = &sources.resources {
-                    resources.kubelets.run().await;
+                    resources.kubelets.run(options.every.kubelets).await;
                 }
             },
             count(&metrics, &streams),
@@ -257,7 +273,7 @@ fn labels_of_pods(client: &Client, tasks: &mut JoinSet<()>) -> Store<PartialObje
 }
 
 /// Looks for as long as it is polled. The same failure is told once.
-async fn looks(look: &Look, shown: &Shown) {
+async fn looks(look: &Look, every: Duration, shown: &Shown) {
     let mut told = String::new();
     loop {
         let looked: Result<(), LookError> = look.once().await;
@@ -265,7 +281,7 @@ async fn looks(look: &Look, shown: &Shown) {
             Ok(()) => {
                 shown.looked.store(true, Ordering::Relaxed);
                 told.clear();
-                sleep(LOOK_EVERY).await;
+                sleep(every).await;
             }
             Err(error) => {
                 let error = wharf_telemetry::log::chain(&error);

@@ -12,6 +12,8 @@ use serde_json::json;
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
 
+use crate::front_proxy::FrontProxy;
+
 /// Who may do everything.
 const TOKEN: &str = "everything";
 /// How long a server may take to come up; machines of CI are slow.
@@ -19,7 +21,7 @@ const UP_WITHIN: Duration = Duration::from_secs(120);
 const AGAIN: Duration = Duration::from_millis(100);
 
 /// What a cluster does by itself, beside what [`crate::actors`] do: they run Pods and end Jobs, as a test says.
-const CONTROLLERS: [&str; 7] = [
+const CONTROLLERS: [&str; 8] = [
     "garbage-collector-controller",
     "namespace-controller",
     "deployment-controller",
@@ -27,6 +29,7 @@ const CONTROLLERS: [&str; 7] = [
     "endpointslice-controller",
     "serviceaccount-controller",
     "disruption-controller",
+    "horizontal-pod-autoscaler-controller",
 ];
 
 pub(super) struct Plane {
@@ -62,6 +65,14 @@ impl Plane {
         let key = KeyPair::generate().expect("a key");
         fs::write(plane.folder.path().join("accounts.key"), key.serialize_pem()).expect("a file");
         fs::write(plane.folder.path().join("accounts.pub"), key.public_key_pem()).expect("a file");
+        let front_proxy = FrontProxy::new();
+        for (name, text) in [
+            ("front-proxy-ca.crt", &front_proxy.authority),
+            ("front-proxy.crt", &front_proxy.certificate),
+            ("front-proxy.key", &front_proxy.key),
+        ] {
+            fs::write(plane.folder.path().join(name), text).expect("a file");
+        }
         plane.spawn(
             "kube-apiserver",
             &[
@@ -75,6 +86,14 @@ impl Plane {
                 "--service-account-issuer=https://plane.test",
                 &format!("--service-account-key-file={}", plane.path("accounts.pub")),
                 &format!("--service-account-signing-key-file={}", plane.path("accounts.key")),
+                // For servers that it asks in the name of others, such as a metrics API.
+                &format!("--requestheader-client-ca-file={}", plane.path("front-proxy-ca.crt")),
+                "--requestheader-allowed-names=front-proxy-client",
+                "--requestheader-username-headers=X-Remote-User",
+                "--requestheader-group-headers=X-Remote-Group",
+                "--requestheader-extra-headers-prefix=X-Remote-Extra-",
+                &format!("--proxy-client-cert-file={}", plane.path("front-proxy.crt")),
+                &format!("--proxy-client-key-file={}", plane.path("front-proxy.key")),
                 // Pods come without tokens of accounts that no controller makes.
                 "--disable-admission-plugins=ServiceAccount",
                 "--allow-privileged=false",
@@ -111,6 +130,7 @@ impl Plane {
                 &format!("--controllers={}", CONTROLLERS.join(",")),
                 "--leader-elect=false",
                 "--secure-port=0",
+                "--horizontal-pod-autoscaler-sync-period=1s",
                 "--kube-api-qps=200",
                 "--kube-api-burst=400",
             ],

@@ -1,0 +1,14 @@
+//! The metrics API over an API server, pods, gateways, a node agent and a kubelet of these tests.
+
+#[path = "metrics_api/keda.rs"]
+mod keda;
+#[path = "metrics_api/owners.rs"]
+mod owners;
+#[path = "metrics_api/resources.rs"]
+mod resources;
+#[path = "metrics_api/rights.rs"]
+mod rights;
+#[path = "metrics_api/support.rs"]
+mod support;
+#[path = "metrics_api/values.rs"]
+mod values;
