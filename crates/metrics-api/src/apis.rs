@@ -3,6 +3,7 @@
 
 use serde_json::{Value, json};
 
+use crate::escape::unescaped;
 use crate::metric::{POD, SERVICE};
 
 /// An API of Kubernetes.
@@ -104,7 +105,9 @@ pub(crate) enum Kind {
 
 /// What a path asks for.
 pub(crate) fn route(path: &str) -> Route {
-    let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+    // The API server writes `*` as `%2A`.
+    let parts: Vec<String> = path.split('/').filter(|part| !part.is_empty()).map(unescaped).collect();
+    let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
     let owned = |text: &str| text.to_owned();
     match parts.as_slice() {
         ["healthz" | "livez" | "readyz"] => Route::Health,
@@ -259,6 +262,7 @@ mod tests {
             metric: "requests_per_second".to_owned(),
         };
         assert_eq!(route(&format!("{custom}/pods/*/requests_per_second")), asked);
+        assert_eq!(route(&format!("{custom}/pods/%2A/requests_per_second")), asked);
         let asked = Route::Custom {
             namespace: "demo".to_owned(),
             kind: Kind::Service,

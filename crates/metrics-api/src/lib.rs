@@ -8,6 +8,7 @@
 mod apis;
 mod caller;
 mod claim;
+mod escape;
 mod gpus;
 mod guard;
 mod history;

@@ -14,6 +14,7 @@ use wharf_listen::PeerCertificate;
 use wharf_telemetry::metrics::{Metrics, metrics_api as table};
 
 use crate::apis::{self, Api, Kind, Route, of_external, route};
+use crate::escape::unescaped;
 use crate::guard::{Guard, Verdict};
 use crate::history::WINDOW;
 use crate::metric::{self, Needs, quantity};
@@ -275,7 +276,7 @@ fn now() -> String {
 /// A parameter of a query, decoded; nothing if it is not there.
 fn parameter(query: &str, key: &str) -> String {
     let pair = query.split('&').find_map(|pair| pair.split_once('=').filter(|(name, _)| *name == key));
-    pair.map_or_else(String::new, |(_, value)| crate::caller::unescaped(&value.replace('+', " ")))
+    pair.map_or_else(String::new, |(_, value)| unescaped(&value.replace('+', " ")))
 }
 
 #[cfg(test)]
