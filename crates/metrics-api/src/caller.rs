@@ -16,6 +16,10 @@ pub(crate) const NAMESPACE: &str = "kube-system";
 /// Name of its ConfigMap.
 pub(crate) const CONFIG: &str = "extension-apiserver-authentication";
 
+/// Nobody in particular, and everybody else.
+pub(crate) const ANONYMOUS: &str = "system:anonymous";
+const AUTHENTICATED: &str = "system:authenticated";
+
 /// Whom to believe that speaks for others.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct FrontProxy {
@@ -99,7 +103,12 @@ impl FrontProxy {
 
     fn user(&self, name: String, headers: &HeaderMap) -> User {
         let groups = self.group_headers.iter().flat_map(|name| headers.get_all(name));
-        let groups = groups.filter_map(|value| value.to_str().ok()).map(str::to_owned).collect();
+        let mut groups: Vec<String> =
+            groups.filter_map(|value| value.to_str().ok()).map(str::to_owned).collect();
+        // The front proxy does not always name it; every server behind it adds it.
+        if name != ANONYMOUS && !groups.iter().any(|group| group == AUTHENTICATED) {
+            groups.push(AUTHENTICATED.to_owned());
+        }
         let mut extra: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for (name, value) in headers {
             let key =
@@ -210,6 +219,16 @@ mod tests {
         assert_eq!(user.name, "system:serviceaccount:kube-system:horizontal-pod-autoscaler");
         assert_eq!(user.groups, ["system:serviceaccounts", "system:authenticated"]);
         assert_eq!(user.extra["authentication.kubernetes.io/credential-id"], ["JTI=1"]);
+    }
+
+    #[test]
+    fn whoever_the_front_proxy_names_is_authenticated() {
+        let asked = headers(&[("X-Remote-User", "system:aggregator")]);
+        let Caller::User(user) = front_proxy().caller(Some(&certificate("front-proxy-client")), &asked)
+        else {
+            panic!("it is believed");
+        };
+        assert_eq!(user.groups, ["system:authenticated"]);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use kube::Client;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::caller::{Caller, FrontProxy, User};
+use crate::caller::{ANONYMOUS, Caller, FrontProxy, User};
 
 /// How long an answer holds. Kubernetes' own servers hold a yes for five minutes and a no for half a minute.
 const HOLDS: Duration = Duration::from_secs(10);
@@ -66,7 +66,7 @@ impl Guard {
                 None => return Ok(Verdict::Unknown),
             },
             Caller::Nobody => User {
-                name: "system:anonymous".to_owned(),
+                name: ANONYMOUS.to_owned(),
                 groups: vec!["system:unauthenticated".to_owned()],
                 ..User::default()
             },

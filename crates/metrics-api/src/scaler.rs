@@ -78,13 +78,20 @@ impl Scaler {
             let mut told = None;
             loop {
                 news.borrow_and_update();
-                let answer = self.is_active(&of);
-                let is_error = answer.is_err();
-                let active = answer.as_ref().ok().map(|answer| answer.result);
-                if (is_error || active != told) && sender.send(answer).await.is_err() || is_error {
-                    return;
+                let active = match self.is_active(&of) {
+                    Ok(answer) => answer.result,
+                    Err(wrong) => {
+                        // It will not be right later. Whether KEDA still listens makes no difference.
+                        let _ = sender.send(Err(wrong)).await;
+                        return;
+                    }
+                };
+                if told != Some(active) {
+                    told = Some(active);
+                    if sender.send(Ok(IsActiveResponse { result: active })).await.is_err() {
+                        return;
+                    }
                 }
-                told = active;
                 tokio::select! {
                     () = sender.closed() => return,
                     changed = news.changed() => if changed.is_err() { return },

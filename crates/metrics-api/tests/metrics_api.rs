@@ -1,5 +1,7 @@
 //! The metrics API over an API server, pods, gateways, a node agent and a kubelet of these tests.
 
+#[path = "metrics_api/hpa.rs"]
+mod hpa;
 #[path = "metrics_api/keda.rs"]
 mod keda;
 #[path = "metrics_api/owners.rs"]
