@@ -4,8 +4,8 @@
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::{
-    bench, chat, distill, doctor, epp, fetch, gateway, key, manifest, model, node_agent, operator, optimize,
-    plan, serve, up,
+    bench, chat, distill, doctor, epp, fetch, gateway, key, manifest, metrics_api, model, node_agent,
+    operator, optimize, plan, serve, up,
 };
 
 /// From raw weights to a served model, in one binary
@@ -30,6 +30,7 @@ pub(crate) enum Command {
     Gateway(gateway::Args),
     Operator(operator::Args),
     NodeAgent(node_agent::Args),
+    MetricsApi(Box<metrics_api::Args>),
     Epp(epp::Args),
     Doctor(doctor::Args),
     Key(Box<key::Args>),

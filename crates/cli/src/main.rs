@@ -16,6 +16,7 @@ mod job;
 mod key;
 mod manifest;
 mod meter;
+mod metrics_api;
 mod model;
 mod node_agent;
 mod openai;
@@ -63,6 +64,7 @@ fn run(cli: Cli, env: &Env) -> Result<(), Failure> {
         Command::Gateway(args) => gateway::run(&args),
         Command::Operator(args) => operator::run(&args, env),
         Command::NodeAgent(args) => node_agent::run(&args, env),
+        Command::MetricsApi(args) => metrics_api::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Epp(args) => epp::run(&args),
         Command::Key(args) => key::run(&args),

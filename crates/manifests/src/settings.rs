@@ -32,6 +32,10 @@ pub struct Settings {
     pub gateway: Peer,
     /// Wharf's operator: it lets new replicas answer their first prompts.
     pub operator: Peer,
+    /// Wharf's metrics API: it reads metrics of pods that an autoscaler scales by.
+    pub metrics_api: Peer,
+    /// Node agents, or dcgm-exporter's pods: they tell what pods use of GPUs.
+    pub node_agents: Peer,
     /// The cluster's name server.
     pub dns: Peer,
     /// Where KEDA finds Wharf's scaler.
@@ -54,8 +58,10 @@ impl Default for Settings {
             llamacpp_cuda_image: "ghcr.io/ggml-org/llama.cpp:server-cuda".to_owned(),
             gateway: peer("wharf-system", "app.kubernetes.io/component", "gateway"),
             operator: peer("wharf-system", "app.kubernetes.io/component", "operator"),
+            metrics_api: peer("wharf-system", "app.kubernetes.io/component", "metrics-api"),
+            node_agents: peer("wharf-nodes", "app.kubernetes.io/component", "node-agent"),
             dns: peer("kube-system", "k8s-app", "kube-dns"),
-            scaler_address: "wharf-scaler.wharf-system.svc:9003".to_owned(),
+            scaler_address: "wharf-metrics-api.wharf-system.svc:9003".to_owned(),
             prometheus_url: "http://prometheus-operated.monitoring.svc:9090".to_owned(),
         }
     }

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use wharf_spec::Model;
 use wharf_spec::job::PROGRESS_PORT;
-use wharf_spec::service::{PeerFrom, PeerTo};
+use wharf_spec::service::{PeerFrom, PeerTo, ScalingMode};
 
 use crate::facts::{Facts, Files};
 use crate::names::{self, HTTPS, MODEL, PICKER, Part, SERVICE};
@@ -56,6 +56,11 @@ fn servers(facts: &Facts<'_>) -> Value {
     }
     let prometheus = named_namespace(&facts.spec.observability.prometheus_namespace);
     ingress.push(json!({"from": [prometheus], "ports": [tcp(metrics)]}));
+    if matches!(facts.spec.scaling.mode, ScalingMode::Hpa | ScalingMode::Keda) && facts.mode == Mode::Managed
+    {
+        // Replicas are set by what it reads.
+        ingress.push(json!({"from": [peer(&facts.settings.metrics_api)], "ports": [tcp(metrics)]}));
+    }
     if facts.spec.expose.inference_pool {
         // The picker reads metrics to choose by them.
         let picker =

@@ -23,11 +23,22 @@ fn an_installation_with_defaults_says_what_is_the_default_anyway() {
         said.namespace == default.namespace
             && default.pods.iter().all(|(key, value)| said.pods.get(key) == Some(value))
     };
-    assert!(is_narrower(&said.gateway, &default.gateway) && is_narrower(&said.operator, &default.operator));
-    assert_eq!(
-        Settings { gateway: default.gateway.clone(), operator: default.operator.clone(), ..said },
-        default
-    );
+    let with_default_peers = Settings {
+        gateway: default.gateway.clone(),
+        operator: default.operator.clone(),
+        metrics_api: default.metrics_api.clone(),
+        node_agents: default.node_agents.clone(),
+        ..said.clone()
+    };
+    assert_eq!(with_default_peers, default);
+    for (said, default) in [
+        (&said.gateway, &default.gateway),
+        (&said.operator, &default.operator),
+        (&said.metrics_api, &default.metrics_api),
+        (&said.node_agents, &default.node_agents),
+    ] {
+        assert!(is_narrower(said, default), "{said:?}");
+    }
 }
 
 #[test]

@@ -11,6 +11,7 @@
 
 {{- define "wharf.operator.name" -}}{{ include "wharf.fullname" . }}-operator{{- end }}
 {{- define "wharf.nodeAgent.name" -}}{{ include "wharf.fullname" . }}-node-agent{{- end }}
+{{- define "wharf.metricsApi.name" -}}{{ include "wharf.fullname" . }}-metrics-api{{- end }}
 {{- define "wharf.gateway.name" -}}{{ include "wharf.fullname" . }}-gateway{{- end }}
 
 {{/* Headless: every gateway's address, ready or not. */}}
@@ -50,6 +51,29 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/component: node-agent
 {{- end }}
 
+{{- define "wharf.metricsApi.selector" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: metrics-api
+{{- end }}
+
+{{/* Its rights, with its own name, and of the APIs that are asked for. */}}
+{{- define "wharf.metricsApi.rules" -}}
+{{- $services := dict "custom" "v1beta2.custom.metrics.k8s.io" "external" "v1beta1.external.metrics.k8s.io" "resource" "v1beta1.metrics.k8s.io" }}
+{{- $names := list }}
+{{- range .Values.metricsApi.apis }}{{ $names = append $names (get $services .) }}{{ end }}
+{{- $resource := has "resource" .Values.metricsApi.apis }}
+{{- $own := list (include "wharf.metricsApi.name" .) }}
+{{- range .Files.Get "files/metrics-api-rules.yaml" | fromYamlArray }}
+{{- $rule := deepCopy . }}
+{{- if and .resourceNames (has "apiservices" .resources) }}{{ $_ := set $rule "resourceNames" $names }}{{ end }}
+{{- if has "clusterroles" .resources }}{{ $_ := set $rule "resourceNames" $own }}{{ end }}
+{{- if or $resource (not (or (has "nodes" .resources) (has "nodes/metrics" .resources))) }}
+- {{ toYaml $rule | nindent 2 | trim }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{/* The node agent's --config, and the port in it. */}}
 {{- define "wharf.nodeAgent.config" -}}
 {{- toYaml (mergeOverwrite (dict "exporter" (dict "port" 9100)) (deepCopy .Values.nodeAgent.config)) }}
@@ -71,7 +95,12 @@ app.kubernetes.io/component: node-agent
 {{- $peer := dict "namespace" .Release.Namespace }}
 {{- $gateway := merge (dict "pods" (include "wharf.gateway.selector" . | fromYaml)) $peer }}
 {{- $operator := merge (dict "pods" (include "wharf.operator.selector" . | fromYaml)) $peer }}
+{{- $metrics := merge (dict "pods" (include "wharf.metricsApi.selector" . | fromYaml)) $peer }}
+{{- $agents := dict "namespace" .Values.nodeAgent.namespace "pods" (include "wharf.nodeAgent.selector" . | fromYaml) }}
 {{- $settings := dict "image" (include "wharf.image" .) "gateway" $gateway "operator" $operator "dns" .Values.networkPolicy.dns }}
+{{- $_ := set $settings "metricsApi" $metrics }}
+{{- $_ := set $settings "nodeAgents" $agents }}
+{{- $_ := set $settings "scalerAddress" (printf "%s.%s.svc:9003" (include "wharf.metricsApi.name" .) .Release.Namespace) }}
 {{- toYaml (mergeOverwrite $settings (deepCopy .Values.operator.settings)) }}
 {{- end }}
 
