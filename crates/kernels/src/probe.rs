@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use half::f16;
 
-use crate::attention::{KvPages, PAGE_TOKENS, Queries, Scratch, attend};
+use crate::attention::{KvPages, PAGE_TOKENS, Queries, Scratch, attend, attend_chunk, partial_len};
 use crate::{DType, Input, Isa, PackError, PackedMatrix, Part, Store, Team, block, matmul};
 
 /// A matrix to multiply with: `[n, k]`.
@@ -113,24 +113,47 @@ impl<'a> Probe<'a> {
     }
 }
 
+/// Keys and values of some positions, made up.
+struct Kv {
+    heads: Heads,
+    data: Vec<f16>,
+    table: Vec<u32>,
+}
+
+impl Kv {
+    /// Of so many layers.
+    fn new(heads: Heads, tokens: usize, layers: usize) -> Kv {
+        let pages = layers * tokens / PAGE_TOKENS;
+        let data = noise(pages * heads.kv * Kv::page(heads)).into_iter().map(f16::from_f32).collect();
+        Kv { heads, data, table: (0..pages as u32).collect() }
+    }
+
+    /// Elements of a page of one head.
+    fn page(heads: Heads) -> usize {
+        2 * heads.dim * PAGE_TOKENS
+    }
+
+    /// One head of the layer whose pages these are.
+    fn of<'a>(&'a self, table: &'a [u32], head: usize) -> KvPages<'a, f16> {
+        let size = Kv::page(self.heads);
+        KvPages {
+            data: &self.data,
+            table,
+            page_stride: self.heads.kv * size,
+            k_offset: head * size,
+            v_offset: head * size + self.heads.dim * PAGE_TOKENS,
+            head_dim: self.heads.dim,
+            scales: None,
+        }
+    }
+}
+
 /// Multiply-adds a second of attention over a prompt of 512 tokens.
 pub fn attention(isa: Isa, team: &Team, heads: Heads, budget: Duration) -> f64 {
     const TOKENS: usize = 512;
     const TILE: usize = 16;
     let Heads { kv: kv_heads, group, dim } = heads;
-    let head = 2 * dim * PAGE_TOKENS;
-    let pages = TOKENS / PAGE_TOKENS;
-    let data: Vec<f16> = noise(pages * kv_heads * head).into_iter().map(f16::from_f32).collect();
-    let table: Vec<u32> = (0..pages as u32).collect();
-    let kv = |h: usize| KvPages {
-        data: &data,
-        table: &table,
-        page_stride: kv_heads * head,
-        k_offset: h * head,
-        v_offset: h * head + dim * PAGE_TOKENS,
-        head_dim: dim,
-        scales: None,
-    };
+    let kv = Kv::new(heads, TOKENS, 1);
     let q = noise(TOKENS * kv_heads * group * dim);
     let part = |index: usize| Queries {
         q: &q[index * TILE * group * dim..][..TILE * group * dim],
@@ -146,12 +169,37 @@ pub fn attention(isa: Isa, team: &Team, heads: Heads, budget: Duration) -> f64 {
         team.for_each_with(&mut scratch, slots.len(), 1, &|scratch, range| {
             for item in range {
                 let mut slot = slots[item].lock().expect("no job panics");
-                attend(isa, &kv(item % kv_heads), &part(item), scratch, &mut slot);
+                attend(isa, &kv.of(&kv.table, item % kv_heads), &part(item), scratch, &mut slot);
             }
         });
     });
     let pairs = (TOKENS * (TOKENS + 1) / 2) as f64;
     pairs * (kv_heads * group * dim * 2) as f64 / seconds
+}
+
+/// Multiply-adds a second of attention of one token over a context of 2,048, layer by layer, with more keys and values than caches hold.
+pub fn decode_attention(isa: Isa, team: &Team, heads: Heads, budget: Duration) -> f64 {
+    const TOKENS: usize = 2048;
+    const MOST: usize = 64 << 20;
+    let Heads { kv: kv_heads, group, dim } = heads;
+    let layer = TOKENS / PAGE_TOKENS * kv_heads * Kv::page(heads) * size_of::<f16>();
+    let layers = (MOST / layer).clamp(1, 64);
+    let kv = Kv::new(heads, TOKENS, layers);
+    let q = noise(group * dim);
+    let queries = Queries { q: &q, group, first: TOKENS - 1, window: usize::MAX, softcap: None };
+    let chunks: Vec<usize> = queries.chunks(dim).collect();
+    let ends: Vec<usize> = (1..=chunks.len() * kv_heads).map(|n| n * partial_len(group, dim)).collect();
+    let mut partials = vec![0.0; ends.last().copied().unwrap_or(0)];
+    let mut scratch: Vec<Scratch> = (0..team.threads()).map(|_| Scratch::default()).collect();
+    let seconds = best(budget, || {
+        for table in kv.table.chunks_exact(TOKENS / PAGE_TOKENS) {
+            team.for_each_part_with(&mut scratch, &mut partials, &ends, &|scratch, item, partial| {
+                let (chunk, head) = (chunks[item / kv_heads], item % kv_heads);
+                attend_chunk(isa, &kv.of(table, head), &queries, chunk, scratch, partial);
+            });
+        }
+    });
+    (layers * TOKENS) as f64 * (kv_heads * group * dim * 2) as f64 / seconds
 }
 
 /// Bytes a second that reading `bytes` bytes once reaches.
@@ -211,6 +259,7 @@ mod tests {
         assert_eq!(small.layers.len(), 1);
         let heads = Heads { kv: 1, group: 2, dim: 32 };
         assert!(attention(isa, &team, heads, Duration::ZERO) > 0.0);
+        assert!(decode_attention(isa, &team, heads, Duration::ZERO) > 0.0);
         assert!(memory(&team, 1 << 16, Duration::ZERO) > 0.0);
         let ragged = [Shape { dtype: DType::Q8_0, n: 64, k: 33 }];
         assert!(Probe::new(isa, &team, (&ragged, 1), None, 0).is_err());

@@ -41,6 +41,8 @@ pub struct Rates {
     pub products: Vec<RowRate>,
     /// Multiply-adds a second of attention over long prompts.
     pub attention: f64,
+    /// The same of a few tokens over long contexts, which share little of what is read and converted.
+    pub decode_attention: f64,
 }
 
 /// Multiply-adds a second of products with so many rows.
@@ -141,7 +143,7 @@ mod tests {
             RowRate { rows: 8, macs: 400.0 },
             RowRate { rows: 512, macs: 500.0 },
         ];
-        let rates = Rates { bandwidth: 1.0, products, attention: 1.0 };
+        let rates = Rates { bandwidth: 1.0, products, attention: 1.0, decode_attention: 1.0 };
         assert_eq!([1, 8, 512, 4096].map(|rows| rates.macs(rows)), [100.0, 400.0, 500.0, 500.0]);
         assert!((rates.macs(64) - 450.0).abs() < 1e-9);
     }

@@ -136,7 +136,7 @@ impl Work<'_> {
         let macs = self.shape.active_parameters() as f64 * streams as f64;
         let products = self.products(streams, macs, true);
         let attention =
-            self.attention(streams, streams as f64 * context as f64, streams as f64 * context as f64);
+            self.attention(true, streams as f64 * context as f64, streams as f64 * context as f64);
         let costs = [Some(products), Some(attention), self.link(streams)];
         self.point(streams, context, streams, costs.into_iter().flatten().collect())
     }
@@ -153,7 +153,7 @@ impl Work<'_> {
         };
         let pairs = tokens as f64 * (tokens as f64 + 1.0) / 2.0;
         // Each chunk reads what the chunks before it have stored.
-        let attention = self.attention(rows, pairs, tokens as f64 * (chunks + 1) as f64 / 2.0);
+        let attention = self.attention(false, pairs, tokens as f64 * (chunks + 1) as f64 / 2.0);
         let costs =
             [Some(times(self.products(rows, macs, false))), Some(attention), self.link(rows).map(times)];
         self.point(1, tokens, tokens, costs.into_iter().flatten().collect())
@@ -208,7 +208,8 @@ impl Work<'_> {
     }
 
     /// Attention over `pairs` of a query and a position, all layers together, that reads keys and values of `positions`.
-    fn attention(&self, rows: u64, pairs: f64, positions: f64) -> Cost {
+    /// `alone` when each query reads keys and values of its own.
+    fn attention(&self, alone: bool, pairs: f64, positions: f64) -> Cost {
         let shape = self.shape;
         let read = positions * self.load.kv_cache.bytes_per_token(shape) as f64;
         let macs = 2.0 * (shape.n_layers * shape.query_width()) as f64 * pairs;
@@ -231,8 +232,7 @@ impl Work<'_> {
                 )
             }
             Device::Cpu(rates) => {
-                // Few queries share little of what is converted: half the rate of long prompts.
-                let rate = if rows < 8 { rates.attention / 2.0 } else { rates.attention };
+                let rate = if alone { rates.decode_attention } else { rates.attention };
                 either(
                     (read / rates.bandwidth, || {
                         format!("{} of KV ÷ {}", bytes(read), bytes_per_second(rates.bandwidth))

@@ -182,7 +182,8 @@ fn binding(object: &Value, objects: &[Value]) -> Vec<String> {
     let role = &object["roleRef"];
     let mut found = Vec::new();
     let of_role = if role["kind"] == "Role" { namespace(object) } else { "" };
-    let is_kubernetes = role["name"] == "extension-apiserver-authentication-reader" && of_role == "kube-system";
+    let is_kubernetes =
+        role["name"] == "extension-apiserver-authentication-reader" && of_role == "kube-system";
     if !is_kubernetes && !exists(objects, text(&role["kind"]), of_role, text(&role["name"])) {
         found.push(format!("there is no {} {}", text(&role["kind"]), role["name"]));
     }

@@ -58,8 +58,13 @@ pub(super) fn describe(
         None => {
             let macs = given.expect("both are given where nothing is measured");
             let products = vec![RowRate { rows: 1, macs }];
-            // Attention is computed in floats: a quarter of what bytes reach.
-            Rates { bandwidth: bandwidth.unwrap_or_default() * 1e9, products, attention: macs / 4.0 }
+            // Attention is computed in floats: a quarter of what bytes reach; half of that where few tokens share what is read.
+            Rates {
+                bandwidth: bandwidth.unwrap_or_default() * 1e9,
+                products,
+                attention: macs / 4.0,
+                decode_attention: macs / 8.0,
+            }
         }
         Some(mut rates) => {
             rates.bandwidth = bandwidth.map_or(rates.bandwidth, |bandwidth| bandwidth * 1e9);
@@ -110,7 +115,8 @@ fn measure(shape: &Shape, weights: &Weights, threads: usize) -> anyhow::Result<R
         dim: n(shape.head_dim)?,
     };
     let attention = probe::attention(isa, &team, heads, BUDGET);
-    Ok(Rates { bandwidth, products: products.to_vec(), attention })
+    let decode_attention = probe::decode_attention(isa, &team, heads, BUDGET);
+    Ok(Rates { bandwidth, products: products.to_vec(), attention, decode_attention })
 }
 
 /// The type of most weights of the first of these groups that there is, as the CPU computes with it.

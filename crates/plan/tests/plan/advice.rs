@@ -40,7 +40,12 @@ fn what_does_not_help_is_not_said() {
 
 #[test]
 fn a_cpu_says_what_it_has_room_for() {
-    let rates = Rates { bandwidth: 40e9, products: vec![RowRate { rows: 1, macs: 80e9 }], attention: 50e9 };
+    let rates = Rates {
+        bandwidth: 40e9,
+        products: vec![RowRate { rows: 1, macs: 80e9 }],
+        attention: 50e9,
+        decode_attention: 25e9,
+    };
     let machine =
         |memory| Target::Machine(Machine { memory, threads: 8, rates: rates.clone(), measured: false });
     let plan = |memory| Report::new(&llama_8b(), &wanted("q4_0", 4096, 1), &machine(memory));
