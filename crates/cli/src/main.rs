@@ -64,7 +64,7 @@ fn run(cli: Cli, env: &Env) -> Result<(), Failure> {
         Command::Gateway(args) => gateway::run(&args),
         Command::Operator(args) => operator::run(&args, env),
         Command::NodeAgent(args) => node_agent::run(&args, env),
-        Command::MetricsApi(args) => metrics_api::run(&args),
+        Command::MetricsApi(args) => metrics_api::run(&args, env),
         Command::Doctor(args) => doctor::run(&args),
         Command::Epp(args) => epp::run(&args),
         Command::Key(args) => key::run(&args),

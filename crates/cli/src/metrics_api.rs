@@ -13,6 +13,7 @@ use wharf_metrics_api::{
 };
 use wharf_telemetry::log;
 
+use crate::Env;
 use crate::args::LogStyle;
 use crate::exit::{self, BadInput, Failure};
 use crate::{operator, stop};
@@ -42,6 +43,9 @@ pub(crate) struct Args {
     /// ClusterRole with which the APIServices go when it is deleted
     #[arg(long, value_name = "NAME")]
     owner: Option<String>,
+    /// A Prometheus to ask for metrics that are none of Wharf's [default: the variable PROMETHEUS_ENDPOINT]
+    #[arg(long, value_name = "URL")]
+    prometheus: Option<String>,
     /// Certificates that kubelets' are signed by, in PEM, for the API `resource` [default: the cluster's own]
     #[arg(long, value_name = "FILE", conflicts_with = "kubelet_insecure_tls")]
     kubelet_ca: Option<PathBuf>,
@@ -107,7 +111,7 @@ impl From<Served> for Api {
 }
 
 /// Runs the command to its end.
-pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+pub(crate) fn run(args: &Args, env: &Env) -> Result<(), Failure> {
     let apis: Vec<Api> = args.apis.iter().copied().map(Api::from).collect();
     if args.print_role {
         let namespace = args.service_namespace.as_deref().unwrap_or("wharf-system");
@@ -117,6 +121,8 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let settings: Settings =
         args.settings.as_deref().map(operator::settings).transpose().bad_input()?.unwrap_or_default();
     let kubelets = apis.contains(&Api::Resource).then(|| kubelets(args)).transpose().bad_input()?;
+    let prometheus = args.prometheus.clone().or_else(|| env.get("PROMETHEUS_ENDPOINT").cloned());
+    let prometheus = prometheus.filter(|url| !url.is_empty());
     log::init(args.log_format.into(), &args.log_level).context("failed to set up logging").bad_input()?;
     let bind = |port, what| wharf_listen::bind(&args.host, port, what).map(|(socket, _)| socket).bad_input();
     let api = bind(args.port, "the metrics APIs")?;
@@ -145,6 +151,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
             gateway: settings.gateway,
             node_agents: settings.node_agents,
             kubelets,
+            prometheus,
             find: wharf_cluster::address,
             every: Every::default(),
         };

@@ -16,6 +16,7 @@ mod keys;
 mod kubelets;
 mod look;
 mod metric;
+mod prometheus;
 mod rbac;
 mod reference;
 mod run;

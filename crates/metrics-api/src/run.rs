@@ -31,6 +31,7 @@ use crate::claim::Home;
 use crate::guard::Guard;
 use crate::kubelets::{KubeletAccess, KubeletError, Kubelets};
 use crate::look::{Look, LookError};
+use crate::prometheus::Prometheus;
 use crate::sampler::Sampler;
 use crate::scaler::Scaler;
 use crate::serve::Server;
@@ -60,6 +61,8 @@ pub struct Options {
     pub node_agents: Peer,
     /// For [`Api::Resource`].
     pub kubelets: Option<KubeletAccess>,
+    /// A Prometheus that is asked for metrics that are none of ours, by its address.
+    pub prometheus: Option<String>,
     /// Finds where pods listen.
     pub find: Find,
     /// How often what is looked at.
@@ -218,7 +221,10 @@ fn sources(
         }
         _ => None,
     };
-    Ok(Sources { pods, llm_services, agents, sampler, services: Services::default(), resources })
+    let prometheus =
+        options.prometheus.as_deref().map(Prometheus::new).transpose().map_err(StartError::Client)?;
+    let services = Services::default();
+    Ok(Sources { pods, llm_services, agents, sampler, services, prometheus, resources })
 }
 
 /// Objects of a kind, without what no value is made of.

@@ -1,5 +1,6 @@
 //! Answers of the three APIs. Who may ask is [`crate::guard`]'s to say, what a path means [`crate::apis`]'s, what there is [`crate::sources`]'.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 
@@ -18,6 +19,7 @@ use crate::escape::unescaped;
 use crate::guard::{Guard, Verdict};
 use crate::history::WINDOW;
 use crate::metric::{self, Needs, quantity};
+use crate::prometheus::QueryError;
 use crate::selector;
 use crate::sources::{Of, Sources};
 
@@ -111,7 +113,7 @@ impl Server {
                 self.custom((&namespace, kind, name.as_deref()), &metric, &labels, &of_metric).await
             }
             Route::External { namespace, metric } if self.serves(Api::External) => {
-                self.external(&namespace, &metric, &labels)
+                self.external(&namespace, &metric, &labels).await
             }
             Route::Nodes { name } => self.nodes(name.as_deref(), &labels).await,
             Route::Pods { namespace, name } => {
@@ -138,10 +140,13 @@ impl Server {
         let unknown =
             || Refusal(StatusCode::NOT_FOUND, format!("there is no metric {metric} of these objects"));
         let (needs, mut values) = match kind {
-            Kind::Pod => {
-                let metric = metric::find(metric::POD, metric).ok_or_else(unknown)?;
-                (metric.needs, self.sources.of_pods(metric, namespace, name, labels).await)
-            }
+            Kind::Pod => match metric::find(metric::POD, metric) {
+                Some(metric) => (metric.needs, self.sources.of_pods(metric, namespace, name, labels).await),
+                None => {
+                    let foreign = self.sources.foreign_of_pods(metric, namespace, name, labels).await;
+                    (Needs::Gauge, foreign.ok_or_else(unknown)?.map_err(unanswered)?)
+                }
+            },
             Kind::Service => {
                 let metric = metric::find(metric::SERVICE, metric).ok_or_else(unknown)?;
                 let of = |name: String| {
@@ -181,12 +186,17 @@ impl Server {
     }
 
     /// One value for each service, labelled with its name.
-    fn external(&self, namespace: &str, name: &str, labels: &Selector) -> Answer {
+    async fn external(&self, namespace: &str, name: &str, labels: &Selector) -> Answer {
         use kube::core::SelectorExt;
-        let metric = of_external(name).and_then(|name| metric::find(metric::SERVICE, name));
-        let metric =
-            metric.ok_or_else(|| Refusal(StatusCode::NOT_FOUND, format!("there is no metric {name}")))?;
         let timestamp = now();
+        let Some(metric) = of_external(name).and_then(|name| metric::find(metric::SERVICE, name)) else {
+            let unknown = || Refusal(StatusCode::NOT_FOUND, format!("there is no metric {name}"));
+            let prometheus = self.sources.prometheus.as_ref().ok_or_else(unknown)?;
+            let series = prometheus.by_labels(name, namespace, labels).await.map_err(unanswered)?;
+            let item = |(labels, value): (BTreeMap<String, String>, f64)| json!({"metricName": name, "metricLabels": labels, "timestamp": timestamp, "value": quantity(value)});
+            let items = series.into_iter().map(item).collect();
+            return Ok(list("ExternalMetricValueList", Api::External, items));
+        };
         let of = |service: String| {
             let own = [("service".to_owned(), service.clone())].into();
             if !labels.matches(&own) {
@@ -223,10 +233,14 @@ impl Server {
     }
 }
 
+fn unanswered(error: QueryError) -> Refusal {
+    Refusal(StatusCode::SERVICE_UNAVAILABLE, wharf_telemetry::log::chain(&error))
+}
+
 /// Metrics have no labels of their own.
 fn is_unlabelled(selector: &Selector) -> bool {
     use kube::core::SelectorExt;
-    selector.matches(&std::collections::BTreeMap::new())
+    selector.matches(&BTreeMap::new())
 }
 
 fn one_or_all(name: Option<&str>, items: Vec<Value>, kind: &str) -> Answer {

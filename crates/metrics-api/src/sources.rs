@@ -14,6 +14,7 @@ use wharf_manifests::names::SERVICE;
 use crate::gpus::{GpuUse, Holder};
 use crate::kubelets::Kubelets;
 use crate::metric::{Metric, Needs, PodSeen};
+use crate::prometheus::{Prometheus, QueryError};
 use crate::sampler::Sampler;
 use crate::services::Services;
 use crate::usage;
@@ -28,6 +29,8 @@ pub(crate) struct Sources {
     pub(crate) agents: Store<DynamicObject>,
     pub(crate) sampler: Sampler,
     pub(crate) services: Services,
+    /// For metrics that are none of ours, if there is one.
+    pub(crate) prometheus: Option<Prometheus>,
     /// For the API of resources alone.
     pub(crate) resources: Option<Resources>,
 }
@@ -56,6 +59,32 @@ impl Sources {
         name: Option<&str>,
         selector: &Selector,
     ) -> Vec<Of> {
+        let pods = self.meant(namespace, name, selector);
+        let seen = self.seen(metric.needs, &pods).await;
+        let value = |pod: &Arc<DynamicObject>| {
+            let value = (metric.value)(seen.get(pod.metadata.uid.as_deref()?)?)?;
+            Some(Of { name: pod.name_any(), value })
+        };
+        pods.iter().filter_map(value).collect()
+    }
+
+    /// The same of a metric that is none of ours; none if there is no Prometheus.
+    pub(crate) async fn foreign_of_pods(
+        &self,
+        metric: &str,
+        namespace: &str,
+        name: Option<&str>,
+        selector: &Selector,
+    ) -> Option<Result<Vec<Of>, QueryError>> {
+        let prometheus = self.prometheus.as_ref()?;
+        let pods = self.meant(namespace, name, selector);
+        let names: Vec<String> = pods.iter().map(|pod| pod.name_any()).collect();
+        let values = prometheus.of_pods(metric, namespace, &names).await;
+        Some(values.map(|values| values.into_iter().map(|(name, value)| Of { name, value }).collect()))
+    }
+
+    /// Pods of a namespace that are selected, or the one with this name, in the order of their names.
+    fn meant(&self, namespace: &str, name: Option<&str>, selector: &Selector) -> Vec<Arc<DynamicObject>> {
         let is_it = |pod: &Arc<DynamicObject>| {
             pod.metadata.namespace.as_deref() == Some(namespace)
                 && pod.metadata.deletion_timestamp.is_none()
@@ -64,12 +93,7 @@ impl Sources {
         };
         let mut pods: Vec<Arc<DynamicObject>> = self.pods.state().into_iter().filter(is_it).collect();
         pods.sort_by_key(|pod| pod.name_any());
-        let seen = self.seen(metric.needs, &pods).await;
-        let value = |pod: &Arc<DynamicObject>| {
-            let value = (metric.value)(seen.get(pod.metadata.uid.as_deref()?)?)?;
-            Some(Of { name: pod.name_any(), value })
-        };
-        pods.iter().filter_map(value).collect()
+        pods
     }
 
     /// The sum of a metric over all pods of a service.

@@ -85,7 +85,20 @@ impl World {
         (cluster, front_proxy)
     }
 
-    pub(crate) async fn start_on((cluster, front_proxy): (Stage, FrontProxy), apis: &[Api]) -> World {
+    /// With a Prometheus.
+    pub(crate) async fn start_with(apis: &[Api], prometheus: &str) -> World {
+        World::start_by(World::cluster().await, apis, Some(prometheus)).await
+    }
+
+    pub(crate) async fn start_on(cluster: (Stage, FrontProxy), apis: &[Api]) -> World {
+        World::start_by(cluster, apis, None).await
+    }
+
+    async fn start_by(
+        (cluster, front_proxy): (Stage, FrontProxy),
+        apis: &[Api],
+        prometheus: Option<&str>,
+    ) -> World {
         let listen = async || TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let sockets = Sockets { api: listen().await, scaler: listen().await, side: listen().await };
         let [api, scaler, side] =
@@ -116,6 +129,7 @@ impl World {
             },
             gateway: peer("gateway"),
             node_agents: peer("node-agent"),
+            prometheus: prometheus.map(str::to_owned),
             kubelets: Some(KubeletAccess { token, authority: None }),
             find: |pod: &DynamicObject, _| {
                 Some(format!("127.0.0.1:{}", pod.annotations().get(PORT_ANNOTATION)?))
@@ -319,6 +333,17 @@ impl Text {
 
     pub(crate) fn say(&self, text: String) {
         *self.text.lock().unwrap() = text;
+    }
+
+    /// A Prometheus that has one answer, and the queries that it was asked.
+    pub(crate) async fn prometheus(answer: Value) -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
+        let queries: Arc<Mutex<Vec<String>>> = Arc::default();
+        let heard = Arc::clone(&queries);
+        let answer = move |request: &Request<Incoming>| {
+            heard.lock().unwrap().push(request.uri().to_string());
+            Response::new(whole(&answer.to_string()))
+        };
+        (serve(answer, None).await, queries)
     }
 
     /// A kubelet: it takes the token alone.

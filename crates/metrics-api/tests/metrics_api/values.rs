@@ -191,3 +191,25 @@ async fn discovery_lists_what_is_served() {
     assert_eq!(list["groupVersion"], "external.metrics.k8s.io/v1beta1");
     assert_eq!(world.get("/apis/metrics.k8s.io/v1beta1").await.0, 404);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_metric_that_is_none_of_ours_is_asked_of_prometheus() {
+    let result = json!([{"metric": {"pod": "a", "tier": "gold"}, "value": [1.7e9, "2.5"]}]);
+    let (prometheus, queries) =
+        Text::prometheus(json!({"status": "success", "data": {"result": result}})).await;
+    let world = World::start_with(&[Api::Custom, Api::External], &format!("http://{prometheus}/")).await;
+    let engine = engine(0, 0, 0.0).await;
+    world.pod("a", engine.address()).await;
+    let path = format!("{PODS}/*/theirs_total?labelSelector=wharf.dev%2Fservice%3Dassistant");
+    let list = world.get_until(&path, |list| list["items"][0].is_object()).await;
+    assert_eq!(values(&list), [pair("a", "2500m")]);
+    let asked = queries.lock().unwrap().last().unwrap().clone();
+    assert!(asked.starts_with("/api/v1/query?query=sum+by+%28pod%29+%28rate%28theirs_total"), "{asked}");
+
+    let (_, list) = world.get(&format!("{EXTERNAL}/theirs?labelSelector=tier%3Dgold")).await;
+    assert_eq!(list["items"][0]["metricLabels"], json!({"pod": "a", "tier": "gold"}));
+    // Our own are never asked of it.
+    let before = queries.lock().unwrap().len();
+    world.get(&format!("{PODS}/*/requests_running")).await;
+    assert_eq!(queries.lock().unwrap().len(), before);
+}
