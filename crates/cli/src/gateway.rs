@@ -6,6 +6,7 @@ use anyhow::Context;
 use wharf_gateway::{Gateway, GatewayConfig, ServeError, ServiceConfig, discover, kubernetes};
 use wharf_telemetry::log;
 
+use crate::args::LogStyle;
 use crate::exit::{BadInput, Failure};
 use crate::stop;
 
@@ -46,6 +47,9 @@ pub(crate) struct Args {
     /// The certificate's key, PEM
     #[arg(long, value_name = "FILE")]
     tls_key: Option<PathBuf>,
+    /// How the log looks
+    #[arg(long, value_enum, default_value = "text")]
+    log_format: LogStyle,
     /// What is logged: error, warn, info, debug, trace
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     log_level: String,
@@ -72,7 +76,9 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         let text = serde_saphyr::to_string(&config).context("failed to write the configuration")?;
         return Ok(crate::exit::print(&text)?);
     }
-    log::init(log::Format::Text, &args.log_level).context("failed to set up logging").bad_input()?;
+    log::init("gateway", args.log_format.into(), &args.log_level)
+        .context("failed to set up logging")
+        .bad_input()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

@@ -149,8 +149,9 @@ pub(crate) fn run(args: &Args, env: &Env) -> Result<(), Failure> {
         LogFormat::Json => log::Format::Json,
         LogFormat::Text => log::Format::Text,
     };
-    log::init(format, &config.log_level).context("failed to set up logging").bad_input()?;
     let role = Role::of(&config);
+    let component = if matches!(role, Role::Follows { .. }) { "rank" } else { "server" };
+    log::init(component, format, &config.log_level).context("failed to set up logging").bad_input()?;
     if role == Role::Alone && model.held.is_none() {
         return serve(config, model, None);
     }

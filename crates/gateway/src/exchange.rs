@@ -1,10 +1,11 @@
 //! One request from its acceptance to its end, counted exactly once however it ends.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use wharf_access::usage::{Tokens, UsageRecord};
 use wharf_access::{Principal, Reservation};
+use wharf_telemetry::log::milliseconds;
 use wharf_telemetry::metrics::gateway as table;
 
 use crate::service::{ServiceState, count};
@@ -23,6 +24,11 @@ pub(crate) struct Exchange {
     status: u16,
     colour: String,
     usage: Option<Usage>,
+    finish: Option<&'static str>,
+    /// Where it was sent last.
+    upstream: String,
+    /// Lines about the request belong to it.
+    span: tracing::Span,
     /// Tokens that were counted while they went by.
     seen: u64,
     ended: bool,
@@ -38,7 +44,7 @@ pub(crate) struct About {
 }
 
 /// nginx's code for a client that closed the connection, for records only: nobody is sent it.
-const CLIENT_LEFT: u16 = 499;
+pub(crate) const CLIENT_LEFT: u16 = 499;
 
 impl Exchange {
     pub(crate) fn begin(
@@ -61,9 +67,22 @@ impl Exchange {
             status: CLIENT_LEFT,
             colour: String::new(),
             usage: None,
+            finish: None,
+            upstream: String::new(),
+            span: tracing::Span::current(),
             seen: 0,
             ended: false,
         }
+    }
+
+    /// It goes to this endpoint.
+    pub(crate) fn sent_to(&mut self, address: &str) {
+        address.clone_into(&mut self.upstream);
+    }
+
+    /// What lines about the request belong to.
+    pub(crate) fn span(&self) -> &tracing::Span {
+        &self.span
     }
 
     /// The head of the answer goes to the client.
@@ -90,8 +109,9 @@ impl Exchange {
         self.seen = self.seen.max(events);
     }
 
-    /// What the answer took: as the engine says, or as events were counted.
-    pub(crate) fn took(&mut self, usage: Option<Usage>, events: u64) {
+    /// What the answer took, as the engine says or as events were counted, and why it ended.
+    pub(crate) fn took(&mut self, usage: Option<Usage>, events: u64, finish: Option<&'static str>) {
+        self.finish = finish;
         let counted = Usage {
             prompt_tokens: self.request.prompt_tokens,
             completion_tokens: events,
@@ -135,6 +155,7 @@ impl Exchange {
         let metrics = &self.shared.metrics;
         metrics.add(&table::REQUESTS, &[name, &self.colour, &code], 1.0);
         metrics.observe(&table::REQUEST_SECONDS, &[name, &self.colour], took.as_secs_f64());
+        self.log(status, took);
         let record = UsageRecord {
             time: jiff::Timestamp::now(),
             request_id: std::mem::take(&mut self.request.id),
@@ -155,6 +176,27 @@ impl Exchange {
             gateway: self.shared.config.name.clone(),
         };
         self.shared.ledger.add(record);
+    }
+
+    /// The request's one line.
+    fn log(&self, status: u16, took: Duration) {
+        let Exchange { service, principal, request, usage, finish, upstream, .. } = self;
+        self.span.in_scope(|| {
+            tracing::info!(
+                request_id = request.id,
+                model = request.model,
+                tenant = &*principal.name,
+                status,
+                ttft_ms = self.first.map(|first| milliseconds(first - self.started)),
+                duration_ms = milliseconds(took),
+                prompt_tokens = usage.map(|usage| usage.prompt_tokens),
+                completion_tokens = usage.map(|usage| usage.completion_tokens),
+                finish_reason = finish,
+                upstream = (!upstream.is_empty()).then_some(upstream.as_str()),
+                service = &*service.name,
+                "request ended"
+            );
+        });
     }
 }
 

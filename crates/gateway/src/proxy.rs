@@ -4,6 +4,7 @@ mod acquire;
 mod body;
 mod dispatch;
 mod progress;
+mod unaccounted;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -12,6 +13,8 @@ use http::header::{CONNECTION, CONTENT_TYPE, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, Version};
 use hyper::body::Incoming;
 use serde::Serialize;
+use tracing::Instrument;
+use tracing::field::Empty;
 use wharf_access::limits::Asked;
 use wharf_access::{Moment, Principal, Reservation};
 use wharf_api::ApiError;
@@ -30,6 +33,8 @@ use crate::service::ServiceState;
 use crate::shared::Shared;
 use crate::table::{Served, Table};
 use crate::upstream::Outgoing;
+
+use unaccounted::Unaccounted;
 
 /// Tokens of an answer whose request sets no limit, as far as reservations go; usage settles it.
 pub(crate) const USUAL_ANSWER: u64 = 256;
@@ -55,6 +60,14 @@ struct Accepted {
     standing: Vec<(&'static str, String)>,
 }
 
+/// What became of a request before an endpoint was asked.
+enum Admitted {
+    /// It is answered here.
+    Answered(Response<Answer>),
+    /// In a box: two of these would be in every request's future.
+    Accepted(Box<Accepted>),
+}
+
 impl Worker {
     /// Answers one request.
     pub(crate) async fn answer(self, request: Request<Incoming>) -> Response<Answer> {
@@ -68,10 +81,14 @@ impl Worker {
             (Some(response), _) => response,
             // In a box: what a page needs would make every stream's task larger.
             (None, Some(below)) => Box::pin(console::answer(&shared, &below, &request)).await,
-            (None, None) => self.proxied(request, &id, started).await.unwrap_or_else(|error| {
-                shared.metrics.add(&table::REFUSED, &[error.code().unwrap_or("other")], 1.0);
-                answer::failure(&error)
-            }),
+            (None, None) => {
+                let span = request_span(&id, request.uri().path());
+                let proxied = self.proxied(request, &id, started).instrument(span);
+                proxied.await.unwrap_or_else(|error| {
+                    shared.metrics.add(&table::REFUSED, &[error.code().unwrap_or("other")], 1.0);
+                    answer::failure(&error)
+                })
+            }
         };
         response.headers_mut().insert(headers::REQUEST_ID, id);
         // HTTP/2 has no such header; its connections are told to go away when the drain ends.
@@ -96,6 +113,34 @@ impl Worker {
         id: &HeaderValue,
         started: Instant,
     ) -> Result<Response<Answer>, ApiError> {
+        let mut unaccounted = Unaccounted::since(started);
+        let accepted = match self.admitted(request, id, started).await {
+            Ok(Admitted::Accepted(accepted)) => accepted,
+            Ok(Admitted::Answered(response)) => {
+                unaccounted.answered(response.status().as_u16());
+                return Ok(response);
+            }
+            Err(error) => {
+                unaccounted.refused(&error);
+                return Err(error);
+            }
+        };
+        unaccounted.follow();
+        if accepted.call.stream {
+            progress::answer(self, *accepted).await
+        } else {
+            let standing = accepted.standing.clone();
+            self.dispatch(*accepted).await.map(|response| with_standing(response, &standing))
+        }
+    }
+
+    /// Everything that comes before an endpoint is asked.
+    async fn admitted(
+        &self,
+        request: Request<Incoming>,
+        id: &HeaderValue,
+        started: Instant,
+    ) -> Result<Admitted, ApiError> {
         if self.shared.is_draining() {
             return Err(answer::stopping());
         }
@@ -103,7 +148,7 @@ impl Worker {
         let caller = Caller::of(&self.shared, request.headers()).await;
         caller.admit(&table, request.headers())?;
         if let Some(response) = self.models(&table, &request, &caller)? {
-            return Ok(response);
+            return Ok(Admitted::Answered(response));
         }
         let (parts, body) = request.into_parts();
         let limit = self.shared.config.max_body_bytes;
@@ -112,13 +157,7 @@ impl Worker {
         let call = body::read(body, content_type, limit, time).await?;
         let accepted =
             self.accept(&table, &caller, &parts.method, &parts.uri, &parts.headers, call, id, started)?;
-        drop(table);
-        if accepted.call.stream {
-            progress::answer(self, accepted).await
-        } else {
-            let standing = accepted.standing.clone();
-            self.dispatch(accepted).await.map(|response| with_standing(response, &standing))
-        }
+        Ok(Admitted::Accepted(Box::new(accepted)))
     }
 
     /// Who calls, which service is meant, whether there is room: the last point at which a request is refused without a trace elsewhere.
@@ -137,7 +176,10 @@ impl Worker {
         let served = table.find(host(headers, uri), &call.model)?;
         let service = &served.service;
         let principal = caller.at(service, headers)?;
+        let span = tracing::Span::current();
+        span.record("tenant", &*principal.name);
         principal.may_use(&call.model)?;
+        span.record("model", &call.model);
         let prompt_tokens = service.estimate(call.prompt.bytes);
         let answer_tokens = call.longest.unwrap_or(USUAL_ANSWER);
         let reservation = self.reserve(service, &principal, prompt_tokens.saturating_add(answer_tokens))?;
@@ -218,6 +260,33 @@ struct Model {
     object: &'static str,
     created: u64,
     owned_by: &'static str,
+}
+
+/// What lines about a request have in common. `model` and `tenant` become known later.
+fn request_span(id: &HeaderValue, path: &str) -> tracing::Span {
+    tracing::info_span!(
+        "request",
+        request_id = id.to_str().unwrap_or_default(),
+        trace_id = Empty,
+        span_id = Empty,
+        model = Empty,
+        tenant = Empty,
+        path = known_path(path)
+    )
+}
+
+/// A request's path, of a closed list: what clients may write there is no text for logs.
+fn known_path(path: &str) -> &'static str {
+    const KNOWN: [&str; 6] = [
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/embeddings",
+        "/v1/responses",
+        "/v1/rerank",
+        "/v1/models",
+    ];
+    let known = KNOWN.into_iter().find(|known| *known == path);
+    known.unwrap_or(if path.starts_with("/v1/models/") { "/v1/models/{name}" } else { "other" })
 }
 
 /// Paths whose streams can be asked what they took.

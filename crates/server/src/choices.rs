@@ -13,7 +13,9 @@ use wharf_engine::{
 };
 
 use wharf_model::tokenizer::StreamStart;
+use wharf_telemetry::log::milliseconds;
 
+use crate::middleware::{CLIENT_LEFT, Followed};
 use crate::prepare::Plan;
 use crate::record;
 use crate::state::{App, RETRY_AFTER_SECONDS};
@@ -34,7 +36,10 @@ pub(crate) struct Job {
     pub(crate) start: StreamStart,
     /// Name of the field that holds the prompt, for errors.
     pub(crate) param: &'static str,
+    /// The answer's head is sent before the answer is whole.
+    pub(crate) streams: bool,
     pub(crate) arrived: Instant,
+    pub(crate) followed: Followed,
 }
 
 /// News of one choice.
@@ -64,7 +69,14 @@ pub(crate) struct Choices {
     /// Choices whose `Finished` has not come.
     open: usize,
     arrived: Instant,
+    /// When the first token came.
+    first: Option<Instant>,
+    streams: bool,
     outcome: &'static str,
+    /// What the client is told, as far as it is known.
+    status: u16,
+    /// Why the last choice ended that has.
+    finish: Option<&'static str>,
     span: tracing::Span,
 }
 
@@ -108,7 +120,11 @@ impl Choices {
             n: job.n,
             open: 0,
             arrived: job.arrived,
+            first: None,
+            streams: job.streams,
             outcome: "cancelled",
+            status: CLIENT_LEFT,
+            finish: None,
             span: tracing::Span::current(),
         };
         let ends = Arc::new(job.plan.stop);
@@ -151,6 +167,7 @@ impl Choices {
                 });
             }
         }
+        job.followed.take_over();
         Ok(all)
     }
 
@@ -159,7 +176,7 @@ impl Choices {
     pub(crate) async fn next(&mut self) -> Option<Result<Piece, ApiError>> {
         loop {
             if self.open == 0 {
-                self.outcome = "finished";
+                (self.outcome, self.status) = ("finished", 200);
                 return None;
             }
             let event = tokio::select! {
@@ -200,6 +217,7 @@ impl Choices {
                     return Ok(None);
                 }
                 let now = Instant::now();
+                self.first.get_or_insert(now);
                 record::token(&self.app, self.arrived, choice.last_token.replace(now), now);
                 choice.generated += 1;
                 (choice.text_of(token), logprobs.map(|logprobs| (token, logprobs)))
@@ -218,6 +236,7 @@ impl Choices {
                         return Err(ApiError::Internal("the engine gave the request up".to_owned()));
                     }
                 };
+                self.finish = Some(word);
                 let usage = EngineUsage { generated_tokens: choice.generated, ..usage };
                 record::finished(&self.app, word, &usage, self.arrived);
                 if told.is_some() {
@@ -263,6 +282,7 @@ impl Choices {
 
     fn fail(&mut self, error: ApiError) -> ApiError {
         self.outcome = "failed";
+        self.status = if self.streams { 200 } else { error.status() };
         self.span.in_scope(|| tracing::warn!(error = %error, "the answer broke off"));
         self.abort_open();
         error
@@ -303,15 +323,23 @@ impl Drop for Choices {
         if self.outcome == "cancelled" {
             record::cancelled(&self.app, self.open);
         }
+        // A refused request is told by whoever tells the client.
+        if self.outcome == "refused" {
+            return;
+        }
         let usage = self.usage();
         self.span.in_scope(|| {
             tracing::info!(
-                outcome = self.outcome,
+                model = self.app.model_name,
+                status = self.status,
+                ttft_ms = self.first.map(|first| milliseconds(first - self.arrived)),
+                duration_ms = milliseconds(self.arrived.elapsed()),
                 prompt_tokens = usage.prompt_tokens,
-                cached_tokens = usage.prompt_tokens_details.cached_tokens,
                 completion_tokens = usage.completion_tokens,
-                seconds = self.arrived.elapsed().as_secs_f64(),
-                "completion ended"
+                finish_reason = self.finish,
+                cached_tokens = usage.prompt_tokens_details.cached_tokens,
+                outcome = self.outcome,
+                "request ended"
             );
         });
     }

@@ -6,6 +6,7 @@ mod server {
     mod answers;
     mod hostile;
     mod lifecycle;
+    mod logs;
     mod probes;
     mod streams;
     mod support;

@@ -5,6 +5,7 @@ mod redact;
 
 use std::error::Error;
 use std::io;
+use std::time::Duration;
 
 use tracing::Subscriber;
 use tracing_subscriber::filter::ParseError;
@@ -100,6 +101,11 @@ impl<W: io::Write> io::Write for Redacted<W> {
     fn flush(&mut self) -> io::Result<()> {
         self.0.flush()
     }
+}
+
+/// A time for a log line: milliseconds, to the microsecond.
+pub fn milliseconds(time: Duration) -> f64 {
+    time.as_micros() as f64 / 1e3
 }
 
 /// An error with all its causes, for one log line.

@@ -74,6 +74,7 @@ impl Picker {
         };
         match picked {
             Ok((in_flight, others)) => {
+                exchange.sent_to(&in_flight.address);
                 let others = others.into_iter().take(self.alternatives);
                 let endpoints = std::iter::once(in_flight.address.clone()).chain(others).collect();
                 Ok(Picked { endpoints, in_flight, exchange })
