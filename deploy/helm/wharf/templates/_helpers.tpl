@@ -11,6 +11,7 @@
 
 {{- define "wharf.operator.name" -}}{{ include "wharf.fullname" . }}-operator{{- end }}
 {{- define "wharf.nodeAgent.name" -}}{{ include "wharf.fullname" . }}-node-agent{{- end }}
+{{- define "wharf.logs.name" -}}{{ include "wharf.fullname" . }}-logs{{- end }}
 {{- define "wharf.gateway.name" -}}{{ include "wharf.fullname" . }}-gateway{{- end }}
 
 {{/* Headless: every gateway's address, ready or not. */}}
@@ -48,6 +49,12 @@ app.kubernetes.io/component: gateway
 app.kubernetes.io/name: {{ .Chart.Name }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/component: node-agent
+{{- end }}
+
+{{- define "wharf.logs.selector" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: logs
 {{- end }}
 
 {{/* The node agent's --config, and the port in it. */}}
