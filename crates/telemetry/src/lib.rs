@@ -1,4 +1,4 @@
-//! What the program tells its operators: logs, metrics, and which build it is.
+//! What the program tells its operators: logs, metrics, traces, and which build it is.
 //!
 //! This crate decides formats and names. Values are measured where they arise; prompts and answers are never
 //! logged by any role.
@@ -6,3 +6,4 @@
 pub mod build;
 pub mod log;
 pub mod metrics;
+pub mod trace;
