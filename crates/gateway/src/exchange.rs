@@ -7,9 +7,11 @@ use wharf_access::usage::{Tokens, UsageRecord};
 use wharf_access::{Principal, Reservation};
 use wharf_telemetry::log::milliseconds;
 use wharf_telemetry::metrics::gateway as table;
+use wharf_telemetry::trace::{Trace, Value};
 
 use crate::service::{ServiceState, count};
 use crate::shared::Shared;
+use crate::spans;
 use crate::usage::Usage;
 
 /// A request that was let in. Dropped before its end, it counts as abandoned by its client.
@@ -27,6 +29,8 @@ pub(crate) struct Exchange {
     finish: Option<&'static str>,
     /// Where it was sent last.
     upstream: String,
+    /// When it was sent first and last.
+    sent: Option<(Instant, Instant)>,
     /// Lines about the request belong to it.
     span: tracing::Span,
     /// Tokens that were counted while they went by.
@@ -37,6 +41,8 @@ pub(crate) struct Exchange {
 /// What is said of a request afterwards.
 pub(crate) struct About {
     pub(crate) id: String,
+    pub(crate) path: &'static str,
+    pub(crate) trace: Trace,
     pub(crate) model: String,
     pub(crate) prompt_bytes: usize,
     /// Tokens of the prompt, estimated.
@@ -69,6 +75,7 @@ impl Exchange {
             usage: None,
             finish: None,
             upstream: String::new(),
+            sent: None,
             span: tracing::Span::current(),
             seen: 0,
             ended: false,
@@ -78,6 +85,8 @@ impl Exchange {
     /// It goes to this endpoint.
     pub(crate) fn sent_to(&mut self, address: &str) {
         address.clone_into(&mut self.upstream);
+        let now = Instant::now();
+        self.sent = Some((self.sent.map_or(now, |(first, _)| first), now));
     }
 
     /// What lines about the request belong to.
@@ -156,6 +165,7 @@ impl Exchange {
         metrics.add(&table::REQUESTS, &[name, &self.colour, &code], 1.0);
         metrics.observe(&table::REQUEST_SECONDS, &[name, &self.colour], took.as_secs_f64());
         self.log(status, took);
+        self.trace(status);
         let record = UsageRecord {
             time: jiff::Timestamp::now(),
             request_id: std::mem::take(&mut self.request.id),
@@ -176,6 +186,39 @@ impl Exchange {
             gateway: self.shared.config.name.clone(),
         };
         self.shared.ledger.add(record);
+    }
+
+    /// The request's span, with the time until an endpoint was asked and the time of the one that was asked last.
+    fn trace(&self, status: u16) {
+        let Exchange { principal, request, usage, finish, upstream, service, sent, .. } = self;
+        if !request.trace.is_kept() {
+            return;
+        }
+        let mut ended = spans::ended(request.path, status);
+        let attributes = &mut ended.attributes;
+        attributes.push(("gen_ai.provider.name", "wharf".into()));
+        attributes.push(("gen_ai.request.model", request.model.as_str().into()));
+        if let Some(usage) = usage {
+            attributes.push(("gen_ai.usage.input_tokens", usage.prompt_tokens.into()));
+            attributes.push(("gen_ai.usage.output_tokens", usage.completion_tokens.into()));
+        }
+        if let Some(finish) = finish {
+            attributes.push(("gen_ai.response.finish_reasons", Value::Texts(vec![(*finish).to_owned()])));
+        }
+        if let Some(first) = self.first {
+            attributes
+                .push(("gen_ai.latency.time_to_first_token", (first - self.started).as_secs_f64().into()));
+        }
+        attributes.push(("wharf.tenant", (&*principal.name).into()));
+        attributes.push(("wharf.service", (&*service.name).into()));
+        let parts = sent.iter().flat_map(|(first, last)| {
+            let asked = vec![("server.address", upstream.as_str().into())];
+            [
+                spans::part("route", self.started, *first, Vec::new()),
+                spans::part("upstream", *last, Instant::now(), asked),
+            ]
+        });
+        request.trace.end(ended, parts);
     }
 
     /// The request's one line.

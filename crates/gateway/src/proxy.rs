@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use http::header::{CONNECTION, CONTENT_TYPE, HOST};
+use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, Version};
 use hyper::body::Incoming;
 use serde::Serialize;
@@ -20,6 +21,7 @@ use wharf_access::{Moment, Principal, Reservation};
 use wharf_api::ApiError;
 use wharf_routing::prefix::seed;
 use wharf_telemetry::metrics::gateway as table;
+use wharf_telemetry::trace::{Context, Trace};
 
 use crate::answer::{self, Answer};
 use crate::caller::Caller;
@@ -44,6 +46,38 @@ pub(crate) const USUAL_ANSWER: u64 = 256;
 pub(crate) struct Worker {
     pub(crate) shared: Arc<Shared>,
     pub(crate) pool: Arc<Pool>,
+}
+
+/// A request as it comes.
+struct Arrival {
+    id: HeaderValue,
+    started: Instant,
+    path: &'static str,
+    trace: Trace,
+}
+
+impl Arrival {
+    fn of(shared: &Shared, request: &Request<Incoming>) -> Arrival {
+        let started = Instant::now();
+        let id = headers::request_id(request.headers());
+        let parent = request.headers().get(headers::TRACEPARENT).map(HeaderValue::as_bytes);
+        let trace = shared.tracer.begin(parent);
+        Arrival { id, started, path: known_path(request.uri().path()), trace }
+    }
+
+    /// What lines about a request have in common. `model` and `tenant` become known later.
+    fn span(&self) -> tracing::Span {
+        let context = self.trace.context();
+        tracing::info_span!(
+            "request",
+            request_id = self.id.to_str().unwrap_or_default(),
+            trace_id = context.map(Context::trace_hex),
+            span_id = context.map(Context::span_hex),
+            model = Empty,
+            tenant = Empty,
+            path = self.path
+        )
+    }
 }
 
 /// A request that may go on to an endpoint.
@@ -71,9 +105,9 @@ enum Admitted {
 impl Worker {
     /// Answers one request.
     pub(crate) async fn answer(self, request: Request<Incoming>) -> Response<Answer> {
-        let started = Instant::now();
+        let arrival = Arrival::of(&self.shared, &request);
         let version = request.version();
-        let id = headers::request_id(request.headers());
+        let id = arrival.id.clone();
         let shared = Arc::clone(&self.shared);
         let local = self.local(&request);
         let below = console::below(&shared, request.uri().path()).map(str::to_owned);
@@ -82,8 +116,8 @@ impl Worker {
             // In a box: what a page needs would make every stream's task larger.
             (None, Some(below)) => Box::pin(console::answer(&shared, &below, &request)).await,
             (None, None) => {
-                let span = request_span(&id, request.uri().path());
-                let proxied = self.proxied(request, &id, started).instrument(span);
+                let span = arrival.span();
+                let proxied = self.proxied(request, arrival).instrument(span);
                 proxied.await.unwrap_or_else(|error| {
                     shared.metrics.add(&table::REFUSED, &[error.code().unwrap_or("other")], 1.0);
                     answer::failure(&error)
@@ -110,11 +144,10 @@ impl Worker {
     async fn proxied(
         self,
         request: Request<Incoming>,
-        id: &HeaderValue,
-        started: Instant,
+        arrival: Arrival,
     ) -> Result<Response<Answer>, ApiError> {
-        let mut unaccounted = Unaccounted::since(started);
-        let accepted = match self.admitted(request, id, started).await {
+        let mut unaccounted = Unaccounted::of(&arrival);
+        let accepted = match self.admitted(request, &arrival).await {
             Ok(Admitted::Accepted(accepted)) => accepted,
             Ok(Admitted::Answered(response)) => {
                 unaccounted.answered(response.status().as_u16());
@@ -135,12 +168,7 @@ impl Worker {
     }
 
     /// Everything that comes before an endpoint is asked.
-    async fn admitted(
-        &self,
-        request: Request<Incoming>,
-        id: &HeaderValue,
-        started: Instant,
-    ) -> Result<Admitted, ApiError> {
+    async fn admitted(&self, request: Request<Incoming>, arrival: &Arrival) -> Result<Admitted, ApiError> {
         if self.shared.is_draining() {
             return Err(answer::stopping());
         }
@@ -155,24 +183,21 @@ impl Worker {
         let time = seconds(self.shared.config.timeouts.body);
         let content_type = parts.headers.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
         let call = body::read(body, content_type, limit, time).await?;
-        let accepted =
-            self.accept(&table, &caller, &parts.method, &parts.uri, &parts.headers, call, id, started)?;
+        let accepted = self.accept(&table, &caller, &parts, call, arrival)?;
         Ok(Admitted::Accepted(Box::new(accepted)))
     }
 
     /// Who calls, which service is meant, whether there is room: the last point at which a request is refused without a trace elsewhere.
-    #[allow(clippy::too_many_arguments, reason = "the parts of one request, once")]
     fn accept(
         &self,
         table: &Table,
         caller: &Caller,
-        method: &Method,
-        uri: &Uri,
-        headers: &HeaderMap,
+        parts: &Parts,
         call: Call,
-        id: &HeaderValue,
-        started: Instant,
+        arrival: &Arrival,
     ) -> Result<Accepted, ApiError> {
+        let Parts { method, uri, headers, .. } = parts;
+        let Arrival { id, started, path, trace } = arrival;
         let served = table.find(host(headers, uri), &call.model)?;
         let service = &served.service;
         let principal = caller.at(service, headers)?;
@@ -188,15 +213,18 @@ impl Worker {
         let rank = principal.priority as u8;
         let about = About {
             id: id.to_str().unwrap_or_default().to_owned(),
+            path,
+            trace: trace.clone(),
             model: call.model.clone(),
             prompt_bytes: call.prompt.bytes,
             prompt_tokens,
         };
-        let sent = headers::to_endpoint(headers, id, self.shared.endpoint_key.as_ref());
+        let mut sent = headers::to_endpoint(headers, id, self.shared.endpoint_key.as_ref());
+        headers::trace(&mut sent, trace);
         let body = if asks_usage(uri.path()) { call.body_with_usage() } else { call.body() };
         let target = uri.path_and_query().cloned().map_or_else(|| Uri::from_static("/"), Uri::from);
         let outgoing = Outgoing { method: method.clone(), target, headers: sent, body };
-        let exchange = Exchange::begin(&self.shared, service, principal, reservation, about, started);
+        let exchange = Exchange::begin(&self.shared, service, principal, reservation, about, *started);
         Ok(Accepted { served, call, outgoing, exchange, rank, session, tokens: prompt_tokens, standing })
     }
 
@@ -260,19 +288,6 @@ struct Model {
     object: &'static str,
     created: u64,
     owned_by: &'static str,
-}
-
-/// What lines about a request have in common. `model` and `tenant` become known later.
-fn request_span(id: &HeaderValue, path: &str) -> tracing::Span {
-    tracing::info_span!(
-        "request",
-        request_id = id.to_str().unwrap_or_default(),
-        trace_id = Empty,
-        span_id = Empty,
-        model = Empty,
-        tenant = Empty,
-        path = known_path(path)
-    )
 }
 
 /// A request's path, of a closed list: what clients may write there is no text for logs.

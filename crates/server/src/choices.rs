@@ -14,10 +14,12 @@ use wharf_engine::{
 
 use wharf_model::tokenizer::StreamStart;
 use wharf_telemetry::log::milliseconds;
+use wharf_telemetry::trace::{Part, Trace};
 
 use crate::middleware::{CLIENT_LEFT, Followed};
 use crate::prepare::Plan;
 use crate::record;
+use crate::spans::{self, Completed};
 use crate::state::{App, RETRY_AFTER_SECONDS};
 use crate::stop::{StopMatcher, StopStrings};
 use crate::text::{Decoder, Text};
@@ -71,7 +73,16 @@ pub(crate) struct Choices {
     arrived: Instant,
     /// When the first token came.
     first: Option<Instant>,
+    /// When the engine got them.
+    submitted: Instant,
     streams: bool,
+    /// `chat` or `text_completion`.
+    operation: &'static str,
+    trace: Trace,
+    /// What the engine did for the choices that have ended.
+    parts: Vec<Part>,
+    /// Why the answer broke off.
+    broken: Option<String>,
     outcome: &'static str,
     /// What the client is told, as far as it is known.
     status: u16,
@@ -121,7 +132,12 @@ impl Choices {
             open: 0,
             arrived: job.arrived,
             first: None,
+            submitted: Instant::now(),
             streams: job.streams,
+            operation: if job.param == "messages" { "chat" } else { "text_completion" },
+            trace: Trace::default(),
+            parts: Vec::new(),
+            broken: None,
             outcome: "cancelled",
             status: CLIENT_LEFT,
             finish: None,
@@ -167,7 +183,7 @@ impl Choices {
                 });
             }
         }
-        job.followed.take_over();
+        all.trace = job.followed.take_over();
         Ok(all)
     }
 
@@ -226,6 +242,9 @@ impl Choices {
                 choice.closed = true;
                 choice.cached = usage.cached_tokens;
                 self.open -= 1;
+                if self.trace.is_kept() {
+                    self.parts.extend(spans::parts(self.submitted, index, &usage));
+                }
                 let told = choice.finish;
                 let word = match (told, reason) {
                     (Some(word), _) => word,
@@ -283,6 +302,7 @@ impl Choices {
     fn fail(&mut self, error: ApiError) -> ApiError {
         self.outcome = "failed";
         self.status = if self.streams { 200 } else { error.status() };
+        self.broken = Some(error.to_string());
         self.span.in_scope(|| tracing::warn!(error = %error, "the answer broke off"));
         self.abort_open();
         error
@@ -342,6 +362,19 @@ impl Drop for Choices {
                 "request ended"
             );
         });
+        if self.trace.is_kept() {
+            let completed = Completed {
+                operation: self.operation,
+                model: &self.app.model_name,
+                status: self.status,
+                finish: self.choices.iter().filter_map(|choice| choice.finish).collect(),
+                prompt_tokens: usage.prompt_tokens,
+                completion_tokens: usage.completion_tokens,
+                first: self.first.map(|first| first - self.arrived),
+                error: self.broken.as_deref(),
+            };
+            self.trace.end(completed.ended(), std::mem::take(&mut self.parts));
+        }
     }
 }
 

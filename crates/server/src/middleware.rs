@@ -18,20 +18,27 @@ use wharf_access::Moment;
 use wharf_api::ApiError;
 use wharf_telemetry::log::milliseconds;
 use wharf_telemetry::metrics::server as table;
+use wharf_telemetry::trace::{Context, Trace};
 
 use crate::ids::request_id;
 use crate::respond::Failure;
 use crate::router::{OPEN_PATHS, endpoint};
+use crate::spans;
 use crate::state::{App, Phase};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// W3C Trace Context.
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// nginx's code for a client that closed the connection, for the log only: nobody is sent it.
 pub(crate) const CLIENT_LEFT: u16 = 499;
 
-/// Whether somebody follows the answer to its end and tells the log then. Clones are the same request's.
+/// Whether somebody follows the answer to its end and tells log and trace then. Clones are the same request's.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Followed(Arc<AtomicBool>);
+pub(crate) struct Followed {
+    is_followed: Arc<AtomicBool>,
+    trace: Trace,
+}
 
 impl Followed {
     /// That of a request.
@@ -39,9 +46,10 @@ impl Followed {
         request.extensions().get::<Followed>().cloned().unwrap_or_default()
     }
 
-    /// From now on the caller tells the end.
-    pub(crate) fn take_over(&self) {
-        self.0.store(true, Ordering::Relaxed);
+    /// From now on the caller tells the end, to this trace too.
+    pub(crate) fn take_over(&self) -> Trace {
+        self.is_followed.store(true, Ordering::Relaxed);
+        self.trace.clone()
     }
 }
 
@@ -49,6 +57,8 @@ impl Followed {
 struct Ending {
     followed: Followed,
     span: tracing::Span,
+    /// Its name in traces.
+    path: &'static str,
     is_probe: bool,
     started: Instant,
     status: u16,
@@ -56,8 +66,11 @@ struct Ending {
 
 impl Drop for Ending {
     fn drop(&mut self) {
-        if self.followed.0.load(Ordering::Relaxed) {
+        if self.followed.is_followed.load(Ordering::Relaxed) {
             return;
+        }
+        if self.followed.trace.is_kept() && !self.is_probe {
+            self.followed.trace.end(spans::ended(self.path, self.status), []);
         }
         let (status, duration_ms) = (self.status, milliseconds(self.started.elapsed()));
         self.span.in_scope(|| {
@@ -76,19 +89,20 @@ pub(crate) async fn around(State(app): State<Arc<App>>, mut request: Request<Bod
     let id = request_id(request.headers().get(REQUEST_ID).map(HeaderValue::as_bytes));
     let version = request.version();
     let path = endpoint(request.uri().path());
+    let trace = app.tracer.begin(request.headers().get(TRACEPARENT).map(HeaderValue::as_bytes));
     let span = tracing::info_span!(
         "request",
         request_id = id,
-        trace_id = Empty,
-        span_id = Empty,
+        trace_id = trace.context().map(Context::trace_hex),
+        span_id = trace.context().map(Context::span_hex),
         tenant = Empty,
         method = %request.method(),
         path
     );
-    let followed = Followed::default();
+    let followed = Followed { trace, ..Followed::default() };
     request.extensions_mut().insert(followed.clone());
     let is_probe = OPEN_PATHS.contains(&path);
-    let mut ending = Ending { followed, span: span.clone(), is_probe, started, status: CLIENT_LEFT };
+    let mut ending = Ending { followed, span: span.clone(), path, is_probe, started, status: CLIENT_LEFT };
 
     let mut response = answer(&app, request, next).instrument(span).await;
 

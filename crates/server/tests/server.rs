@@ -11,4 +11,5 @@ mod server {
     mod streams;
     mod support;
     mod tls;
+    mod traces;
 }

@@ -4,12 +4,17 @@ use std::time::Instant;
 
 use wharf_api::ApiError;
 use wharf_telemetry::log::milliseconds;
+use wharf_telemetry::trace::Trace;
 
+use super::Arrival;
 use crate::exchange::CLIENT_LEFT;
+use crate::spans;
 
 /// Says how a request ended when it is dropped, unless an exchange does.
 pub(super) struct Unaccounted {
     started: Instant,
+    path: &'static str,
+    trace: Trace,
     status: u16,
     /// The error's code.
     code: Option<&'static str>,
@@ -17,8 +22,10 @@ pub(super) struct Unaccounted {
 }
 
 impl Unaccounted {
-    pub(super) fn since(started: Instant) -> Unaccounted {
-        Unaccounted { started, status: CLIENT_LEFT, code: None, is_followed: false }
+    pub(super) fn of(arrival: &Arrival) -> Unaccounted {
+        let Arrival { id: _, started, path, trace } = arrival;
+        let (started, trace) = (*started, trace.clone());
+        Unaccounted { started, path, trace, status: CLIENT_LEFT, code: None, is_followed: false }
     }
 
     /// It was answered here.
@@ -43,6 +50,9 @@ impl Drop for Unaccounted {
         if !self.is_followed {
             let duration_ms = milliseconds(self.started.elapsed());
             tracing::info!(status = self.status, duration_ms, code = self.code, "request ended");
+            if self.trace.is_kept() {
+                self.trace.end(spans::ended(self.path, self.status), []);
+            }
         }
     }
 }

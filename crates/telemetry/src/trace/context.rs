@@ -36,6 +36,16 @@ impl Context {
         Some(Context { trace_id, span_id, sampled: flags & 1 == 1 })
     }
 
+    /// The trace's id as the header and log lines have it.
+    pub fn trace_hex(self) -> String {
+        format!("{:032x}", self.trace_id)
+    }
+
+    /// The span's id likewise.
+    pub fn span_hex(self) -> String {
+        format!("{:016x}", self.span_id)
+    }
+
     /// The header.
     pub fn header(self) -> String {
         let Context { trace_id, span_id, sampled } = self;
