@@ -14,7 +14,9 @@ use std::sync::{Arc, Mutex, OnceLock};
 use serde_json::{Value, json};
 use wharf_access::keys::KeyRecord;
 use wharf_fakes::engine::{FakeEngine, Fault, Target};
+use wharf_gateway::Gateway;
 use wharf_telemetry::log::{self, Format};
+use wharf_telemetry::trace::{Sampler, Tracer};
 
 use support::{Running, config, engines, service, until};
 
@@ -129,6 +131,39 @@ async fn a_request_has_one_line_with_what_it_took_and_who_answered() {
             line["prompt_tokens"].as_u64().unwrap() > 0 && line["completion_tokens"].as_u64().unwrap() > 0
         );
     }
+}
+
+#[tokio::test]
+async fn a_clients_trace_is_in_the_line_and_goes_on_to_the_engine() {
+    const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let lines = Lines::captured();
+    let engines = engines(1).await;
+    let spans = Arc::new(Mutex::new(Vec::new()));
+    let left = Arc::clone(&spans);
+    let on = Tracer::new(Sampler::ALL, move |span| left.lock().unwrap().push(span));
+    for (id, tracer) in [("trace-off", Tracer::default()), ("trace-on", on)] {
+        engines[0].forget();
+        let gateway = Running::serve(Gateway::bind_traced(config(vec![service(&engines)]), tracer).unwrap());
+        let body = json!({"model": "fake-model", "messages": [{"role": "user", "content": PROMPT}]});
+        let request = gateway.client.post(gateway.url("/v1/chat/completions")).header("x-request-id", id);
+        let response = request.header("traceparent", PARENT).json(&body).send().await.unwrap();
+        assert_eq!(response.status(), 200);
+        let line = lines.end_of(id).await;
+        assert_eq!(line["trace_id"], "0af7651916cd43dd8448eb211c80319c");
+        let sent = engines[0].generation_requests()[0].header("traceparent").to_owned();
+        assert_eq!(sent == PARENT, id == "trace-off", "{sent}");
+        let span = line["span_id"].as_str().unwrap();
+        assert_eq!(sent, format!("00-0af7651916cd43dd8448eb211c80319c-{span}-01"));
+        gateway.stop().await;
+    }
+    let spans = spans.lock().unwrap();
+    let names: Vec<&str> = spans.iter().map(|span| span.name.as_str()).collect();
+    assert_eq!(names, ["route", "upstream", "/v1/chat/completions"]);
+    assert!(
+        spans[0].end <= spans[1].end
+            && spans.iter().all(|span| span.context.trace_id == spans[0].context.trace_id)
+    );
+    assert!(!format!("{spans:?}").contains(PROMPT));
 }
 
 #[tokio::test]
