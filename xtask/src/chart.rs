@@ -7,6 +7,7 @@
 mod rules;
 mod trial;
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
@@ -29,10 +30,11 @@ const RELEASE: &str = "wharf";
 const NAMESPACE: &str = "wharf-system";
 
 /// Values, and where their rendering is checked in.
-const RENDERINGS: [(&str, &str); 3] = [
+const RENDERINGS: [(&str, &str); 4] = [
     ("-", INSTALL),
     ("deploy/helm/wharf/ci/minimal-values.yaml", "deploy/helm/rendered/minimal.yaml"),
     ("deploy/helm/wharf/ci/production-values.yaml", "deploy/helm/rendered/production.yaml"),
+    ("deploy/helm/wharf/ci/fluentd-values.yaml", "deploy/helm/rendered/fluentd.yaml"),
 ];
 
 /// Render the Helm chart and check what it renders to
@@ -112,11 +114,19 @@ pub(crate) fn objects(cache: &Cache, python: &Python) -> anyhow::Result<Vec<Valu
     Ok(render(cache, python)?.renderings.into_iter().flat_map(|rendering| rendering.objects).collect())
 }
 
+/// All objects of one rendering.
+pub(crate) fn rendered(cache: &Cache, python: &Python, values: &Path) -> anyhow::Result<Vec<Value>> {
+    let renderings = render_each(cache, python, &[values.as_os_str()])?.renderings;
+    Ok(renderings.into_iter().flat_map(|rendering| rendering.objects).collect())
+}
+
 fn render(cache: &Cache, python: &Python) -> anyhow::Result<Rendered> {
+    render_each(cache, python, &RENDERINGS.map(|(values, _)| OsStr::new(values)))
+}
+
+fn render_each(cache: &Cache, python: &Python, values: &[&OsStr]) -> anyhow::Result<Rendered> {
     let mut command = script(cache, python)?;
-    command
-        .args(["scripts/render_chart.py", CHART, RELEASE, NAMESPACE])
-        .args(RENDERINGS.map(|(values, _)| values));
+    command.args(["scripts/render_chart.py", CHART, RELEASE, NAMESPACE]).args(values);
     serde_json::from_str(&shell::read(&mut command)?).context("failed to read what Helm rendered")
 }
 

@@ -23,6 +23,7 @@ mod verify_console;
 mod verify_epp;
 mod verify_fetch;
 mod verify_formats;
+mod verify_logs;
 mod verify_manifests;
 mod verify_peers;
 mod verify_plan;
@@ -54,6 +55,7 @@ enum Command {
     VerifyEpp(verify_epp::Args),
     VerifyFetch(verify_fetch::Args),
     VerifyFormats(verify_formats::Args),
+    VerifyLogs(verify_logs::Args),
     VerifyManifests(verify_manifests::Args),
     VerifyPeers(verify_peers::Args),
     VerifyPlan(verify_plan::Args),
@@ -74,6 +76,7 @@ fn main() -> ExitCode {
         Command::VerifyEpp(args) => verify_epp::run(&args),
         Command::VerifyFetch(args) => verify_fetch::run(&args),
         Command::VerifyFormats(args) => verify_formats::run(&args),
+        Command::VerifyLogs(args) => verify_logs::run(&args),
         Command::VerifyManifests(args) => verify_manifests::run(&args),
         Command::VerifyPeers(args) => verify_peers::run(&args),
         Command::VerifyPlan(args) => verify_plan::run(&args),

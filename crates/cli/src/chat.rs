@@ -186,7 +186,7 @@ fn remote(args: &Args, env: &Env) -> anyhow::Result<Client> {
 fn local(path: &Path, args: &Args) -> Result<LocalModel, Failure> {
     if args.pack_cache.is_some() {
         // A cache that cannot be used fails nothing, so its warnings have no other way to the user.
-        log::init(log::Format::Text, "warn").context("failed to set up logging").bad_input()?;
+        log::init("chat", log::Format::Text, "warn").context("failed to set up logging").bad_input()?;
     }
     // One conversation: no other sequence needs KV memory or a place in a queue.
     let config = ServeConfig {

@@ -8,6 +8,7 @@ use wharf_gateway::discover;
 use wharf_gateway::epp::{Epp, EppConfig, EppError, EppTls};
 use wharf_telemetry::log;
 
+use crate::args::LogStyle;
 use crate::exit::{BadInput, Failure};
 use crate::stop;
 
@@ -36,6 +37,9 @@ pub(crate) struct Args {
     /// Speak plain text instead of TLS with a certificate made at the start
     #[arg(long)]
     plaintext: bool,
+    /// How the log looks
+    #[arg(long, value_enum, default_value = "text")]
+    log_format: LogStyle,
     /// What is logged: error, warn, info, debug, trace
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     log_level: String,
@@ -51,7 +55,9 @@ The guide inference-gateway.md tells how a gateway is told to ask it.";
 /// Runs the command to its end.
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let mut config = configure(args).bad_input()?;
-    log::init(log::Format::Text, &args.log_level).context("failed to set up logging").bad_input()?;
+    log::init("epp", args.log_format.into(), &args.log_level)
+        .context("failed to set up logging")
+        .bad_input()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

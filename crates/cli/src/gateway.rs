@@ -6,8 +6,10 @@ use anyhow::Context;
 use wharf_gateway::{Gateway, GatewayConfig, ServeError, ServiceConfig, discover};
 use wharf_telemetry::log;
 
+use crate::args::LogStyle;
 use crate::exit::{BadInput, Failure};
-use crate::stop;
+use crate::traces::Traces;
+use crate::{Env, stop};
 
 /// One endpoint for all models: keys, limits, routing, waiting for models that wake
 #[derive(clap::Args)]
@@ -46,6 +48,9 @@ pub(crate) struct Args {
     /// The certificate's key, PEM
     #[arg(long, value_name = "FILE")]
     tls_key: Option<PathBuf>,
+    /// How the log looks
+    #[arg(long, value_enum, default_value = "text")]
+    log_format: LogStyle,
     /// What is logged: error, warn, info, debug, trace
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     log_level: String,
@@ -66,26 +71,31 @@ Model servers may be Wharf, vLLM, SGLang or llama.cpp; their load is read from t
 an endpoint is picked, access.md what keys may do.";
 
 /// Runs the command to its end.
-pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+pub(crate) fn run(args: &Args, env: &Env) -> Result<(), Failure> {
     let config = configure(args).bad_input()?;
     if args.print_config {
         let text = serde_saphyr::to_string(&config).context("failed to write the configuration")?;
         return Ok(crate::exit::print(&text)?);
     }
-    log::init(log::Format::Text, &args.log_level).context("failed to set up logging").bad_input()?;
+    log::init("gateway", args.log_format.into(), &args.log_level)
+        .context("failed to set up logging")
+        .bad_input()?;
+    let traces = Traces::start(env, "wharf-gateway")?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .context("failed to start the asynchronous runtime")?;
-    runtime.block_on(async {
-        let gateway = Gateway::bind(config).map_err(failure)?;
+    let served = runtime.block_on(async {
+        let gateway = Gateway::bind_traced(config, traces.tracer()).map_err(failure)?;
         if args.cluster {
             let cluster = wharf_cluster::connect().await.context("failed to find the cluster").bad_input()?;
             tokio::spawn(discover::cluster(cluster, args.namespace.clone(), gateway.handle()));
         }
         stop::serve(|told| gateway.serve(async { drop(told.await) }), failure).await
-    })
+    });
+    traces.stop(&served);
+    served
 }
 
 fn configure(args: &Args) -> anyhow::Result<GatewayConfig> {

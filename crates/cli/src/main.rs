@@ -27,6 +27,7 @@ mod plan;
 mod reference;
 mod serve;
 mod stop;
+mod traces;
 mod up;
 
 use std::collections::BTreeMap;
@@ -61,7 +62,7 @@ fn run(cli: Cli, env: &Env) -> Result<(), Failure> {
         Command::Down(args) => up::down(&args, env),
         Command::RunChild(args) => up::run_child(&args),
         Command::Serve(args) => serve::run(&args, env),
-        Command::Gateway(args) => gateway::run(&args),
+        Command::Gateway(args) => gateway::run(&args, env),
         Command::Operator(args) => operator::run(&args, env),
         Command::NodeAgent(args) => node_agent::run(&args, env),
         Command::MetricsApi(args) => metrics_api::run(&args, env),

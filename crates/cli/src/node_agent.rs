@@ -76,7 +76,9 @@ pub(crate) fn run(args: &Args, env: &Env) -> Result<(), Failure> {
             return Err(anyhow::anyhow!("give --node-name or NODE_NAME, or --no-cluster")).bad_input();
         }
     };
-    log::init(args.log_format.into(), &args.log_level).context("failed to set up logging").bad_input()?;
+    log::init("node-agent", args.log_format.into(), &args.log_level)
+        .context("failed to set up logging")
+        .bad_input()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

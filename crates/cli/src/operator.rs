@@ -65,7 +65,9 @@ pub(crate) fn run(args: &Args, env: &Env) -> Result<(), Failure> {
         return Ok(exit::print(&wharf_manifests::print_yaml(&[cluster_role(ROLE)]))?);
     }
     let settings = args.settings.as_deref().map(settings).transpose().bad_input()?.unwrap_or_default();
-    log::init(args.log_format.into(), &args.log_level).context("failed to set up logging").bad_input()?;
+    log::init("operator", args.log_format.into(), &args.log_level)
+        .context("failed to set up logging")
+        .bad_input()?;
     let (socket, _) = wharf_listen::bind(&args.host, args.metrics_port, "metrics").bad_input()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

@@ -24,6 +24,7 @@ use crate::Env;
 use crate::exit::{BadInput, Failure};
 use crate::model::load;
 use crate::stop;
+use crate::traces::Traces;
 use group::{Layout, Role};
 use leader::Leader;
 
@@ -149,17 +150,18 @@ pub(crate) fn run(args: &Args, env: &Env) -> Result<(), Failure> {
         LogFormat::Json => log::Format::Json,
         LogFormat::Text => log::Format::Text,
     };
-    log::init(format, &config.log_level).context("failed to set up logging").bad_input()?;
     let role = Role::of(&config);
+    let component = if matches!(role, Role::Follows { .. }) { "rank" } else { "server" };
+    log::init(component, format, &config.log_level).context("failed to set up logging").bad_input()?;
     if role == Role::Alone && model.held.is_none() {
-        return serve(config, model, None);
+        return serve(config, model, None, env);
     }
     let layout = Layout::of(&config, &model).context("failed to spread the model over ranks").bad_input()?;
     if let Role::Follows { rank, leader } = &role {
         return worker::run(&config, &layout, model, *rank, leader);
     }
     let leader = Arc::new(Leader::start(&config, layout, &model, &role)?);
-    let served = serve(config, model, Some(Arc::clone(&leader)));
+    let served = serve(config, model, Some(Arc::clone(&leader)), env);
     leader.end(match &served {
         Ok(()) => Ending::Orderly,
         Err(_) => Ending::Lost("the server has ended with an error, which it has told".into()),
@@ -168,13 +170,18 @@ pub(crate) fn run(args: &Args, env: &Env) -> Result<(), Failure> {
 }
 
 /// Serves a model, alone or with the ranks that it leads.
-fn serve(config: ServeConfig, model: Model, leader: Option<Arc<Leader>>) -> Result<(), Failure> {
+fn serve(config: ServeConfig, model: Model, leader: Option<Arc<Leader>>, env: &Env) -> Result<(), Failure> {
+    let traces = Traces::start(env, "wharf-server")?;
     let runtime = wharf_server::runtime(&config).context("failed to start the asynchronous runtime")?;
-    runtime.block_on(async {
+    let served = runtime.block_on(async {
+        let tracer = traces.tracer();
         let loading = loading(model, config.clone(), leader);
         // An error means that nobody can tell us to stop any more, and we should.
-        stop::serve(|told| wharf_server::run(config, loading, async { drop(told.await) }), failure).await
-    })
+        stop::serve(|told| wharf_server::run(config, tracer, loading, async { drop(told.await) }), failure)
+            .await
+    });
+    traces.stop(&served);
+    served
 }
 
 fn configure(args: &Args, env: &Env) -> anyhow::Result<ServeConfig> {

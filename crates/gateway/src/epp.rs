@@ -25,6 +25,7 @@ use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 use wharf_listen::{BindError, Limits, Listener, TlsError, bind};
+use wharf_telemetry::trace::Tracer;
 
 use crate::config::ConfigError;
 use crate::serve::{self, Handle};
@@ -100,7 +101,7 @@ impl Epp {
         let (metrics, metrics_address) = bind(&config.host, config.metrics_port, "metrics")?;
         let gateway = config.gateway();
         let services = gateway.services.iter().cloned().map(Into::into).collect();
-        let shared = Shared::new(gateway)?;
+        let shared = Shared::new(gateway, Tracer::default())?;
         shared.set_services(services);
         let EppConfig { pool, adapters, alternatives, shed_above, .. } = config;
         let picker = Arc::new(Picker { shared, pool, adapters, alternatives, shed_above });

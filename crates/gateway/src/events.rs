@@ -22,6 +22,8 @@ pub(crate) struct Events {
     drop_usage: bool,
     /// What the engine said the answer took.
     pub(crate) usage: Option<Usage>,
+    /// Why the answer ended.
+    pub(crate) finish: Option<&'static str>,
     /// Events that passed; about one for each token.
     pub(crate) count: u64,
     /// The last event was the one that ends a good stream.
@@ -47,6 +49,7 @@ impl Events {
             let done = memmem::find(&piece, b"data: [DONE]").is_some();
             self.count += count_events(&piece) - u64::from(done);
             self.done |= done;
+            self.finish = usage::finish_reason(&piece).or(self.finish);
             return piece;
         }
         self.held.extend_from_slice(&piece);
@@ -83,6 +86,7 @@ impl Events {
             return true;
         }
         self.count += 1;
+        self.finish = usage::finish_reason(data).or(self.finish);
         if usage::is_in(data)
             && let Ok(UsageEvent { choices, usage: Some(usage) }) = serde_json::from_slice(data)
         {
@@ -118,6 +122,7 @@ mod tests {
     use super::*;
 
     const TOKEN: &str = "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}],\"usage\":null}\n\n";
+    const LAST: &str = "data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n";
     const USAGE: &str = "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":2}}\n\n";
 
     fn through(drop_usage: bool, pieces: &[&str]) -> (String, Events) {
@@ -132,11 +137,11 @@ mod tests {
 
     #[test]
     fn only_whole_events_leave_however_they_arrive() {
-        let stream = format!("{TOKEN}{TOKEN}{USAGE}data: [DONE]\n\n");
+        let stream = format!("{TOKEN}{TOKEN}{LAST}{USAGE}data: [DONE]\n\n");
         for cut in 0..stream.len() {
             let (passed, events) = through(false, &[&stream[..cut], &stream[cut..]]);
             assert_eq!(passed, stream);
-            assert!(events.done);
+            assert!(events.done && events.finish == Some("stop"));
             assert_eq!(events.usage.unwrap().completion_tokens, 2);
         }
         assert_eq!(through(false, &[TOKEN, "data: {\"cho"]).0, TOKEN);

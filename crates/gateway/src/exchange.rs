@@ -1,14 +1,17 @@
 //! One request from its acceptance to its end, counted exactly once however it ends.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use wharf_access::usage::{Tokens, UsageRecord};
 use wharf_access::{Principal, Reservation};
+use wharf_telemetry::log::milliseconds;
 use wharf_telemetry::metrics::gateway as table;
+use wharf_telemetry::trace::{Trace, Value};
 
 use crate::service::{ServiceState, count};
 use crate::shared::Shared;
+use crate::spans;
 use crate::usage::Usage;
 
 /// A request that was let in. Dropped before its end, it counts as abandoned by its client.
@@ -23,6 +26,13 @@ pub(crate) struct Exchange {
     status: u16,
     colour: String,
     usage: Option<Usage>,
+    finish: Option<&'static str>,
+    /// Where it was sent last.
+    upstream: String,
+    /// When it was sent first and last.
+    sent: Option<(Instant, Instant)>,
+    /// Lines about the request belong to it.
+    span: tracing::Span,
     /// Tokens that were counted while they went by.
     seen: u64,
     ended: bool,
@@ -31,6 +41,8 @@ pub(crate) struct Exchange {
 /// What is said of a request afterwards.
 pub(crate) struct About {
     pub(crate) id: String,
+    pub(crate) path: &'static str,
+    pub(crate) trace: Trace,
     pub(crate) model: String,
     pub(crate) prompt_bytes: usize,
     /// Tokens of the prompt, estimated.
@@ -38,7 +50,7 @@ pub(crate) struct About {
 }
 
 /// nginx's code for a client that closed the connection, for records only: nobody is sent it.
-const CLIENT_LEFT: u16 = 499;
+pub(crate) const CLIENT_LEFT: u16 = 499;
 
 impl Exchange {
     pub(crate) fn begin(
@@ -61,9 +73,25 @@ impl Exchange {
             status: CLIENT_LEFT,
             colour: String::new(),
             usage: None,
+            finish: None,
+            upstream: String::new(),
+            sent: None,
+            span: tracing::Span::current(),
             seen: 0,
             ended: false,
         }
+    }
+
+    /// It goes to this endpoint.
+    pub(crate) fn sent_to(&mut self, address: &str) {
+        address.clone_into(&mut self.upstream);
+        let now = Instant::now();
+        self.sent = Some((self.sent.map_or(now, |(first, _)| first), now));
+    }
+
+    /// What lines about the request belong to.
+    pub(crate) fn span(&self) -> &tracing::Span {
+        &self.span
     }
 
     /// The head of the answer goes to the client.
@@ -90,8 +118,9 @@ impl Exchange {
         self.seen = self.seen.max(events);
     }
 
-    /// What the answer took: as the engine says, or as events were counted.
-    pub(crate) fn took(&mut self, usage: Option<Usage>, events: u64) {
+    /// What the answer took, as the engine says or as events were counted, and why it ended.
+    pub(crate) fn took(&mut self, usage: Option<Usage>, events: u64, finish: Option<&'static str>) {
+        self.finish = finish;
         let counted = Usage {
             prompt_tokens: self.request.prompt_tokens,
             completion_tokens: events,
@@ -135,6 +164,8 @@ impl Exchange {
         let metrics = &self.shared.metrics;
         metrics.add(&table::REQUESTS, &[name, &self.colour, &code], 1.0);
         metrics.observe(&table::REQUEST_SECONDS, &[name, &self.colour], took.as_secs_f64());
+        self.log(status, took);
+        self.trace(status);
         let record = UsageRecord {
             time: jiff::Timestamp::now(),
             request_id: std::mem::take(&mut self.request.id),
@@ -155,6 +186,60 @@ impl Exchange {
             gateway: self.shared.config.name.clone(),
         };
         self.shared.ledger.add(record);
+    }
+
+    /// The request's span, with the time until an endpoint was asked and the time of the one that was asked last.
+    fn trace(&self, status: u16) {
+        let Exchange { principal, request, usage, finish, upstream, service, sent, .. } = self;
+        if !request.trace.is_kept() {
+            return;
+        }
+        let mut ended = spans::ended(request.path, status);
+        let attributes = &mut ended.attributes;
+        attributes.push(("gen_ai.provider.name", "wharf".into()));
+        attributes.push(("gen_ai.request.model", request.model.as_str().into()));
+        if let Some(usage) = usage {
+            attributes.push(("gen_ai.usage.input_tokens", usage.prompt_tokens.into()));
+            attributes.push(("gen_ai.usage.output_tokens", usage.completion_tokens.into()));
+        }
+        if let Some(finish) = finish {
+            attributes.push(("gen_ai.response.finish_reasons", Value::Texts(vec![(*finish).to_owned()])));
+        }
+        if let Some(first) = self.first {
+            attributes
+                .push(("gen_ai.latency.time_to_first_token", (first - self.started).as_secs_f64().into()));
+        }
+        attributes.push(("wharf.tenant", (&*principal.name).into()));
+        attributes.push(("wharf.service", (&*service.name).into()));
+        let parts = sent.iter().flat_map(|(first, last)| {
+            let asked = vec![("server.address", upstream.as_str().into())];
+            [
+                spans::part("route", self.started, *first, Vec::new()),
+                spans::part("upstream", *last, Instant::now(), asked),
+            ]
+        });
+        request.trace.end(ended, parts);
+    }
+
+    /// The request's one line.
+    fn log(&self, status: u16, took: Duration) {
+        let Exchange { service, principal, request, usage, finish, upstream, .. } = self;
+        self.span.in_scope(|| {
+            tracing::info!(
+                request_id = request.id,
+                model = request.model,
+                tenant = &*principal.name,
+                status,
+                ttft_ms = self.first.map(|first| milliseconds(first - self.started)),
+                duration_ms = milliseconds(took),
+                prompt_tokens = usage.map(|usage| usage.prompt_tokens),
+                completion_tokens = usage.map(|usage| usage.completion_tokens),
+                finish_reason = finish,
+                upstream = (!upstream.is_empty()).then_some(upstream.as_str()),
+                service = &*service.name,
+                "request ended"
+            );
+        });
     }
 }
 

@@ -4,11 +4,14 @@ use http::header::{
     ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue,
     PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
+use wharf_telemetry::trace::Trace;
 
 /// The request's id: the client's if it is fit for headers and logs, else a new one.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// A session's name: its requests stay together.
 pub(crate) const SESSION: HeaderName = HeaderName::from_static("x-session-id");
+/// W3C Trace Context.
+pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
 /// Of one connection, not of the message (RFC 9110, section 7.6.1).
@@ -45,6 +48,13 @@ pub(crate) fn to_endpoint(headers: &HeaderMap, id: &HeaderValue, key: Option<&He
         sent.insert(AUTHORIZATION, key.clone());
     }
     sent
+}
+
+/// Where the request is in its trace. Without traces of our own the client's header goes on as it came.
+pub(crate) fn trace(headers: &mut HeaderMap, trace: &Trace) {
+    if let Some(value) = trace.traceparent().and_then(|header| HeaderValue::try_from(header).ok()) {
+        headers.insert(TRACEPARENT, value);
+    }
 }
 
 /// The headers of an endpoint's answer that the client gets. Its length stays: bodies pass whole.

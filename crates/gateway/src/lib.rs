@@ -27,6 +27,7 @@ mod serve;
 mod service;
 mod shared;
 mod side;
+mod spans;
 mod table;
 mod upstream;
 mod usage;

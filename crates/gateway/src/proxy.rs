@@ -4,19 +4,24 @@ mod acquire;
 mod body;
 mod dispatch;
 mod progress;
+mod unaccounted;
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use http::header::{CONNECTION, CONTENT_TYPE, HOST};
+use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, Version};
 use hyper::body::Incoming;
 use serde::Serialize;
+use tracing::Instrument;
+use tracing::field::Empty;
 use wharf_access::limits::Asked;
 use wharf_access::{Moment, Principal, Reservation};
 use wharf_api::ApiError;
 use wharf_routing::prefix::seed;
 use wharf_telemetry::metrics::gateway as table;
+use wharf_telemetry::trace::{Context, Trace};
 
 use crate::answer::{self, Answer};
 use crate::caller::Caller;
@@ -31,6 +36,8 @@ use crate::shared::Shared;
 use crate::table::{Served, Table};
 use crate::upstream::Outgoing;
 
+use unaccounted::Unaccounted;
+
 /// Tokens of an answer whose request sets no limit, as far as reservations go; usage settles it.
 pub(crate) const USUAL_ANSWER: u64 = 256;
 
@@ -39,6 +46,38 @@ pub(crate) const USUAL_ANSWER: u64 = 256;
 pub(crate) struct Worker {
     pub(crate) shared: Arc<Shared>,
     pub(crate) pool: Arc<Pool>,
+}
+
+/// A request as it comes.
+struct Arrival {
+    id: HeaderValue,
+    started: Instant,
+    path: &'static str,
+    trace: Trace,
+}
+
+impl Arrival {
+    fn of(shared: &Shared, request: &Request<Incoming>) -> Arrival {
+        let started = Instant::now();
+        let id = headers::request_id(request.headers());
+        let parent = request.headers().get(headers::TRACEPARENT).map(HeaderValue::as_bytes);
+        let trace = shared.tracer.begin(parent);
+        Arrival { id, started, path: known_path(request.uri().path()), trace }
+    }
+
+    /// What lines about a request have in common. `model` and `tenant` become known later.
+    fn span(&self) -> tracing::Span {
+        let context = self.trace.context();
+        tracing::info_span!(
+            "request",
+            request_id = self.id.to_str().unwrap_or_default(),
+            trace_id = context.map(Context::trace_hex),
+            span_id = context.map(Context::span_hex),
+            model = Empty,
+            tenant = Empty,
+            path = self.path
+        )
+    }
 }
 
 /// A request that may go on to an endpoint.
@@ -55,12 +94,20 @@ struct Accepted {
     standing: Vec<(&'static str, String)>,
 }
 
+/// What became of a request before an endpoint was asked.
+enum Admitted {
+    /// It is answered here.
+    Answered(Response<Answer>),
+    /// In a box: two of these would be in every request's future.
+    Accepted(Box<Accepted>),
+}
+
 impl Worker {
     /// Answers one request.
     pub(crate) async fn answer(self, request: Request<Incoming>) -> Response<Answer> {
-        let started = Instant::now();
+        let arrival = Arrival::of(&self.shared, &request);
         let version = request.version();
-        let id = headers::request_id(request.headers());
+        let id = arrival.id.clone();
         let shared = Arc::clone(&self.shared);
         let local = self.local(&request);
         let below = console::below(&shared, request.uri().path()).map(str::to_owned);
@@ -68,10 +115,14 @@ impl Worker {
             (Some(response), _) => response,
             // In a box: what a page needs would make every stream's task larger.
             (None, Some(below)) => Box::pin(console::answer(&shared, &below, &request)).await,
-            (None, None) => self.proxied(request, &id, started).await.unwrap_or_else(|error| {
-                shared.metrics.add(&table::REFUSED, &[error.code().unwrap_or("other")], 1.0);
-                answer::failure(&error)
-            }),
+            (None, None) => {
+                let span = arrival.span();
+                let proxied = self.proxied(request, arrival).instrument(span);
+                proxied.await.unwrap_or_else(|error| {
+                    shared.metrics.add(&table::REFUSED, &[error.code().unwrap_or("other")], 1.0);
+                    answer::failure(&error)
+                })
+            }
         };
         response.headers_mut().insert(headers::REQUEST_ID, id);
         // HTTP/2 has no such header; its connections are told to go away when the drain ends.
@@ -93,9 +144,31 @@ impl Worker {
     async fn proxied(
         self,
         request: Request<Incoming>,
-        id: &HeaderValue,
-        started: Instant,
+        arrival: Arrival,
     ) -> Result<Response<Answer>, ApiError> {
+        let mut unaccounted = Unaccounted::of(&arrival);
+        let accepted = match self.admitted(request, &arrival).await {
+            Ok(Admitted::Accepted(accepted)) => accepted,
+            Ok(Admitted::Answered(response)) => {
+                unaccounted.answered(response.status().as_u16());
+                return Ok(response);
+            }
+            Err(error) => {
+                unaccounted.refused(&error);
+                return Err(error);
+            }
+        };
+        unaccounted.follow();
+        if accepted.call.stream {
+            progress::answer(self, *accepted).await
+        } else {
+            let standing = accepted.standing.clone();
+            self.dispatch(*accepted).await.map(|response| with_standing(response, &standing))
+        }
+    }
+
+    /// Everything that comes before an endpoint is asked.
+    async fn admitted(&self, request: Request<Incoming>, arrival: &Arrival) -> Result<Admitted, ApiError> {
         if self.shared.is_draining() {
             return Err(answer::stopping());
         }
@@ -103,41 +176,35 @@ impl Worker {
         let caller = Caller::of(&self.shared, request.headers()).await;
         caller.admit(&table, request.headers())?;
         if let Some(response) = self.models(&table, &request, &caller)? {
-            return Ok(response);
+            return Ok(Admitted::Answered(response));
         }
         let (parts, body) = request.into_parts();
         let limit = self.shared.config.max_body_bytes;
         let time = seconds(self.shared.config.timeouts.body);
         let content_type = parts.headers.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
         let call = body::read(body, content_type, limit, time).await?;
-        let accepted =
-            self.accept(&table, &caller, &parts.method, &parts.uri, &parts.headers, call, id, started)?;
-        drop(table);
-        if accepted.call.stream {
-            progress::answer(self, accepted).await
-        } else {
-            let standing = accepted.standing.clone();
-            self.dispatch(accepted).await.map(|response| with_standing(response, &standing))
-        }
+        let accepted = self.accept(&table, &caller, &parts, call, arrival)?;
+        Ok(Admitted::Accepted(Box::new(accepted)))
     }
 
     /// Who calls, which service is meant, whether there is room: the last point at which a request is refused without a trace elsewhere.
-    #[allow(clippy::too_many_arguments, reason = "the parts of one request, once")]
     fn accept(
         &self,
         table: &Table,
         caller: &Caller,
-        method: &Method,
-        uri: &Uri,
-        headers: &HeaderMap,
+        parts: &Parts,
         call: Call,
-        id: &HeaderValue,
-        started: Instant,
+        arrival: &Arrival,
     ) -> Result<Accepted, ApiError> {
+        let Parts { method, uri, headers, .. } = parts;
+        let Arrival { id, started, path, trace } = arrival;
         let served = table.find(host(headers, uri), &call.model)?;
         let service = &served.service;
         let principal = caller.at(service, headers)?;
+        let span = tracing::Span::current();
+        span.record("tenant", &*principal.name);
         principal.may_use(&call.model)?;
+        span.record("model", &call.model);
         let prompt_tokens = service.estimate(call.prompt.bytes);
         let answer_tokens = call.longest.unwrap_or(USUAL_ANSWER);
         let reservation = self.reserve(service, &principal, prompt_tokens.saturating_add(answer_tokens))?;
@@ -146,15 +213,18 @@ impl Worker {
         let rank = principal.priority as u8;
         let about = About {
             id: id.to_str().unwrap_or_default().to_owned(),
+            path,
+            trace: trace.clone(),
             model: call.model.clone(),
             prompt_bytes: call.prompt.bytes,
             prompt_tokens,
         };
-        let sent = headers::to_endpoint(headers, id, self.shared.endpoint_key.as_ref());
+        let mut sent = headers::to_endpoint(headers, id, self.shared.endpoint_key.as_ref());
+        headers::trace(&mut sent, trace);
         let body = if asks_usage(uri.path()) { call.body_with_usage() } else { call.body() };
         let target = uri.path_and_query().cloned().map_or_else(|| Uri::from_static("/"), Uri::from);
         let outgoing = Outgoing { method: method.clone(), target, headers: sent, body };
-        let exchange = Exchange::begin(&self.shared, service, principal, reservation, about, started);
+        let exchange = Exchange::begin(&self.shared, service, principal, reservation, about, *started);
         Ok(Accepted { served, call, outgoing, exchange, rank, session, tokens: prompt_tokens, standing })
     }
 
@@ -218,6 +288,20 @@ struct Model {
     object: &'static str,
     created: u64,
     owned_by: &'static str,
+}
+
+/// A request's path, of a closed list: what clients may write there is no text for logs.
+fn known_path(path: &str) -> &'static str {
+    const KNOWN: [&str; 6] = [
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/embeddings",
+        "/v1/responses",
+        "/v1/rerank",
+        "/v1/models",
+    ];
+    let known = KNOWN.into_iter().find(|known| *known == path);
+    known.unwrap_or(if path.starts_with("/v1/models/") { "/v1/models/{name}" } else { "other" })
 }
 
 /// Paths whose streams can be asked what they took.

@@ -84,7 +84,9 @@ impl Relay {
                     }
                 }
                 Some(Err(error)) => {
-                    tracing::warn!(error = %wharf_telemetry::log::chain(&error), "an endpoint's answer broke off");
+                    self.exchange.span().in_scope(|| {
+                        tracing::warn!(error = %wharf_telemetry::log::chain(&error), "an endpoint's answer broke off");
+                    });
                     return Poll::Ready(self.break_off("the model server broke off its answer"));
                 }
                 None => return Poll::Ready(self.end().map(Ok)),
@@ -130,7 +132,7 @@ impl Relay {
 
     fn finish(&mut self, whole: bool) {
         if let Some(events) = &self.events {
-            self.exchange.took(events.usage, events.count);
+            self.exchange.took(events.usage, events.count, events.finish);
         }
         if let Some((_, answering)) = self.endpoint.take() {
             answering.finish(whole);
@@ -145,7 +147,7 @@ impl Drop for Relay {
         if self.endpoint.is_some()
             && let Some(events) = &self.events
         {
-            self.exchange.took(events.usage, events.count);
+            self.exchange.took(events.usage, events.count, events.finish);
         }
     }
 }

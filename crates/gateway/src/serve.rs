@@ -24,6 +24,7 @@ use wharf_listen::{
     BindError, Certificate, Connections, Limits, Listener, Refusal, Reload, TlsError, Workers, bind,
 };
 use wharf_telemetry::metrics::gateway as table;
+use wharf_telemetry::trace::Tracer;
 
 use crate::answer::Answer;
 use crate::config::{GatewayConfig, seconds};
@@ -140,6 +141,14 @@ impl Gateway {
     /// # Errors
     /// [`ServeError`].
     pub fn bind(config: GatewayConfig) -> Result<Gateway, ServeError> {
+        Gateway::bind_traced(config, Tracer::default())
+    }
+
+    /// The same, with a span for each request.
+    ///
+    /// # Errors
+    /// [`ServeError`].
+    pub fn bind_traced(config: GatewayConfig, tracer: Tracer) -> Result<Gateway, ServeError> {
         let certificate = match (&config.tls_cert, &config.tls_key) {
             (Some(cert), Some(key)) => Some(Certificate::load(cert, key)?),
             _ => None,
@@ -156,7 +165,7 @@ impl Gateway {
             None => None,
         };
         let services = config.services.clone();
-        let shared = Shared::new(config)?;
+        let shared = Shared::new(config, tracer)?;
         let specs = services.into_iter().map(side::with_keys).collect::<Result<Vec<_>, SetupError>>()?;
         shared.set_services(specs);
         let addresses = Addresses { http: http_address, https: https_address, metrics: metrics_address };

@@ -15,6 +15,7 @@ use wharf_access::shares::SecretError;
 use wharf_access::token::TokenConfigError;
 use wharf_access::{KeySet, KeySource, KeysError, Limiter, Moment, Tokens, WatchedKeys};
 use wharf_telemetry::metrics::{Metrics, gateway as table};
+use wharf_telemetry::trace::Tracer;
 
 use crate::config::GatewayConfig;
 use crate::console::Console;
@@ -38,6 +39,7 @@ pub(crate) struct Shared {
     pub(crate) ledger: Ledger,
     pub(crate) metrics: Metrics,
     pub(crate) console: Console,
+    pub(crate) tracer: Tracer,
     pub(crate) started: Instant,
     /// Milliseconds since 1970 at the start: tells this life from the last.
     pub(crate) epoch: u64,
@@ -83,7 +85,7 @@ pub enum SetupError {
 
 impl Shared {
     /// Reads keys and files. Call it within a runtime: keys are followed from then on.
-    pub(crate) fn new(config: GatewayConfig) -> Result<Arc<Shared>, SetupError> {
+    pub(crate) fn new(config: GatewayConfig, tracer: Tracer) -> Result<Arc<Shared>, SetupError> {
         let keys = match &config.api_keys {
             Some(path) => WatchedKeys::follow(KeySource::new(path))?,
             None => WatchedKeys::fixed(KeySet::open()),
@@ -115,6 +117,7 @@ impl Shared {
             ledger,
             metrics,
             console: Console::default(),
+            tracer,
             started: Instant::now(),
             epoch: u64::try_from(epoch).unwrap_or(u64::MAX),
             table: ArcSwap::default(),

@@ -30,6 +30,23 @@ impl Usage {
 }
 
 const MEMBER: &[u8] = b"\"usage\":";
+const FINISH: &[u8] = b"\"finish_reason\":";
+
+/// Why an answer ended, as the last choice in JSON text says it. A closed list: what engines may write there is no text for logs.
+pub(crate) fn finish_reason(json: &[u8]) -> Option<&'static str> {
+    let after = memmem::rfind(json, FINISH)? + FINISH.len();
+    let value = json[after..].trim_ascii_start().strip_prefix(b"\"")?;
+    let end = memchr::memchr(b'"', value)?;
+    Some(match &value[..end] {
+        b"stop" => "stop",
+        b"length" => "length",
+        b"tool_calls" => "tool_calls",
+        b"function_call" => "function_call",
+        b"content_filter" => "content_filter",
+        b"abort" => "abort",
+        _ => "other",
+    })
+}
 
 /// The last `usage` object in JSON text. Inside strings quotes are escaped, so text cannot pretend to be one.
 pub(crate) fn find(json: &[u8]) -> Option<Usage> {
@@ -49,6 +66,20 @@ pub(crate) fn is_in(json: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn why_an_answer_ended_is_one_of_a_few_words() {
+        let of = |json: &str| finish_reason(json.as_bytes());
+        assert_eq!(of(r#"{"choices":[{"finish_reason":"stop","index":0}]}"#), Some("stop"));
+        assert_eq!(
+            of(r#"{"choices": [{"finish_reason": null}, {"finish_reason": "tool_calls"}]}"#),
+            Some("tool_calls")
+        );
+        assert_eq!(of(r#"{"choices":[{"finish_reason":"what somebody wrote"}]}"#), Some("other"));
+        assert_eq!(of(r#"{"choices":[{"finish_reason":null}]}"#), None);
+        assert_eq!(of(r#"{"choices":[{"text":"\"finish_reason\":\"stop\""}]}"#), None);
+        assert_eq!(of(r#"{"choices":[{"finish_reason":"sto"#), None);
+    }
 
     #[test]
     fn the_engines_figures_are_found_and_a_quotation_is_not() {

@@ -4,6 +4,7 @@ mod chart;
 mod consistency;
 mod examples;
 mod guide;
+mod guide_chart;
 mod network;
 mod properties;
 mod stability;

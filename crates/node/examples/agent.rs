@@ -20,7 +20,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         println!("{}", serde_json::to_string_pretty(&report)?);
         return Ok(());
     };
-    wharf_telemetry::log::init(wharf_telemetry::log::Format::Text, "info")?;
+    wharf_telemetry::log::init("node-agent", wharf_telemetry::log::Format::Text, "info")?;
     let mut config = NodeConfig {
         paths: Paths {
             device_plugins: folder.join("device-plugins"),

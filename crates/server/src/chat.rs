@@ -19,6 +19,7 @@ use wharf_model::tokenizer::StreamStart;
 use crate::body;
 use crate::choices::{Choices, Job, Piece};
 use crate::ids::new_id;
+use crate::middleware::Followed;
 use crate::prepare::{check_model, fit_max_tokens, on_worker, plan, render_chat};
 use crate::respond::{Failure, json, until_written};
 use crate::state::{App, unix_seconds};
@@ -27,6 +28,7 @@ use crate::text::Text;
 
 pub(crate) async fn handle(State(app): State<Arc<App>>, request: Request<Body>) -> Result<Response, Failure> {
     let arrived = Instant::now();
+    let followed = Followed::of(&request);
     let body = body::read(request, &app.config).await?;
     let in_flight = app.enter()?;
     let model = app.serving()?;
@@ -65,7 +67,9 @@ pub(crate) async fn handle(State(app): State<Arc<App>>, request: Request<Body>) 
         skip_special: generation.skip_special_tokens,
         start: StreamStart::Text,
         param: "messages",
+        streams: generation.stream.is_some(),
         arrived,
+        followed,
     };
     let choices = Choices::submit(&app, &model.engine, &model.text, job)?;
     let answer = Answer {

@@ -13,9 +13,13 @@ use wharf_engine::{
 };
 
 use wharf_model::tokenizer::StreamStart;
+use wharf_telemetry::log::milliseconds;
+use wharf_telemetry::trace::{Part, Trace};
 
+use crate::middleware::{CLIENT_LEFT, Followed};
 use crate::prepare::Plan;
 use crate::record;
+use crate::spans::{self, Completed};
 use crate::state::{App, RETRY_AFTER_SECONDS};
 use crate::stop::{StopMatcher, StopStrings};
 use crate::text::{Decoder, Text};
@@ -34,7 +38,10 @@ pub(crate) struct Job {
     pub(crate) start: StreamStart,
     /// Name of the field that holds the prompt, for errors.
     pub(crate) param: &'static str,
+    /// The answer's head is sent before the answer is whole.
+    pub(crate) streams: bool,
     pub(crate) arrived: Instant,
+    pub(crate) followed: Followed,
 }
 
 /// News of one choice.
@@ -64,7 +71,23 @@ pub(crate) struct Choices {
     /// Choices whose `Finished` has not come.
     open: usize,
     arrived: Instant,
+    /// When the first token came.
+    first: Option<Instant>,
+    /// When the engine got them.
+    submitted: Instant,
+    streams: bool,
+    /// `chat` or `text_completion`.
+    operation: &'static str,
+    trace: Trace,
+    /// What the engine did for the choices that have ended.
+    parts: Vec<Part>,
+    /// Why the answer broke off.
+    broken: Option<String>,
     outcome: &'static str,
+    /// What the client is told, as far as it is known.
+    status: u16,
+    /// Why the last choice ended that has.
+    finish: Option<&'static str>,
     span: tracing::Span,
 }
 
@@ -108,7 +131,16 @@ impl Choices {
             n: job.n,
             open: 0,
             arrived: job.arrived,
+            first: None,
+            submitted: Instant::now(),
+            streams: job.streams,
+            operation: if job.param == "messages" { "chat" } else { "text_completion" },
+            trace: Trace::default(),
+            parts: Vec::new(),
+            broken: None,
             outcome: "cancelled",
+            status: CLIENT_LEFT,
+            finish: None,
             span: tracing::Span::current(),
         };
         let ends = Arc::new(job.plan.stop);
@@ -151,6 +183,7 @@ impl Choices {
                 });
             }
         }
+        all.trace = job.followed.take_over();
         Ok(all)
     }
 
@@ -159,7 +192,7 @@ impl Choices {
     pub(crate) async fn next(&mut self) -> Option<Result<Piece, ApiError>> {
         loop {
             if self.open == 0 {
-                self.outcome = "finished";
+                (self.outcome, self.status) = ("finished", 200);
                 return None;
             }
             let event = tokio::select! {
@@ -200,6 +233,7 @@ impl Choices {
                     return Ok(None);
                 }
                 let now = Instant::now();
+                self.first.get_or_insert(now);
                 record::token(&self.app, self.arrived, choice.last_token.replace(now), now);
                 choice.generated += 1;
                 (choice.text_of(token), logprobs.map(|logprobs| (token, logprobs)))
@@ -208,6 +242,9 @@ impl Choices {
                 choice.closed = true;
                 choice.cached = usage.cached_tokens;
                 self.open -= 1;
+                if self.trace.is_kept() {
+                    self.parts.extend(spans::parts(self.submitted, index, &usage));
+                }
                 let told = choice.finish;
                 let word = match (told, reason) {
                     (Some(word), _) => word,
@@ -218,6 +255,7 @@ impl Choices {
                         return Err(ApiError::Internal("the engine gave the request up".to_owned()));
                     }
                 };
+                self.finish = Some(word);
                 let usage = EngineUsage { generated_tokens: choice.generated, ..usage };
                 record::finished(&self.app, word, &usage, self.arrived);
                 if told.is_some() {
@@ -263,6 +301,8 @@ impl Choices {
 
     fn fail(&mut self, error: ApiError) -> ApiError {
         self.outcome = "failed";
+        self.status = if self.streams { 200 } else { error.status() };
+        self.broken = Some(error.to_string());
         self.span.in_scope(|| tracing::warn!(error = %error, "the answer broke off"));
         self.abort_open();
         error
@@ -303,17 +343,38 @@ impl Drop for Choices {
         if self.outcome == "cancelled" {
             record::cancelled(&self.app, self.open);
         }
+        // A refused request is told by whoever tells the client.
+        if self.outcome == "refused" {
+            return;
+        }
         let usage = self.usage();
         self.span.in_scope(|| {
             tracing::info!(
-                outcome = self.outcome,
+                model = self.app.model_name,
+                status = self.status,
+                ttft_ms = self.first.map(|first| milliseconds(first - self.arrived)),
+                duration_ms = milliseconds(self.arrived.elapsed()),
                 prompt_tokens = usage.prompt_tokens,
-                cached_tokens = usage.prompt_tokens_details.cached_tokens,
                 completion_tokens = usage.completion_tokens,
-                seconds = self.arrived.elapsed().as_secs_f64(),
-                "completion ended"
+                finish_reason = self.finish,
+                cached_tokens = usage.prompt_tokens_details.cached_tokens,
+                outcome = self.outcome,
+                "request ended"
             );
         });
+        if self.trace.is_kept() {
+            let completed = Completed {
+                operation: self.operation,
+                model: &self.app.model_name,
+                status: self.status,
+                finish: self.choices.iter().filter_map(|choice| choice.finish).collect(),
+                prompt_tokens: usage.prompt_tokens,
+                completion_tokens: usage.completion_tokens,
+                first: self.first.map(|first| first - self.arrived),
+                error: self.broken.as_deref(),
+            };
+            self.trace.end(completed.ended(), std::mem::take(&mut self.parts));
+        }
     }
 }
 

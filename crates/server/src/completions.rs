@@ -17,6 +17,7 @@ use wharf_model::tokenizer::StreamStart;
 use crate::body;
 use crate::choices::{Choices, Job, Piece};
 use crate::ids::new_id;
+use crate::middleware::Followed;
 use crate::prepare::{check_model, fit_max_tokens, on_worker, plan, tokens_of};
 use crate::respond::{Failure, json, until_written};
 use crate::state::{App, unix_seconds};
@@ -25,6 +26,7 @@ use crate::text::Text;
 
 pub(crate) async fn handle(State(app): State<Arc<App>>, request: Request<Body>) -> Result<Response, Failure> {
     let arrived = Instant::now();
+    let followed = Followed::of(&request);
     let body = body::read(request, &app.config).await?;
     let in_flight = app.enter()?;
     let model = app.serving()?;
@@ -67,7 +69,9 @@ pub(crate) async fn handle(State(app): State<Arc<App>>, request: Request<Body>) 
         skip_special: generation.skip_special_tokens,
         start: StreamStart::Continuation,
         param: "prompt",
+        streams: generation.stream.is_some(),
         arrived,
+        followed,
     };
     let n_choices = job.prompts.len() * job.n;
     let choices = Choices::submit(&app, &model.engine, &model.text, job)?;

@@ -19,6 +19,7 @@ mod record;
 mod respond;
 mod router;
 mod serve;
+mod spans;
 mod state;
 mod stop;
 mod stream;

@@ -16,6 +16,7 @@ use wharf_access::{KeySet, KeySource, KeysError};
 use wharf_api::{ApiError, ServeConfig};
 use wharf_listen::{BindError, Certificate, Connections, Limits, Listener, Refusal, Reload, TlsError, bind};
 use wharf_telemetry::metrics::server as table;
+use wharf_telemetry::trace::Tracer;
 
 use crate::drain::drain;
 use crate::router;
@@ -94,10 +95,11 @@ pub fn runtime(config: &ServeConfig) -> io::Result<tokio::runtime::Runtime> {
 /// As [`Server::bind`] and [`Server::serve`].
 pub async fn run(
     config: ServeConfig,
+    tracer: Tracer,
     loading: impl Future<Output = Result<Loaded, BoxError>>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
-    Server::bind(config).await?.serve(loading, shutdown).await
+    Server::bind_traced(config, tracer).await?.serve(loading, shutdown).await
 }
 
 impl Server {
@@ -106,6 +108,14 @@ impl Server {
     /// # Errors
     /// [`ServeError::Keys`], [`ServeError::Tls`], [`ServeError::Bind`].
     pub async fn bind(config: ServeConfig) -> Result<Server, ServeError> {
+        Server::bind_traced(config, Tracer::default()).await
+    }
+
+    /// The same, with a span for each request.
+    ///
+    /// # Errors
+    /// As [`Server::bind`].
+    pub async fn bind_traced(config: ServeConfig, tracer: Tracer) -> Result<Server, ServeError> {
         let single = config.api_key.as_ref().map(|key| key.reveal());
         let file = config.api_key_file.as_ref().map(KeySource::new);
         let keys = KeySet::load(file.as_ref(), single)?;
@@ -126,7 +136,7 @@ impl Server {
         };
         let http = to_tokio(http, &config, config.port, "HTTP")?;
         let addresses = Addresses { http: http_address, https: https_address, metrics: metrics_address };
-        Ok(Server { app: Arc::new(App::new(config, keys)), http, https, metrics, addresses })
+        Ok(Server { app: Arc::new(App::new(config, keys, tracer)), http, https, metrics, addresses })
     }
 
     /// Where it listens; with port 0 in the configuration, the ports that the system chose.

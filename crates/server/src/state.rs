@@ -10,6 +10,7 @@ use wharf_engine::EngineHandle;
 use wharf_listen::Connections;
 use wharf_model::{ChatTemplate, GenerationDefaults, Tokenizer};
 use wharf_telemetry::metrics::{Metrics, server as table};
+use wharf_telemetry::trace::Tracer;
 
 use crate::text::Text;
 use crate::workers::Workers;
@@ -63,6 +64,7 @@ pub(crate) struct App {
     pub(crate) model_name: String,
     pub(crate) keys: KeySet,
     pub(crate) metrics: Metrics,
+    pub(crate) tracer: Tracer,
     pub(crate) workers: Workers,
     /// Unix seconds at start: the `created` of the model card.
     pub(crate) created: u64,
@@ -75,7 +77,7 @@ pub(crate) struct App {
 }
 
 impl App {
-    pub(crate) fn new(config: ServeConfig, keys: KeySet) -> App {
+    pub(crate) fn new(config: ServeConfig, keys: KeySet, tracer: Tracer) -> App {
         let metrics = Metrics::new(table::ALL);
         metrics.set(
             &table::BUILD_INFO,
@@ -89,6 +91,7 @@ impl App {
             config,
             keys,
             metrics,
+            tracer,
             created: unix_seconds(),
             model: OnceLock::new(),
             phase: watch::Sender::new(Phase::Loading),

@@ -6,8 +6,10 @@ mod server {
     mod answers;
     mod hostile;
     mod lifecycle;
+    mod logs;
     mod probes;
     mod streams;
     mod support;
     mod tls;
+    mod traces;
 }

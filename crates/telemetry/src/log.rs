@@ -1,11 +1,21 @@
-//! Log lines: one JSON object each for pipelines, or text for people. Both carry the request's id.
+//! Log lines: one JSON object each for pipelines, or text for people. Both carry the request's id, and neither a secret.
+
+mod line;
+mod redact;
 
 use std::error::Error;
+use std::io;
+use std::time::Duration;
 
+use tracing::Subscriber;
 use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt};
+
+pub use line::REQUEST_FIELDS;
+pub use redact::redact;
 
 /// How lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,34 +42,70 @@ pub enum LogError {
     Install(#[source] TryInitError),
 }
 
-/// Sends the log to stderr. `level` is a level or a filter such as `info,wharf_engine=debug`.
+/// Sends the log to stderr. `component` is the role that lines name: `server`, `gateway`, `operator`. `level` is a level or a filter such
+/// as `info,wharf_engine=debug`.
 ///
 /// # Errors
 /// When `level` is no filter, or when called twice.
-pub fn init(format: Format, level: &str) -> Result<(), LogError> {
+pub fn init(component: &'static str, format: Format, level: &str) -> Result<(), LogError> {
+    subscriber(component, format, level, io::stderr)?.try_init().map_err(LogError::Install)
+}
+
+/// What [`init`] installs, with another writer.
+///
+/// # Errors
+/// When `level` is no filter.
+pub fn subscriber<W>(
+    component: &'static str,
+    format: Format,
+    level: &str,
+    writer: W,
+) -> Result<impl Subscriber + Send + Sync + 'static, LogError>
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
     let filter = EnvFilter::builder()
         .parse(level)
         .map_err(|source| LogError::Level { level: level.to_owned(), source })?;
-    tracing_subscriber::registry()
-        .with(layer(format, std::io::stderr).with_filter(filter))
-        .try_init()
-        .map_err(LogError::Install)
+    Ok(tracing_subscriber::registry().with(layer(component, format, writer).with_filter(filter)))
 }
 
-fn layer<W>(format: Format, writer: W) -> Box<dyn Layer<Registry> + Send + Sync>
+fn layer<W>(component: &'static str, format: Format, writer: W) -> Box<dyn Layer<Registry> + Send + Sync>
 where
-    W: for<'a> fmt::MakeWriter<'a> + Send + Sync + 'static,
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
     match format {
-        Format::Json => fmt::layer()
-            .json()
-            .flatten_event(true)
-            .with_current_span(true)
-            .with_span_list(false)
-            .with_writer(writer)
-            .boxed(),
-        Format::Text => fmt::layer().with_ansi(false).with_writer(writer).boxed(),
+        Format::Json => line::JsonLines { component, writer }.boxed(),
+        Format::Text => fmt::layer().with_ansi(false).with_writer(Redacting(writer)).boxed(),
     }
+}
+
+/// Redacts what is written through it. A line is written at once.
+struct Redacting<W>(W);
+
+impl<'a, W: MakeWriter<'a>> MakeWriter<'a> for Redacting<W> {
+    type Writer = Redacted<W::Writer>;
+
+    fn make_writer(&'a self) -> Self::Writer {
+        Redacted(self.0.make_writer())
+    }
+}
+
+struct Redacted<W>(W);
+
+impl<W: io::Write> io::Write for Redacted<W> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.write_all(redact(&String::from_utf8_lossy(line)).as_bytes())?;
+        Ok(line.len())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+/// A time for a log line: milliseconds, to the microsecond.
+pub fn milliseconds(time: Duration) -> f64 {
+    time.as_micros() as f64 / 1e3
 }
 
 /// An error with all its causes, for one log line.
@@ -85,31 +131,41 @@ mod tests {
     struct Buffer(Arc<Mutex<Vec<u8>>>);
 
     impl Write for Buffer {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.0.lock().unwrap().extend_from_slice(bytes);
             Ok(bytes.len())
         }
-        fn flush(&mut self) -> std::io::Result<()> {
+        fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
     }
 
-    #[test]
-    fn json_lines_carry_the_request_id() {
+    fn written(format: Format, work: impl FnOnce()) -> String {
         let buffer = Buffer::default();
         let writer = buffer.clone();
-        let subscriber = tracing_subscriber::registry().with(layer(Format::Json, move || writer.clone()));
-        tracing::subscriber::with_default(subscriber, || {
+        let subscriber = subscriber("test", format, "trace", move || writer.clone()).unwrap();
+        tracing::subscriber::with_default(subscriber, work);
+        let bytes = buffer.0.lock().unwrap();
+        String::from_utf8(bytes.clone()).unwrap()
+    }
+
+    /// The JSON lines that were written meanwhile.
+    pub(super) fn lines_of(work: impl FnOnce()) -> Vec<String> {
+        written(Format::Json, work).lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn lines_for_people_have_the_requests_id_and_no_key() {
+        let text = written(Format::Text, || {
             tracing::info_span!("request", request_id = "abc")
-                .in_scope(|| tracing::info!(status = 200, "done"));
+                .in_scope(|| tracing::warn!(error = "no such key: wk-0123456789abcdef0123", "refused"));
         });
-        let line: serde_json::Value = serde_json::from_slice(&buffer.0.lock().unwrap()).unwrap();
-        assert_eq!(line["span"]["request_id"], "abc");
-        assert_eq!((&line["message"], &line["status"]), (&"done".into(), &200.into()));
+        assert!(text.contains("request_id=\"abc\"") && text.contains("wk-***"), "{text}");
+        assert!(!text.contains("0123456789abcdef"), "{text}");
     }
 
     #[test]
     fn a_bad_filter_is_an_error() {
-        assert!(matches!(init(Format::Text, "info=="), Err(LogError::Level { .. })));
+        assert!(matches!(init("test", Format::Text, "info=="), Err(LogError::Level { .. })));
     }
 }

@@ -86,7 +86,7 @@ pub(crate) fn run(args: Args, env: &Env) -> Result<(), Failure> {
     if args.detach {
         return detach(&folder);
     }
-    log::init(log::Format::Text, &args.log_level).context("failed to set up logging").bad_input()?;
+    log::init("up", log::Format::Text, &args.log_level).context("failed to set up logging").bad_input()?;
     let models = cache.join("models");
     std::fs::create_dir_all(&models).with_context(|| format!("failed to make {}", models.display()))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -50,6 +50,7 @@ impl Answering {
         let headers: HeaderMap = wire::headers(wire);
         let status = wire::status(wire).and_then(|code| StatusCode::from_u16(code).ok());
         let status = status.unwrap_or(StatusCode::BAD_GATEWAY);
+        exchange.sent_to(&in_flight.address);
         exchange.answered_by(status.as_u16(), &in_flight.colour);
         let is_stream = headers
             .get(CONTENT_TYPE)
@@ -99,8 +100,8 @@ impl Answering {
 
     fn took(&mut self) {
         match &self.content {
-            Content::Events(events) => self.exchange.took(events.usage, events.count),
-            Content::Tail(tail) => self.exchange.took(usage::find(tail), 0),
+            Content::Events(events) => self.exchange.took(events.usage, events.count, events.finish),
+            Content::Tail(tail) => self.exchange.took(usage::find(tail), 0, usage::finish_reason(tail)),
         }
     }
 }

@@ -8,6 +8,7 @@ use wharf_access::Moment;
 use wharf_api::ApiError;
 use wharf_routing::prefix::seed;
 use wharf_routing::{NoEndpoint, Request};
+use wharf_telemetry::trace::Trace;
 
 use crate::exchange::{About, Exchange};
 use crate::headers;
@@ -53,6 +54,8 @@ impl Picker {
         let principal = self.shared.keys.current().check(request, Moment::now())?;
         let prompt_tokens = service.estimate(call.prompt.bytes);
         let about = About {
+            path: "ext-proc",
+            trace: Trace::default(),
             id: headers::request_id(request).to_str().unwrap_or_default().to_owned(),
             model: call.model.clone(),
             prompt_bytes: call.prompt.bytes,
@@ -74,6 +77,7 @@ impl Picker {
         };
         match picked {
             Ok((in_flight, others)) => {
+                exchange.sent_to(&in_flight.address);
                 let others = others.into_iter().take(self.alternatives);
                 let endpoints = std::iter::once(in_flight.address.clone()).chain(others).collect();
                 Ok(Picked { endpoints, in_flight, exchange })

@@ -111,6 +111,7 @@ impl Worker {
             let slot = in_flight.slot;
             self.shared.metrics.observe(&table::PREFIX_CACHED, &[&service.name], in_flight.cached);
             let colour = in_flight.colour.clone();
+            exchange.sent_to(&in_flight.address);
             let deadline = Instant::now() + seconds(head_time);
             let begun = self.attempt(in_flight, &outgoing, deadline).await;
             tried.push(slot);
@@ -175,7 +176,7 @@ impl Worker {
         answering.first_byte();
         let body = match body {
             Rest::Whole(bytes) => {
-                exchange.took(usage::find(&bytes), 0);
+                exchange.took(usage::find(&bytes), 0, usage::finish_reason(&bytes));
                 answering.finish(true);
                 exchange.end(true);
                 Answer::whole(bytes)

@@ -9,6 +9,7 @@ use http::{HeaderValue, Response};
 use http_body_util::BodyExt;
 use tokio::sync::mpsc;
 use tokio::time::{interval, timeout};
+use tracing::Instrument;
 use wharf_api::{ApiError, sse};
 
 use super::{Accepted, Worker, with_standing};
@@ -23,7 +24,7 @@ type Piece = Result<Bytes, BodyError>;
 pub(super) async fn answer(worker: Worker, accepted: Accepted) -> Result<Response<Answer>, ApiError> {
     let progress = accepted.served.service.hold_config(worker.shared.config.hold).progress;
     let standing = accepted.standing.clone();
-    let mut dispatch = Box::pin(async move { worker.dispatch(accepted).await });
+    let mut dispatch = Box::pin(async move { worker.dispatch(accepted).await }.in_current_span());
     let every = seconds(progress);
     if every.is_zero() {
         return dispatch.await.map(|response| with_standing(response, &standing));

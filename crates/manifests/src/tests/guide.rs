@@ -330,7 +330,6 @@ const OPEN: &[(&str, &str)] = &[
     ("3.2", "Device plugin: open, `wharf node-agent`"),
     ("5.3", "PodMetrics with GPUs: open, metrics APIs"),
     ("6.1", "Collector on 9100: open, `wharf node-agent`"),
-    ("6.2", "Fluentd: open, the chart's log collector"),
     (
         "8.3",
         "GPU tuning and pre-loading: open, `wharf node-agent`; the CUDA cache's variables are set in pods already",
@@ -422,6 +421,7 @@ fn the_page_is_fresh() {
             writeln!(page, "| {kind} `{name}` | `{place}` | `{expected}` |").unwrap();
         }
     }
+    page.push_str(&guide_chart::page());
     page.push_str("\n## Open\n\n| section | |\n|---|---|\n");
     for (section, what) in OPEN {
         writeln!(page, "| {section} | {what} |").unwrap();

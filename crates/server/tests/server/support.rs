@@ -16,6 +16,7 @@ use wharf_engine::{Backend, BackendError, Chunk, EngineConfig, EngineHandle, Log
 use wharf_model::open::Source;
 use wharf_model::{ChatTemplate, Model, Tokenizer};
 use wharf_server::{Addresses, Loaded, ServeError, Server};
+use wharf_telemetry::trace::Tracer;
 use wharf_testkit::TinyModel;
 
 /// Nothing in these tests takes this long unless it hangs.
@@ -142,10 +143,15 @@ pub(crate) struct Running {
 
 /// A running server with the given configuration.
 pub(crate) async fn start_with(config: ServeConfig, engine: EngineConfig) -> Running {
+    start_traced(config, engine, Tracer::default()).await
+}
+
+/// The same, with traces.
+pub(crate) async fn start_traced(config: ServeConfig, engine: EngineConfig, tracer: Tracer) -> Running {
     let gate = Gate::open();
     let loaded = tiny(&gate, engine);
     let engine = loaded.engine.clone();
-    let server = Server::bind(config).await.unwrap();
+    let server = Server::bind_traced(config, tracer).await.unwrap();
     let at = server.addresses();
     let (shutdown, told) = oneshot::channel();
     let done = tokio::spawn(server.serve(async move { Ok(loaded) }, async move {

@@ -12,6 +12,7 @@
 {{- define "wharf.operator.name" -}}{{ include "wharf.fullname" . }}-operator{{- end }}
 {{- define "wharf.nodeAgent.name" -}}{{ include "wharf.fullname" . }}-node-agent{{- end }}
 {{- define "wharf.metricsApi.name" -}}{{ include "wharf.fullname" . }}-metrics-api{{- end }}
+{{- define "wharf.logs.name" -}}{{ include "wharf.fullname" . }}-logs{{- end }}
 {{- define "wharf.gateway.name" -}}{{ include "wharf.fullname" . }}-gateway{{- end }}
 
 {{/* Headless: every gateway's address, ready or not. */}}
@@ -72,6 +73,12 @@ app.kubernetes.io/component: metrics-api
 - {{ toYaml $rule | nindent 2 | trim }}
 {{- end }}
 {{- end }}
+{{- end }}
+
+{{- define "wharf.logs.selector" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: logs
 {{- end }}
 
 {{/* The node agent's --config, and the port in it. */}}
@@ -167,6 +174,28 @@ tolerations: {{- toYaml . | nindent 2 }}
 {{- with .affinity }}
 affinity: {{- toYaml . | nindent 2 }}
 {{- end }}
+{{- end }}
+
+{{/* OpenTelemetry's variables, where a collector is named. */}}
+{{- define "wharf.tracing.env" -}}
+{{- with .Values.tracing }}
+{{- if .endpoint }}
+- {name: OTEL_EXPORTER_OTLP_ENDPOINT, value: {{ .endpoint | quote }}}
+- {name: OTEL_TRACES_SAMPLER, value: parentbased_traceidratio}
+- {name: OTEL_TRACES_SAMPLER_ARG, value: {{ .ratio | quote }}}
+{{- if .headersSecret }}
+- name: OTEL_EXPORTER_OTLP_HEADERS
+  valueFrom: {secretKeyRef: {name: {{ .headersSecret }}, key: headers}}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* The collector's port. Its address may be a name in the cluster or outside. */}}
+{{- define "wharf.tracing.port" -}}
+{{- $url := urlParse .Values.tracing.endpoint }}
+{{- $port := regexFind ":[0-9]+$" $url.host | trimPrefix ":" }}
+{{- $port | default (ternary "443" "80" (eq $url.scheme "https")) }}
 {{- end }}
 
 {{/* Rules of egress that both have: names, the API server, and what the values add. */}}
