@@ -83,6 +83,14 @@ impl Metrics {
         v.get_metric_with_label_values(labels).expect(WRONG_LABELS).set(value);
     }
 
+    /// Forgets all that was recorded of a gauge: what it told of is counted anew, and some of it may be gone.
+    pub fn forget(&self, metric: &'static Metric) {
+        let Some(Vector::Gauge(v)) = self.by_name.get(metric.name) else {
+            panic!("{WRONG_KIND}: {}", metric.name)
+        };
+        v.reset();
+    }
+
     /// Records one observation of a histogram.
     pub fn observe(&self, metric: &'static Metric, labels: &[&str], value: f64) {
         let Some(Vector::Histogram(v)) = self.by_name.get(metric.name) else {
@@ -135,6 +143,17 @@ mod tests {
             assert!(text.contains(&format!("# HELP {} ", metric.name)), "{}", metric.name);
         }
         assert!(text.contains("vllm:num_requests_running{model_name=\"x\"} 2"), "{text}");
+    }
+
+    #[test]
+    fn what_is_forgotten_is_not_told_any_more() {
+        let metrics = Metrics::new(server::ALL);
+        metrics.set(&server::REQUESTS_RUNNING, &["gone"], 1.0);
+        metrics.set(&server::REQUESTS_WAITING, &["stays"], 1.0);
+        metrics.forget(&server::REQUESTS_RUNNING);
+        metrics.set(&server::REQUESTS_RUNNING, &["new"], 1.0);
+        let text = metrics.encode().unwrap();
+        assert!(!text.contains("gone") && text.contains("\"new\"") && text.contains("\"stays\""), "{text}");
     }
 
     #[test]
