@@ -1,5 +1,7 @@
 //! Name, type, labels, meaning and buckets of every metric.
 
+use std::fmt;
+
 /// One metric.
 #[derive(Debug)]
 pub struct Metric {
@@ -11,6 +13,13 @@ pub struct Metric {
     pub labels: &'static [&'static str],
     /// The `HELP` line.
     pub help: &'static str,
+}
+
+/// The name: expressions are written with it.
+impl fmt::Display for Metric {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
 }
 
 /// Type of a metric.

@@ -1,0 +1,156 @@
+//! The alerts that a service has for itself, where it has said what it promises.
+//!
+//! They have the names of those that hold for all services, and so their runbooks; the label `llmservice` tells them apart. They ask the
+//! service's own pods alone, so they also work without gateway and operator.
+
+use wharf_telemetry::metrics::Metric;
+use wharf_telemetry::metrics::operator::SERVICE_REPLICAS;
+
+use crate::engines::Names;
+use crate::expr::{bound, le};
+use crate::objective::{Budget, Objective};
+use crate::rule::{Alert, Group, Rule, Severity};
+
+/// What a service promises, and by which names its engine counts.
+#[derive(Clone, Copy, Debug)]
+pub struct Promise<'a> {
+    /// The service's name.
+    pub name: &'a str,
+    /// Its namespace; the one that Prometheus is asked for anyway if not given.
+    pub namespace: Option<&'a str>,
+    /// The Service of its pods.
+    pub pods: &'a str,
+    /// Whether it may have no replica at all; the operator says then when it should have.
+    pub sleeps: bool,
+    /// Its engine's names.
+    pub names: Names,
+    /// Share of requests that may fail.
+    pub errors: f64,
+    /// Seconds to the first token that 95% of requests keep to, and how the user wrote them.
+    pub first_token: (f64, &'a str),
+    /// Seconds between tokens that 95% of them keep to.
+    pub between_tokens: (f64, &'a str),
+}
+
+/// Share of requests and tokens that may be slower than promised: limits are those of 95%.
+const SLOW: f64 = 0.05;
+/// Fewer requests in the longer window say nothing.
+const AT_LEAST: &str = "20";
+
+/// The service's rules.
+pub fn groups(promise: &Promise<'_>) -> Vec<Group> {
+    let Promise { name, namespace, pods, sleeps, names, errors, first_token, between_tokens } = *promise;
+    let mut of = format!("service=\"{pods}\"");
+    if let Some(namespace) = namespace {
+        of.push_str(&format!(",namespace=\"{namespace}\""));
+    }
+    let labels = || vec![("llmservice", name.to_owned())];
+    let mut down = format!("absent(up{{{of}}} == 1)");
+    if sleeps {
+        let service = match namespace {
+            Some(namespace) => format!("service=\"{namespace}/{name}\""),
+            None => format!("service=~\".*/{name}\""),
+        };
+        down = format!("{down} unless on () {SERVICE_REPLICAS}{{{service},state=\"wanted\"}} == 0");
+    }
+    let mut alerts = vec![Alert {
+        name: "WharfServiceDown",
+        expr: down,
+        wait: "5m",
+        severity: Severity::Critical,
+        labels: labels(),
+        summary: format!("No pod of {name} answers"),
+        description:
+            "Prometheus has read metrics of no pod for five minutes. The service's condition Ready says why."
+                .to_owned(),
+    }];
+    if let Some((answers, failed)) = names.answers {
+        let bad = |window: &str| {
+            format!(
+                "sum(rate({answers}{{{of},{failed}}}[{window}])) / sum(rate({answers}{{{of}}}[{window}]))"
+            )
+        };
+        let count = |window: &str| format!("sum(increase({answers}{{{of}}}[{window}]))");
+        let objective = Objective {
+            alert: "WharfErrorBudgetBurn",
+            bad: &bad,
+            count: &count,
+            at_least: AT_LEAST,
+            on: "",
+            budget: Budget::Known(errors),
+        };
+        let summary = format!("{name} fails too many requests");
+        let description = "So many requests are answered with 5xx that what may fail in 30 days will not last. The pods' logs have the cause.";
+        alerts.extend(both(&objective, &labels, &summary, description));
+    }
+    let slow = [
+        (
+            "WharfSlowFirstToken",
+            names.first_token,
+            first_token,
+            "takes too long to the first token",
+            "requests wait for their first token",
+        ),
+        (
+            "WharfSlowTokens",
+            names.between_tokens,
+            between_tokens,
+            "streams too slowly",
+            "tokens come after the one before",
+        ),
+    ];
+    for (alert, histogram, (seconds, written), what, how) in slow {
+        let Some((histogram, bound)) = histogram.and_then(|histogram| counted(histogram, seconds)) else {
+            continue;
+        };
+        let bound = bound.to_string();
+        let bad = |window: &str| {
+            let soon = format!("sum(rate({histogram}_bucket{{{of},{}}}[{window}]))", le(&bound));
+            format!("1 - {soon} / sum(rate({histogram}_count{{{of}}}[{window}]))")
+        };
+        let count = |window: &str| format!("sum(increase({histogram}_count{{{of}}}[{window}]))");
+        let objective = Objective {
+            alert,
+            bad: &bad,
+            count: &count,
+            at_least: AT_LEAST,
+            on: "",
+            budget: Budget::Known(SLOW),
+        };
+        let summary = format!("{name} {what}");
+        let description = format!(
+            "So many {how} later than {written} (counted at {bound} s) that the twentieth that may in 30 days will not last."
+        );
+        alerts.extend(both(&objective, &labels, &summary, &description));
+    }
+    if let Some(waiting) = names.waiting {
+        alerts.push(Alert {
+            name: "WharfRequestsWait",
+            expr: format!("min_over_time(sum({waiting}{{{of}}})[10m:1m]) > 0"),
+            wait: "5m",
+            severity: Severity::Warning,
+            labels: labels(),
+            summary: format!("Requests to {name} always wait"),
+            description: "No moment of the last ten minutes was without a queue: replicas are too few, or the most that scaling allows."
+                .to_owned(),
+        });
+    }
+    let rules = alerts.into_iter().map(Rule::Alert).collect();
+    vec![Group { name: format!("llmservice-{name}"), rules }]
+}
+
+fn both(
+    objective: &Objective<'_>,
+    labels: &dyn Fn() -> Vec<(&'static str, String)>,
+    summary: &str,
+    description: &str,
+) -> [Alert; 2] {
+    [Severity::Critical, Severity::Warning].map(|severity| {
+        objective.alert(severity, objective.burns(severity), labels(), summary.to_owned(), description)
+    })
+}
+
+/// The histogram with the bound at which a limit is counted, where it has one so high.
+fn counted(histogram: &'static Metric, seconds: f64) -> Option<(&'static Metric, f64)> {
+    Some((histogram, bound(histogram, seconds)?))
+}
