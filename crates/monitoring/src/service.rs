@@ -1,9 +1,10 @@
 //! The alerts that a service has for itself, where it has said what it promises.
 //!
-//! They have the names of those that hold for all services, and so their runbooks; the label `llmservice` tells them apart. They ask the
-//! service's own pods alone, so they also work without gateway and operator.
+//! They have the names of those that hold for all services, and so their runbooks; the label `llmservice` tells them apart. Without gateway
+//! and operator they ask the service's own pods alone.
 
 use wharf_telemetry::metrics::Metric;
+use wharf_telemetry::metrics::gateway::REQUESTS;
 use wharf_telemetry::metrics::operator::SERVICE_REPLICAS;
 
 use crate::engines::Names;
@@ -22,6 +23,8 @@ pub struct Promise<'a> {
     pub pods: &'a str,
     /// Whether it may have no replica at all; the operator says then when it should have.
     pub sleeps: bool,
+    /// Whether clients reach it through the gateway, which then counts what they see; otherwise its engine does.
+    pub behind_gateway: bool,
     /// Its engine's names.
     pub names: Names,
     /// Share of requests that may fail.
@@ -39,19 +42,23 @@ const AT_LEAST: &str = "20";
 
 /// The service's rules.
 pub fn groups(promise: &Promise<'_>) -> Vec<Group> {
-    let Promise { name, namespace, pods, sleeps, names, errors, first_token, between_tokens } = *promise;
+    let Promise { name, namespace, pods, sleeps, behind_gateway, names, errors, first_token, between_tokens } =
+        *promise;
     let mut of = format!("service=\"{pods}\"");
     if let Some(namespace) = namespace {
         of.push_str(&format!(",namespace=\"{namespace}\""));
     }
-    let labels = || vec![("llmservice", name.to_owned())];
+    let everywhere = match namespace {
+        Some(namespace) => format!("service=\"{namespace}/{name}\""),
+        None => format!("service=~\".*/{name}\""),
+    };
+    let labels = || {
+        let namespace = namespace.map(|namespace| ("namespace", namespace.to_owned()));
+        [Some(("llmservice", name.to_owned())), namespace].into_iter().flatten().collect()
+    };
     let mut down = format!("absent(up{{{of}}} == 1)");
     if sleeps {
-        let service = match namespace {
-            Some(namespace) => format!("service=\"{namespace}/{name}\""),
-            None => format!("service=~\".*/{name}\""),
-        };
-        down = format!("{down} unless on () {SERVICE_REPLICAS}{{{service},state=\"wanted\"}} == 0");
+        down = format!("{down} unless on () {SERVICE_REPLICAS}{{{everywhere},state=\"wanted\"}} == 0");
     }
     let mut alerts = vec![Alert {
         name: "WharfServiceDown",
@@ -64,7 +71,11 @@ pub fn groups(promise: &Promise<'_>) -> Vec<Group> {
             "Prometheus has read metrics of no pod for five minutes. The service's condition Ready says why."
                 .to_owned(),
     }];
-    if let Some((answers, failed)) = names.answers {
+    let answers = match behind_gateway {
+        true => Some((&REQUESTS, "status=~\"5..\"", &everywhere)),
+        false => names.answers.map(|(answers, failed)| (answers, failed, &of)),
+    };
+    if let Some((answers, failed, of)) = answers {
         let bad = |window: &str| {
             format!(
                 "sum(rate({answers}{{{of},{failed}}}[{window}])) / sum(rate({answers}{{{of}}}[{window}]))"
@@ -80,7 +91,8 @@ pub fn groups(promise: &Promise<'_>) -> Vec<Group> {
             budget: Budget::Known(errors),
         };
         let summary = format!("{name} fails too many requests");
-        let description = "So many requests are answered with 5xx that what may fail in 30 days will not last. The pods' logs have the cause.";
+        let description =
+            "So many requests are answered with 5xx that what may fail in 30 days will not last.";
         alerts.extend(both(&objective, &labels, &summary, description));
     }
     let slow = [

@@ -69,6 +69,7 @@ fn rules(facts: &Facts<'_>) -> Value {
         name: facts.name,
         namespace: facts.namespace,
         pods: &pods,
+        behind_gateway: facts.mode == Mode::Managed && !facts.spec.expose.direct,
         sleeps: facts.mode == Mode::Managed && facts.spec.scaling.min == 0,
         names: names_of(facts.spec.runtime.engine),
         errors: error_rate.ratio(),

@@ -21,8 +21,8 @@ pub(super) fn alerts() -> Vec<Alert> {
             "WharfGatewaysUnheard",
             Severity::Warning,
             "10m",
-            format!("{GATEWAYS} == 0 and {LEADER} == 1"),
-            "The operator hears no gateway",
+            format!("max by (pod) ({GATEWAYS}) == 0 and on (pod) max by (pod) ({LEADER}) == 1"),
+            "The operator {{ $labels.pod }} hears no gateway",
             "It does not see demand: services neither scale nor wake, and releases see no requests to judge by.",
         ),
         alert(

@@ -160,10 +160,6 @@ impl Vocabulary {
             "time" | "scalar" | "vector" => None,
             "absent" => match arguments.first().map(|argument| &**argument) {
                 Some(Expr::VectorSelector(selector)) => Some(equal(&selector.matchers)),
-                Some(Expr::Binary(binary)) => match &*binary.lhs {
-                    Expr::VectorSelector(selector) => Some(equal(&selector.matchers)),
-                    _ => Some(Labels::new()),
-                },
                 _ => Some(Labels::new()),
             },
             "histogram_quantile" => {
