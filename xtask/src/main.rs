@@ -24,6 +24,7 @@ mod verify_epp;
 mod verify_fetch;
 mod verify_formats;
 mod verify_manifests;
+mod verify_monitoring;
 mod verify_peers;
 mod verify_plan;
 mod verify_up;
@@ -55,6 +56,7 @@ enum Command {
     VerifyFetch(verify_fetch::Args),
     VerifyFormats(verify_formats::Args),
     VerifyManifests(verify_manifests::Args),
+    VerifyMonitoring(verify_monitoring::Args),
     VerifyPeers(verify_peers::Args),
     VerifyPlan(verify_plan::Args),
     VerifyUp(verify_up::Args),
@@ -75,6 +77,7 @@ fn main() -> ExitCode {
         Command::VerifyFetch(args) => verify_fetch::run(&args),
         Command::VerifyFormats(args) => verify_formats::run(&args),
         Command::VerifyManifests(args) => verify_manifests::run(&args),
+        Command::VerifyMonitoring(args) => verify_monitoring::run(&args),
         Command::VerifyPeers(args) => verify_peers::run(&args),
         Command::VerifyPlan(args) => verify_plan::run(&args),
         Command::VerifyUp(args) => verify_up::run(&args),
