@@ -126,11 +126,8 @@ pub(crate) fn examine(promtool: &Promtool) -> anyhow::Result<(usize, Vec<String>
             match shell::captured(promtool.command().args([what, "rules"]).arg(&file)) {
                 Ok([said, _]) => {
                     passed += 1;
-                    println!(
-                        "{what} rules {}: {}",
-                        file.display(),
-                        said.split_whitespace().last().unwrap_or_default()
-                    );
+                    let said = said.trim().lines().last().unwrap_or_default().trim();
+                    println!("{what} rules {}: {said}", file.display());
                 }
                 Err(error) => faults.push(format!("{error:#}")),
             }
