@@ -1,5 +1,7 @@
 //! Whether what dashboards and alerts ask for exists, whether files are fresh, and whether each alert has a runbook and cases.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
 #[path = "monitoring/cases.rs"]
 mod cases;
 #[path = "monitoring/chart.rs"]
