@@ -2,8 +2,8 @@
 //! is quiet when it should.
 //!
 //! Rules and cases are checked in (`deploy/monitoring`, `crates/monitoring/promtool`), where tests keep them fresh and complete. Metrics are the
-//! text of every role with one sample of each metric, and that of a running node agent with fake GPUs, which writes some of its
-//! own. What promtool says of names that are not ours to choose is listed in `tolerated.txt`.
+//! text of every role with one sample of each metric, and what a running node agent with fake GPUs and a running gateway with fake model servers
+//! answer. What promtool says of names that are not ours to choose is listed in `tolerated.txt`.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 
 use crate::cache::Cache;
-use crate::{environment, shell};
+use crate::{environment, server, shell};
 
 /// Debian's package with promtool in it.
 const PACKAGE: &str = "prometheus";
@@ -25,7 +25,7 @@ const TOLERATED: &str = "crates/monitoring/promtool/tolerated.txt";
 /// Names that others have given: vLLM's and dcgm-exporter's.
 const OF_OTHERS: [&str; 2] = ["vllm:", "DCGM_FI_DEV_"];
 const ROLES: [&str; 4] = ["server", "gateway", "operator", "node"];
-/// The agent is ready when it has looked at GPUs that are files.
+/// GPUs are files and model servers fakes: nothing takes long.
 const READY_WITHIN: Duration = Duration::from_secs(30);
 
 /// Check rules, their cases and every role's metrics with promtool
@@ -139,7 +139,8 @@ pub(crate) fn examine(promtool: &Promtool) -> anyhow::Result<(usize, Vec<String>
     shell::run(shell::cargo(&write).arg(&folder))?;
     let mut texts: Vec<(String, PathBuf)> =
         ROLES.map(|role| (role.to_owned(), folder.join(format!("{role}.txt")))).to_vec();
-    texts.push(("running node agent".to_owned(), agent(&folder)?));
+    texts.push(("a running node agent".to_owned(), agent(&folder)?));
+    texts.push(("a running gateway".to_owned(), gateway(&folder)?));
     let tolerated = tolerated()?;
     let mut found = BTreeSet::new();
     for (role, text) in texts {
@@ -181,33 +182,67 @@ fn tolerated() -> anyhow::Result<BTreeSet<String>> {
 
 /// `/metrics` of a node agent that runs, with fake GPUs.
 fn agent(folder: &Path) -> anyhow::Result<PathBuf> {
-    shell::run(&mut shell::cargo(&["build", "--quiet", "--package", "wharf-node", "--example", "agent"]))?;
     let state = folder.join("agent");
     std::fs::create_dir_all(&state).with_context(|| format!("failed to create {}", state.display()))?;
-    let log = File::create(folder.join("agent.log")).context("failed to create the agent's log")?;
-    let mut command = Command::new(shell::target()?.join("debug/examples/agent"));
-    command.arg(&state).arg("2").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
-    let mut child = command.spawn().context("failed to start the node agent")?;
-    let text = scraped(&mut child);
-    child.kill().context("failed to end the node agent")?;
-    child.wait().context("failed to wait for the node agent")?;
-    let file = folder.join("agent.txt");
-    std::fs::write(&file, text?).context("failed to write the agent's metrics")?;
+    let mut command = example("wharf-node", "agent")?;
+    command.arg(&state).arg("2");
+    // It says where it listens.
+    running(folder, "agent", command, str::to_owned, "DCGM_FI_DEV_POWER_USAGE{")
+}
+
+/// `/metrics` of a gateway that runs, with fake model servers and somebody who calls.
+fn gateway(folder: &Path) -> anyhow::Result<PathBuf> {
+    let port = server::free_port(0)?;
+    let config = folder.join("gateway.yaml");
+    let text = format!("host: 127.0.0.1\nport: 0\nmetricsPort: {port}\n");
+    std::fs::write(&config, text).context("failed to write the gateway's configuration")?;
+    let mut command = example("wharf-gateway", "console")?;
+    command.arg(&config);
+    running(folder, "gateway", command, |_| format!("127.0.0.1:{port}"), "wharf_gateway_requests_total{")
+}
+
+/// An example of a package, built.
+fn example(package: &str, name: &str) -> anyhow::Result<Command> {
+    shell::run(&mut shell::cargo(&["build", "--quiet", "--package", package, "--example", name]))?;
+    Ok(Command::new(shell::target()?.join("debug/examples").join(name)))
+}
+
+/// Starts a role, and keeps what it tells of itself when that has `sign` in it. Its first line says that it listens, and perhaps where.
+fn running(
+    folder: &Path,
+    role: &str,
+    mut command: Command,
+    address: impl Fn(&str) -> String,
+    sign: &str,
+) -> anyhow::Result<PathBuf> {
+    let log = File::create(folder.join(format!("{role}.log"))).context("failed to create a log")?;
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
+    let mut child =
+        command.spawn().with_context(|| format!("failed to start {}", shell::describe(&command)))?;
+    let text = scraped(&mut child, address, sign);
+    child.kill().with_context(|| format!("failed to end the {role}"))?;
+    child.wait().with_context(|| format!("failed to wait for the {role}"))?;
+    let file = folder.join(format!("running-{role}.txt"));
+    std::fs::write(&file, text?).with_context(|| format!("failed to write the metrics of the {role}"))?;
     Ok(file)
 }
 
-/// What an agent answers when it has looked at its GPUs.
-fn scraped(child: &mut std::process::Child) -> anyhow::Result<String> {
-    let output = child.stdout.take().context("the node agent has no output")?;
-    let mut address = String::new();
-    BufReader::new(output).read_line(&mut address).context("failed to read the node agent's address")?;
+fn scraped(
+    child: &mut std::process::Child,
+    address: impl Fn(&str) -> String,
+    sign: &str,
+) -> anyhow::Result<String> {
+    let output = child.stdout.take().context("a pipe was asked for")?;
+    let mut line = String::new();
+    BufReader::new(output).read_line(&mut line).context("failed to read where a role listens")?;
+    let address = address(line.trim());
     let start = Instant::now();
     loop {
-        let text = get(address.trim(), "/metrics")?;
-        if text.contains("DCGM_FI_DEV_POWER_USAGE{") {
+        let text = get(&address, "/metrics")?;
+        if text.contains(sign) {
             return Ok(text);
         }
-        ensure!(start.elapsed() < READY_WITHIN, "the node agent tells of no GPU");
+        ensure!(start.elapsed() < READY_WITHIN, "{address} does not tell of {sign}");
         std::thread::sleep(Duration::from_millis(50));
     }
 }
