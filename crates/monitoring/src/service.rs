@@ -166,3 +166,90 @@ fn both(
 fn counted(histogram: &'static Metric, seconds: f64) -> Option<(&'static Metric, f64)> {
     Some((histogram, bound(histogram, seconds)?))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engines;
+
+    fn promise() -> Promise<'static> {
+        Promise {
+            name: "assistant",
+            namespace: Some("demo"),
+            pods: "assistant-pods",
+            sleeps: false,
+            behind_gateway: false,
+            names: engines::WHARF,
+            errors: 0.01,
+            first_token: (2.0, "2s"),
+            between_tokens: (0.2, "200ms"),
+        }
+    }
+
+    /// Names and expressions of its alerts.
+    fn alerts(promise: &Promise<'_>) -> Vec<(&'static str, String)> {
+        let groups = groups(promise);
+        let rules = groups.into_iter().flat_map(|group| group.rules);
+        rules
+            .filter_map(|rule| match rule {
+                Rule::Alert(alert) => Some((alert.name, alert.expr)),
+                Rule::Record { .. } => None,
+            })
+            .collect()
+    }
+
+    fn names(promise: &Promise<'_>) -> Vec<&'static str> {
+        let mut names: Vec<&str> = alerts(promise).into_iter().map(|(name, _)| name).collect();
+        names.dedup();
+        names
+    }
+
+    #[test]
+    fn an_engine_has_the_alerts_that_its_numbers_allow() {
+        let of = |engine| names(&Promise { names: engine, ..promise() });
+        let all = [
+            "WharfServiceDown",
+            "WharfErrorBudgetBurn",
+            "WharfSlowFirstToken",
+            "WharfSlowTokens",
+            "WharfRequestsWait",
+        ];
+        assert_eq!(of(engines::WHARF), all);
+        assert_eq!(of(engines::VLLM), all);
+        assert_eq!(of(engines::SGLANG), [all[0], all[2], all[3], all[4]]);
+        assert_eq!(of(engines::LLAMA_CPP), [all[0], all[4]]);
+        assert_eq!(of(engines::CUSTOM), [all[0]]);
+    }
+
+    #[test]
+    fn failures_are_those_that_clients_see_where_somebody_counts_them() {
+        let behind = Promise { behind_gateway: true, names: engines::CUSTOM, ..promise() };
+        let (name, expr) = &alerts(&behind)[1];
+        assert_eq!(*name, "WharfErrorBudgetBurn");
+        assert!(
+            expr.contains("wharf_gateway_requests_total{service=\"demo/assistant\",status=~\"5..\"}[1h]"),
+            "{expr}"
+        );
+        let anywhere = Promise { namespace: None, ..behind };
+        assert!(alerts(&anywhere)[1].1.contains("{service=~\".*/assistant\","));
+    }
+
+    #[test]
+    fn a_limit_beyond_all_bounds_is_no_alert() {
+        let patient = Promise { first_token: (3000.0, "50m"), ..promise() };
+        assert!(!names(&patient).contains(&"WharfSlowFirstToken"));
+        let strict = Promise { names: engines::SGLANG, first_token: (2.5, "2.5s"), ..promise() };
+        assert!(
+            alerts(&strict)[1].1.contains("le=~\"4([.]0)?\""),
+            "SGLang has no bound between 2 and 4 seconds"
+        );
+    }
+
+    #[test]
+    fn only_a_service_that_may_sleep_asks_whether_it_does() {
+        let asks = |sleeps| {
+            alerts(&Promise { sleeps, ..promise() })[0].1.contains("wharf_operator_service_replicas")
+        };
+        assert!(asks(true) && !asks(false));
+    }
+}

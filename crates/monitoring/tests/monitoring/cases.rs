@@ -5,9 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
-use wharf_manifests::Mode;
 
-use crate::support::{alerts, installed, of_example, root};
+use crate::support::{TRIED, alerts, installed, of_example, root};
 
 /// Name and severity of an alert.
 type Alert = (String, String);
@@ -53,8 +52,8 @@ fn every_alert_of_an_installation_fires_and_is_quiet() {
 
 #[test]
 fn every_alert_of_a_service_fires_and_is_quiet() {
-    for name in ["production", "vllm"] {
-        let rules = &of_example(name, Mode::Managed)[0]["spec"]["groups"][0]["rules"];
+    for (name, example, mode) in TRIED {
+        let rules = &of_example(example, mode)[0]["spec"]["groups"][0]["rules"];
         let of =
             |rule: &Value, pointer: &str| rule.pointer(pointer).and_then(Value::as_str).unwrap().to_owned();
         let wanted = rules

@@ -77,12 +77,14 @@ fn every_alert_of_a_rendered_service_asks_for_what_exists() {
     let known = Vocabulary::new();
     let mut seen = 0;
     for name in examples() {
-        for rules in of_example(&name, Mode::Managed) {
-            seen += 1;
-            assert_eq!(faults(&known, &rules["spec"]), Vec::<String>::new(), "{name}");
+        for mode in [Mode::Managed, Mode::Standalone] {
+            for rules in of_example(&name, mode) {
+                seen += 1;
+                assert_eq!(faults(&known, &rules["spec"]), Vec::<String>::new(), "{name}");
+            }
         }
     }
-    assert!(seen >= 2, "examples with alerts of their own are there");
+    assert!(seen >= 3, "examples with alerts of their own are there");
 }
 
 #[test]

@@ -1,11 +1,10 @@
 //! What is checked in is what the code says: `UPDATE_EXPECT=1 cargo test -p wharf-monitoring` writes it.
 
 use expect_test::expect_file;
-use wharf_manifests::Mode;
 use wharf_monitoring::rules::{Tuning, groups};
 use wharf_monitoring::{RUNBOOKS, dashboards, document};
 
-use crate::support::{installed, of_example, root};
+use crate::support::{TRIED, installed, of_example, root};
 
 const HEAD: &str = "# Generated from crates/monitoring: UPDATE_EXPECT=1 cargo test -p wharf-monitoring\n";
 
@@ -41,8 +40,8 @@ fn the_dashboards_are_fresh_and_no_others_are_there() {
 
 #[test]
 fn the_rules_of_services_that_promtool_tries_are_fresh() {
-    for name in ["production", "vllm"] {
-        let rules = of_example(name, Mode::Managed);
+    for (name, example, mode) in TRIED {
+        let rules = of_example(example, mode);
         assert_eq!(rules.len(), 1, "{name}");
         expect_file![root(&format!("crates/monitoring/promtool/{name}.rules.yaml"))]
             .assert_eq(&yaml(&rules[0]["spec"]));

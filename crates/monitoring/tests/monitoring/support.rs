@@ -29,14 +29,22 @@ pub(crate) fn installed() -> Vec<Group> {
     groups(&Tuning::default())
 }
 
-/// Rules of the services of an example, as the operator applies them.
+/// Rules of services that promtool tries: a name, an example, and who renders it.
+pub(crate) const TRIED: [(&str, &str, Mode); 3] = [
+    ("production", "production", Mode::Managed),
+    ("vllm", "vllm", Mode::Managed),
+    ("vllm.standalone", "vllm", Mode::Standalone),
+];
+
+/// Rules of the services of an example, where `mode` can render them.
 pub(crate) fn of_example(name: &str, mode: Mode) -> Vec<Value> {
     let text = std::fs::read_to_string(root(&format!("examples/{name}.yaml"))).unwrap();
     let mut rules = Vec::new();
     for document in Document::read(name, &text).unwrap() {
         if let (Some(Object::Service(service)), _) = check(&document) {
             let state = State::fresh(&service);
-            let objects = wharf_manifests::service(&service, &state, &Settings::default(), mode).unwrap();
+            let objects =
+                wharf_manifests::service(&service, &state, &Settings::default(), mode).unwrap_or_default();
             rules.extend(objects.into_iter().filter(|object| object["kind"] == "PrometheusRule"));
         }
     }
