@@ -16,11 +16,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 
 use crate::cache::Cache;
+use crate::python::Python;
+use crate::verify_manifests::Verdict;
 use crate::{environment, server, shell};
 
 /// Debian's package with promtool in it.
 const PACKAGE: &str = "prometheus";
 const CASES: &str = "crates/monitoring/promtool";
+const DASHBOARDS: &str = "deploy/helm/wharf/files/dashboards";
+/// Grafana's types of what it reads.
+const GRAFANA: &str = "grafana-foundation-sdk==1769699998!10.1.0";
 const TOLERATED: &str = "crates/monitoring/promtool/tolerated.txt";
 /// Names that others have given: vLLM's and dcgm-exporter's.
 const OF_OTHERS: [&str; 2] = ["vllm:", "DCGM_FI_DEV_"];
@@ -28,14 +33,14 @@ const ROLES: [&str; 4] = ["server", "gateway", "operator", "node"];
 /// GPUs are files and model servers fakes: nothing takes long.
 const READY_WITHIN: Duration = Duration::from_secs(30);
 
-/// Check rules, their cases and every role's metrics with promtool
+/// Check rules, their cases and every role's metrics with promtool, dashboards with Grafana's types
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
   cargo xtask verify-monitoring
 
-Needs promtool: on PATH, or on Debian and Ubuntu from the package prometheus, which is put into the cache and not installed. Exits
-with 1 when something does not hold.")]
+Needs promtool: on PATH, or on Debian and Ubuntu from the package prometheus, which is put into the cache and not installed.
+With Python and pip, dashboards are compared with Grafana's types. Exits with 1 when something does not hold.")]
 pub(crate) struct Args {}
 
 /// Prometheus' own tool.
@@ -151,6 +156,15 @@ pub(crate) fn examine(promtool: &Promtool) -> anyhow::Result<(usize, Vec<String>
         faults.extend(wrong.into_iter().map(|finding| format!("metrics of {role}: {finding}")));
         found.extend(findings);
     }
+    match Python::find() {
+        Some(python) => {
+            let Verdict { checker, checked, complaints } = dashboards(&python)?;
+            println!("{checker}: {checked} dashboards, {} complaints", complaints.len());
+            passed += usize::from(complaints.is_empty());
+            faults.extend(complaints);
+        }
+        None => println!("SKIPPED: Grafana's types are not asked about dashboards: {}", Python::MISSING),
+    }
     faults.extend(
         tolerated.difference(&found).map(|stale| format!("{TOLERATED}: is not found any more: {stale}")),
     );
@@ -167,6 +181,15 @@ fn files(folder: &str, ends: &str) -> anyhow::Result<Vec<PathBuf>> {
     files.retain(|path| path.to_string_lossy().ends_with(ends));
     files.sort();
     Ok(files)
+}
+
+/// Whether Grafana's own types know everything that dashboards say.
+fn dashboards(python: &Python) -> anyhow::Result<Verdict> {
+    let packages = python.packages(&Cache::open()?, GRAFANA)?;
+    let mut command = python.command();
+    command.env("PYTHONPATH", packages).arg(environment::root().join("scripts/verify_dashboards.py"));
+    let said = shell::read(command.args(files(DASHBOARDS, ".json")?))?;
+    serde_json::from_str(&said).with_context(|| format!("failed to understand a checker that said {said:?}"))
 }
 
 /// What is said of names of others.

@@ -123,6 +123,10 @@ impl Panel {
             Shape::Number => json!({}),
             Shape::Timeline => json!({"lineWidth": 0, "fillOpacity": 80}),
         };
+        let defaults = match shape {
+            Shape::Lines | Shape::Stacked => json!({"unit": unit, "min": 0, "custom": custom}),
+            Shape::Number | Shape::Timeline => json!({"unit": unit, "custom": custom}),
+        };
         let options = match shape {
             Shape::Lines | Shape::Stacked => json!({
                 "legend": {"displayMode": "list", "placement": "bottom", "showLegend": true},
@@ -136,7 +140,7 @@ impl Panel {
         json!({
             "id": id, "type": kind, "title": title, "description": description, "datasource": source,
             "gridPos": {"x": x, "y": y, "w": width, "h": self.height()},
-            "fieldConfig": {"defaults": {"unit": unit, "min": if *shape == Shape::Number { Value::Null } else { 0.into() }, "custom": custom}, "overrides": []},
+            "fieldConfig": {"defaults": defaults, "overrides": []},
             "options": options, "targets": targets,
         })
     }
@@ -144,10 +148,9 @@ impl Panel {
 
 impl Variable {
     fn json(&self) -> Value {
-        let query = self.query();
         json!({
             "type": "query", "name": self.name, "label": self.label, "datasource": {"type": "prometheus", "uid": SOURCE},
-            "query": {"query": query, "refId": "variable"}, "definition": query,
+            "query": {"query": self.query(), "refId": "variable"},
             "refresh": 2, "sort": 1, "multi": true, "includeAll": true, "allValue": ".*", "current": {"text": "All", "value": "$__all"},
         })
     }
