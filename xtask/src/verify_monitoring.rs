@@ -2,8 +2,8 @@
 //! is quiet when it should.
 //!
 //! Rules and cases are checked in (`deploy/monitoring`, `crates/monitoring/promtool`), where tests keep them fresh and complete. Metrics are the
-//! text of every role with one sample of each metric, and what a running node agent with fake GPUs and a running gateway with fake model servers
-//! answer. What promtool says of names that are not ours to choose is listed in `tolerated.txt`.
+//! text of every role with one sample of each metric, and what a node agent with fake GPUs, a gateway with fake model servers and an operator on an API
+//! server in memory answer. What promtool says of names that are not ours to choose is listed in `tolerated.txt`.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -146,6 +146,7 @@ pub(crate) fn examine(promtool: &Promtool) -> anyhow::Result<(usize, Vec<String>
         ROLES.map(|role| (role.to_owned(), folder.join(format!("{role}.txt")))).to_vec();
     texts.push(("a running node agent".to_owned(), agent(&folder)?));
     texts.push(("a running gateway".to_owned(), gateway(&folder)?));
+    texts.push(("a running operator".to_owned(), operator(&folder)?));
     let tolerated = tolerated()?;
     let mut found = BTreeSet::new();
     for (role, text) in texts {
@@ -222,6 +223,12 @@ fn gateway(folder: &Path) -> anyhow::Result<PathBuf> {
     let mut command = example("wharf-gateway", "console")?;
     command.arg(&config);
     running(folder, "gateway", command, |_| format!("127.0.0.1:{port}"), "wharf_gateway_requests_total{")
+}
+
+/// `/metrics` of an operator that runs, on an API server in memory.
+fn operator(folder: &Path) -> anyhow::Result<PathBuf> {
+    let command = example("wharf-operator", "alone")?;
+    running(folder, "operator", command, str::to_owned, "wharf_operator_release_phase{")
 }
 
 /// An example of a package, built.

@@ -85,6 +85,13 @@ async fn a_model_that_fails_its_gate_says_by_how_much_and_so_does_its_service() 
         .until("LLMService", "assistant", |service| says(service) && service["status"]["phase"] == "Failed")
         .await;
     assert!(world.events("GateFailed").iter().any(|note| note.contains("3.10 %")));
+    let told = world.metrics().await;
+    for line in [
+        "gate_refused{kind=\"Model\",name=\"demo/small\"} 1",
+        "model_state{model=\"demo/small\",state=\"Failed\"} 1",
+    ] {
+        assert!(told.contains(&format!("\nwharf_operator_{line}\n")), "{line} is not in {told}");
+    }
 }
 
 /// A command that says how far it is.
