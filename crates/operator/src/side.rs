@@ -125,27 +125,23 @@ impl Side {
 
     /// Metrics as they are now. Objects are counted here: at every change of one it would cost too much.
     fn counted(&self) -> Result<String, EncodeError> {
-        // Held to the end, so that nobody reads what another one has forgotten and not yet counted.
-        let state = self.state();
-        for metric in count::OF_OBJECTS {
-            self.metrics.forget(metric);
-        }
-        if let State::Working { kinds, gateways } = &*state {
+        let metrics = &self.metrics;
+        metrics.encode_anew(&count::OF_OBJECTS, || {
+            let State::Working { kinds, gateways } = &*self.state() else { return };
             for (kind, store) in kinds {
                 let objects = store.state();
                 let ready = objects.iter().filter(|object| is_ready(object)).count();
                 for (holds, count) in [("true", ready), ("false", objects.len() - ready)] {
-                    self.metrics.set(&table::OBJECTS, &[kind, holds], count as f64);
+                    metrics.set(&table::OBJECTS, &[kind, holds], count as f64);
                 }
                 for object in &objects {
                     count::object(kind, object, &mut |metric, labels, value| {
-                        self.metrics.set(metric, labels, value);
+                        metrics.set(metric, labels, value)
                     });
                 }
             }
-            self.metrics.set(&table::GATEWAYS, &[], gateways() as f64);
-        }
-        self.metrics.encode()
+            metrics.set(&table::GATEWAYS, &[], gateways() as f64);
+        })
     }
 }
 
