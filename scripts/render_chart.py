@@ -30,6 +30,8 @@ ORDER = (
     "DaemonSet",
     "Deployment",
     "HorizontalPodAutoscaler",
+    "PodMonitor",
+    "PrometheusRule",
     "ServiceMonitor",
 )
 WARNING = 2
@@ -63,7 +65,13 @@ def findings_of(folder, chart):
     lint = helm_python.lint(folder)
     findings = [f"{one['path']}: {one['error']}" for one in lint["messages"] if one["severity"] >= WARNING]
     findings += [str(error) for error in lint["errors"]]
-    for values in ({"operater": {}}, {"gateway": {"replicas": "three"}}, {"image": {"digest": "latest"}}):
+    refused = (
+        {"operater": {}},
+        {"gateway": {"replicas": "three"}},
+        {"image": {"digest": "latest"}},
+        {"monitoring": {"rules": {"objectives": {"firstTokenSeconds": 3}}}},
+    )
+    for values in refused:
         try:
             chart.validate_schema(values)
             findings.append(f"values.schema.json: accepts {values}")

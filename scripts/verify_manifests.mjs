@@ -14,6 +14,10 @@ const KINDS = {
     "@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1/ServiceMonitor",
     "ServiceMonitor",
   ],
+  "monitoring.coreos.com/v1 PodMonitor": [
+    "@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1/PodMonitor",
+    "PodMonitor",
+  ],
   "monitoring.coreos.com/v1 PrometheusRule": [
     "@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1/PrometheusRule",
     "PrometheusRule",

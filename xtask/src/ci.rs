@@ -11,7 +11,10 @@ use anyhow::bail;
 
 use crate::clients::{Client, Stand, test_counts, watch};
 use crate::python::Python;
-use crate::{chart, demo, demo_model, environment, image, quickstart, server, shell, tidy};
+use crate::verify_monitoring::Promtool;
+use crate::{
+    chart, demo, demo_model, environment, image, quickstart, server, shell, tidy, verify_monitoring,
+};
 
 /// Run all checks: format, lints, tests, documentation, tidiness, a real model and a real client
 #[derive(clap::Args)]
@@ -84,6 +87,14 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             Ok(Outcome::Ran { passed: checked, failed: faults.len() })
         }
         None => Ok(Outcome::Skipped(Python::MISSING.into())),
+    });
+    ci.step("monitoring", |_| match Promtool::find()? {
+        Some(promtool) => {
+            let (passed, faults) = verify_monitoring::examine(&promtool)?;
+            faults.iter().for_each(|fault| println!("{fault}"));
+            Ok(Outcome::Ran { passed, failed: faults.len() })
+        }
+        None => Ok(Outcome::Skipped(Promtool::MISSING.into())),
     });
     let mut wharf = None;
     ci.step("release build", |_| {

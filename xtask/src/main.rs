@@ -25,6 +25,7 @@ mod verify_fetch;
 mod verify_formats;
 mod verify_logs;
 mod verify_manifests;
+mod verify_monitoring;
 mod verify_peers;
 mod verify_plan;
 mod verify_up;
@@ -57,6 +58,7 @@ enum Command {
     VerifyFormats(verify_formats::Args),
     VerifyLogs(verify_logs::Args),
     VerifyManifests(verify_manifests::Args),
+    VerifyMonitoring(verify_monitoring::Args),
     VerifyPeers(verify_peers::Args),
     VerifyPlan(verify_plan::Args),
     VerifyUp(verify_up::Args),
@@ -78,6 +80,7 @@ fn main() -> ExitCode {
         Command::VerifyFormats(args) => verify_formats::run(&args),
         Command::VerifyLogs(args) => verify_logs::run(&args),
         Command::VerifyManifests(args) => verify_manifests::run(&args),
+        Command::VerifyMonitoring(args) => verify_monitoring::run(&args),
         Command::VerifyPeers(args) => verify_peers::run(&args),
         Command::VerifyPlan(args) => verify_plan::run(&args),
         Command::VerifyUp(args) => verify_up::run(&args),

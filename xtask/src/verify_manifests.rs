@@ -67,7 +67,7 @@ pub(crate) fn run(_: &Args) -> anyhow::Result<ExitCode> {
     println!("{} objects: {}", objects.len(), list.join(", "));
     let unchecked: usize = UNCHECKED.iter().filter_map(|kind| kinds.get(kind)).sum();
     // Kinds of other projects are looked at twice, except LeaderWorkerSet, of which npm has no model.
-    let twice = ["ScaledObject", "ServiceMonitor", "PrometheusRule", "HTTPRoute"];
+    let twice = ["ScaledObject", "ServiceMonitor", "PodMonitor", "PrometheusRule", "HTTPRoute"];
     let twice: usize = twice.iter().filter_map(|kind| kinds.get(kind)).sum();
     let looked_at: usize = verdicts.iter().map(|verdict| verdict.checked).sum();
     ensure!(

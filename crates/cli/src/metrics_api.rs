@@ -123,7 +123,9 @@ pub(crate) fn run(args: &Args, env: &Env) -> Result<(), Failure> {
     let kubelets = apis.contains(&Api::Resource).then(|| kubelets(args)).transpose().bad_input()?;
     let prometheus = args.prometheus.clone().or_else(|| env.get("PROMETHEUS_ENDPOINT").cloned());
     let prometheus = prometheus.filter(|url| !url.is_empty());
-    log::init(args.log_format.into(), &args.log_level).context("failed to set up logging").bad_input()?;
+    log::init("metrics-api", args.log_format.into(), &args.log_level)
+        .context("failed to set up logging")
+        .bad_input()?;
     let bind = |port, what| wharf_listen::bind(&args.host, port, what).map(|(socket, _)| socket).bad_input();
     let api = bind(args.port, "the metrics APIs")?;
     let scaler = bind(args.scaler_port, "KEDA's scaler")?;

@@ -78,21 +78,24 @@ impl Side {
         if let Some(peers) = &self.shared.peers {
             peers.show(metrics);
         }
-        for service in self.shared.table().services.values() {
-            let demand = service.demand();
-            let name = &*service.name;
-            metrics.set(&table::IN_FLIGHT, &[name], demand.in_flight as f64);
-            metrics.set(&table::QUEUED, &[name], demand.queued as f64);
-            let states = service.endpoints();
-            let ready = states.iter().filter(|state| state.ready && !state.broken).count();
-            let broken = states.iter().filter(|state| state.ready && state.broken).count();
-            for (state, count) in
-                [("ready", ready), ("broken", broken), ("out", states.len() - ready - broken)]
-            {
-                metrics.set(&table::ENDPOINTS, &[name, state], count as f64);
+        // Services come and go.
+        let text = metrics.encode_anew(&[&table::IN_FLIGHT, &table::QUEUED, &table::ENDPOINTS], || {
+            for service in self.shared.table().services.values() {
+                let demand = service.demand();
+                let name = &*service.name;
+                metrics.set(&table::IN_FLIGHT, &[name], demand.in_flight as f64);
+                metrics.set(&table::QUEUED, &[name], demand.queued as f64);
+                let states = service.endpoints();
+                let ready = states.iter().filter(|state| state.ready && !state.broken).count();
+                let broken = states.iter().filter(|state| state.ready && state.broken).count();
+                for (state, count) in
+                    [("ready", ready), ("broken", broken), ("out", states.len() - ready - broken)]
+                {
+                    metrics.set(&table::ENDPOINTS, &[name, state], count as f64);
+                }
             }
-        }
-        match metrics.encode() {
+        });
+        match text {
             Ok(text) => answer::text(Metrics::CONTENT_TYPE, text),
             Err(error) => answer::failure(&ApiError::Internal(format!("failed to write metrics: {error}"))),
         }

@@ -1,5 +1,7 @@
 //! The operator's port for kubelet and Prometheus: health, readiness, metrics. It says how the operator is and changes nothing.
 
+mod count;
+
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,7 +17,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use wharf_listen::{Limits, Listener};
 use wharf_telemetry::build;
-use wharf_telemetry::metrics::{Metrics, operator as table};
+use wharf_telemetry::metrics::{EncodeError, Metrics, operator as table};
 
 /// How the operator is, for whoever asks.
 #[derive(Clone)]
@@ -106,36 +108,40 @@ impl Side {
                 State::StandingBy => plain(StatusCode::OK, "standing by\n"),
                 State::Working { .. } => plain(StatusCode::OK, "working\n"),
             },
-            (&Method::GET, "/metrics") => {
-                self.count();
-                match self.metrics.encode() {
-                    Ok(text) => {
-                        let mut answer = Response::new(Full::from(text));
-                        let kind = HeaderValue::from_static(Metrics::CONTENT_TYPE);
-                        answer.headers_mut().insert(CONTENT_TYPE, kind);
-                        answer
-                    }
-                    Err(error) => plain(
-                        StatusCode::INTERNAL_SERVER_ERROR,
-                        &format!("failed to write metrics: {error}\n"),
-                    ),
+            (&Method::GET, "/metrics") => match self.counted() {
+                Ok(text) => {
+                    let mut answer = Response::new(Full::from(text));
+                    let kind = HeaderValue::from_static(Metrics::CONTENT_TYPE);
+                    answer.headers_mut().insert(CONTENT_TYPE, kind);
+                    answer
                 }
-            }
+                Err(error) => {
+                    plain(StatusCode::INTERNAL_SERVER_ERROR, &format!("failed to write metrics: {error}\n"))
+                }
+            },
             _ => plain(StatusCode::NOT_FOUND, "there are /health, /ready and /metrics\n"),
         }
     }
 
-    /// Counts objects, which costs too much to do at every change of one.
-    fn count(&self) {
-        let State::Working { kinds, gateways } = &*self.state() else { return };
-        for (kind, store) in kinds {
-            let objects = store.state();
-            let ready = objects.iter().filter(|object| is_ready(object)).count();
-            for (holds, count) in [("true", ready), ("false", objects.len() - ready)] {
-                self.metrics.set(&table::OBJECTS, &[kind, holds], count as f64);
+    /// Metrics as they are now. Objects are counted here: at every change of one it would cost too much.
+    fn counted(&self) -> Result<String, EncodeError> {
+        let metrics = &self.metrics;
+        metrics.encode_anew(&count::OF_OBJECTS, || {
+            let State::Working { kinds, gateways } = &*self.state() else { return };
+            for (kind, store) in kinds {
+                let objects = store.state();
+                let ready = objects.iter().filter(|object| is_ready(object)).count();
+                for (holds, count) in [("true", ready), ("false", objects.len() - ready)] {
+                    metrics.set(&table::OBJECTS, &[kind, holds], count as f64);
+                }
+                for object in &objects {
+                    count::object(kind, object, &mut |metric, labels, value| {
+                        metrics.set(metric, labels, value)
+                    });
+                }
             }
-        }
-        self.metrics.set(&table::GATEWAYS, &[], gateways() as f64);
+            metrics.set(&table::GATEWAYS, &[], gateways() as f64);
+        })
     }
 }
 
@@ -152,6 +158,10 @@ fn plain(status: StatusCode, text: &str) -> Response<Full<Bytes>> {
 
 #[cfg(test)]
 mod tests {
+    use kube::api::ApiResource;
+    use kube::runtime::reflector::store::Writer;
+    use kube::runtime::watcher::Event;
+
     use super::*;
 
     fn status(side: &Side, path: &str) -> u16 {
@@ -175,9 +185,36 @@ mod tests {
     fn metrics_say_who_leads() {
         let side = Side::default();
         side.works(Vec::new(), || 2);
-        side.count();
-        let text = side.metrics.encode().unwrap();
+        let text = side.counted().unwrap();
         assert!(text.contains("wharf_operator_leader 1\n"), "{text}");
         assert!(text.contains("wharf_operator_gateways 2\n"), "{text}");
+    }
+
+    #[test]
+    fn an_object_that_is_gone_is_not_told_of_any_more_nor_by_one_who_stands_by() {
+        let resource = ApiResource::erase::<wharf_spec::LLMService>(&());
+        let object = |name: &str| -> DynamicObject {
+            let metadata = serde_json::json!({"namespace": "demo", "name": name});
+            let object = serde_json::json!({
+                "apiVersion": "wharf.dev/v1alpha1", "kind": "LLMService", "metadata": metadata, "spec": {},
+                "status": {"phase": "Ready"},
+            });
+            serde_json::from_value(object).unwrap()
+        };
+        let mut writer = Writer::new(resource);
+        let (side, store) = (Side::default(), writer.as_reader());
+        side.works(vec![("LLMService", store)], || 0);
+        let told = |name: &str| {
+            let line = format!("wharf_operator_service_phase{{phase=\"Ready\",service=\"demo/{name}\"}} 1\n");
+            side.counted().unwrap().contains(&line)
+        };
+        for name in ["a", "b"] {
+            writer.apply_watcher_event(&Event::Apply(object(name)));
+        }
+        assert!(told("a") && told("b"));
+        writer.apply_watcher_event(&Event::Delete(object("a")));
+        assert!(!told("a") && told("b"));
+        side.stands_by();
+        assert!(!told("b"));
     }
 }

@@ -11,6 +11,9 @@ pub const PROGRESS_PATH: &str = "/progress";
 /// The file whose content Kubernetes keeps when a container has ended: a [`JobResult`] of one that succeeded.
 pub const RESULT_FILE: &str = "/dev/termination-log";
 
+/// What a command says of a model that its gate has refused. Whoever reads it tells a gate from a failure by these words.
+pub const REFUSED: &str = "is not good enough and was not kept";
+
 /// How far a command is.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]

@@ -6,6 +6,8 @@
 mod registry;
 mod table;
 
+/// Metrics could not be written as text.
+pub use prometheus::Error as EncodeError;
 pub use registry::Metrics;
 pub use table::{Kind, Metric, dcgm, gateway, metrics_api, node, operator, server};
 

@@ -7,6 +7,7 @@ use anyhow::Context;
 use kcr_gateway_networking_k8s_io::v1::httproutes::HttpRoute;
 use kcr_keda_sh::v1alpha1::scaledobjects::ScaledObject;
 use kcr_leaderworkerset_x_k8s_io::v1::leaderworkersets::LeaderWorkerSet;
+use kcr_monitoring_coreos_com::v1::podmonitors::PodMonitor;
 use kcr_monitoring_coreos_com::v1::prometheusrules::PrometheusRule;
 use kcr_monitoring_coreos_com::v1::servicemonitors::ServiceMonitor;
 use serde::{Serialize, de::DeserializeOwned};
@@ -18,6 +19,7 @@ const KINDS: &[(&str, &str, RoundTrip)] = &[
     ("gateway.networking.k8s.io/v1", "HTTPRoute", through::<HttpRoute>),
     ("keda.sh/v1alpha1", "ScaledObject", through::<ScaledObject>),
     ("leaderworkerset.x-k8s.io/v1", "LeaderWorkerSet", through::<LeaderWorkerSet>),
+    ("monitoring.coreos.com/v1", "PodMonitor", through::<PodMonitor>),
     ("monitoring.coreos.com/v1", "PrometheusRule", through::<PrometheusRule>),
     ("monitoring.coreos.com/v1", "ServiceMonitor", through::<ServiceMonitor>),
 ];

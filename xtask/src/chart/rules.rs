@@ -16,6 +16,7 @@ pub(super) fn complaints(objects: &[Value]) -> Vec<String> {
             "Deployment" | "DaemonSet" => deployment(object, objects),
             "Service" => service(object, objects),
             "ServiceMonitor" => monitor(object, objects),
+            "PodMonitor" => pod_monitor(object, objects),
             "NetworkPolicy" => policy(object, objects),
             "PodDisruptionBudget" => selects(object, &object["spec"]["selector"], objects),
             "HorizontalPodAutoscaler" => scaler(object, objects),
@@ -138,6 +139,19 @@ fn monitor(object: &Value, objects: &[Value]) -> Vec<String> {
         .filter(|one| !has(&one["port"]))
         .map(|one| format!("{} has no port {}", place(service), one["port"]))
         .collect()
+}
+
+fn pod_monitor(object: &Value, objects: &[Value]) -> Vec<String> {
+    let selector = &object["spec"]["selector"];
+    let mut found = selects(object, selector, objects);
+    let ports = ports_of(objects, namespace(object), selector);
+    let endpoints = list(&object["spec"]["podMetricsEndpoints"]).iter();
+    found.extend(
+        endpoints
+            .filter(|one| !ports.contains(&one["port"]))
+            .map(|one| format!("no pod has the port {}", one["port"])),
+    );
+    found
 }
 
 fn policy(object: &Value, objects: &[Value]) -> Vec<String> {

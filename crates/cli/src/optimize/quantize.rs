@@ -11,7 +11,7 @@ use wharf_optimize::eval::{EvalReport, Judged, Windows};
 use wharf_optimize::quantize::{
     self, Calibrates, Plan, Progress, Report, RunError, RunOptions, SCHEMES, Scheme, Written,
 };
-use wharf_spec::job::JobResult;
+use wharf_spec::job::{JobResult, REFUSED};
 use wharf_spec::service::Quality;
 
 use super::eval::{at_least_one, window};
@@ -150,10 +150,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         }
     }
     match refused {
-        true => {
-            Err(anyhow!("{} is not good enough and was not kept: {}", args.out.display(), wrong.join("; "))
-                .into())
-        }
+        true => Err(anyhow!("{} {REFUSED}: {}", args.out.display(), wrong.join("; ")).into()),
         false => args.job.done(&result),
     }
 }

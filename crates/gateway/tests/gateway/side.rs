@@ -19,6 +19,19 @@ async fn metrics_tell_what_happened() {
 }
 
 #[tokio::test]
+async fn a_service_that_is_gone_has_no_endpoints_in_metrics() {
+    let engines = engines(1).await;
+    let gateway = Running::start(config(vec![service(&engines)]));
+    let told = async || -> bool {
+        let text = gateway.client.get(gateway.side("/metrics")).send().await.unwrap().text().await.unwrap();
+        text.contains("wharf_gateway_endpoints{") || text.contains("wharf_gateway_queued{")
+    };
+    assert!(told().await);
+    gateway.handle.set_services(Vec::new());
+    assert!(!told().await);
+}
+
+#[tokio::test]
 async fn demand_is_told_as_soon_as_it_appears() {
     let engines = engines(0).await;
     let gateway = Running::start(config(vec![service(&engines)]));

@@ -1,11 +1,15 @@
-//! What Prometheus reads, and when it warns.
+//! What Prometheus reads, and when it warns: the alerts themselves are decided in `wharf_monitoring`.
 
 use serde_json::{Map, Value, json};
-use wharf_spec::service::Engine;
+use wharf_monitoring::engines::{self, Names};
+use wharf_monitoring::service::{Promise, groups};
+use wharf_monitoring::{RUNBOOKS, document};
+use wharf_spec::service::{Alerts, Engine};
 
 use super::services;
+use crate::Mode;
 use crate::facts::Facts;
-use crate::names::{self, SERVICE};
+use crate::names::{self, COLOUR, SERVICE};
 
 pub(super) fn objects(facts: &Facts<'_>) -> Vec<Value> {
     let observability = &facts.spec.observability;
@@ -42,100 +46,43 @@ fn monitor(facts: &Facts<'_>) -> Value {
         "selector": {"matchLabels": {SERVICE: facts.name, "wharf.dev/metrics": "true"}},
         "endpoints": [{"port": port, "path": path, "interval": facts.spec.observability.interval.as_str(), "scheme": "http"}],
         "targetLabels": [SERVICE],
+        "podTargetLabels": [COLOUR],
     });
     monitor
 }
 
-/// The names that an engine has for what alerts ask about.
-struct Names {
-    /// Histogram of seconds to the first token.
-    first_token: &'static str,
-    /// Rates of failed and of all requests; where an engine does not count failures, none.
-    failed: Option<(&'static str, &'static str)>,
-    /// Requests that wait.
-    waiting: &'static str,
-}
-
-fn names_of(engine: Engine) -> Option<Names> {
+fn names_of(engine: Engine) -> Names {
     match engine {
-        Engine::Wharf => Some(Names {
-            first_token: "vllm:time_to_first_token_seconds_bucket",
-            failed: Some(("wharf_http_requests_total", "status=~\"5..\"")),
-            waiting: "vllm:num_requests_waiting",
-        }),
-        Engine::Vllm => Some(Names {
-            first_token: "vllm:time_to_first_token_seconds_bucket",
-            failed: Some(("http_requests_total", "status=~\"5..\"")),
-            waiting: "vllm:num_requests_waiting",
-        }),
-        Engine::Sglang => Some(Names {
-            first_token: "sglang:time_to_first_token_seconds_bucket",
-            failed: None,
-            waiting: "sglang:num_queue_reqs",
-        }),
-        // It has no histogram, and a custom engine has names of its own.
-        Engine::LlamaCpp | Engine::Custom => None,
+        Engine::Wharf => engines::WHARF,
+        Engine::Vllm => engines::VLLM,
+        Engine::Sglang => engines::SGLANG,
+        Engine::LlamaCpp => engines::LLAMA_CPP,
+        Engine::Custom => engines::CUSTOM,
     }
 }
 
 fn rules(facts: &Facts<'_>) -> Value {
-    let alerts = facts.spec.observability.alerts.clone().unwrap_or_default();
-    let (name, pods) = (facts.name, services::pods_name(facts));
-    let mut of = format!("service=\"{pods}\"");
-    if let Some(namespace) = facts.namespace {
-        of.push_str(&format!(",namespace=\"{namespace}\""));
-    }
-    let alert =
-        |alert: &str, expr: String, wait: &str, severity: &str, summary: String, description: String| {
-            json!({
-                "alert": alert, "expr": expr, "for": wait,
-                "labels": {"severity": severity, "llmservice": name},
-                "annotations": {"summary": summary, "description": description},
-            })
-        };
-    let mut rules = vec![alert(
-        "LLMServiceDown",
-        format!("absent(up{{{of}}} == 1)"),
-        "5m",
-        "critical",
-        format!("No pod of {name} answers"),
-        "Prometheus has read metrics of no pod for five minutes. See the service's status for the reason."
-            .to_owned(),
-    )];
-    if let Some(Names { first_token, failed, waiting }) = names_of(facts.spec.runtime.engine) {
-        let seconds = alerts.ttft_p95.seconds();
-        rules.push(alert(
-            "LLMServiceSlowFirstToken",
-            format!("histogram_quantile(0.95, sum by (le) (rate({first_token}{{{of}}}[5m]))) > {seconds}"),
-            "10m",
-            "warning",
-            format!("{name} takes over {} to the first token", alerts.ttft_p95),
-            "One request in twenty waits longer than it should. More replicas, shorter prompts or a smaller model help.".to_owned(),
-        ));
-        if let Some((requests, failed)) = failed {
-            let ratio = alerts.error_rate.ratio();
-            rules.push(alert(
-                "LLMServiceErrors",
-                format!(
-                    "sum(rate({requests}{{{of},{failed}}}[5m])) / sum(rate({requests}{{{of}}}[5m])) > {ratio}"
-                ),
-                "5m",
-                "critical",
-                format!("Over {} of {name}'s requests fail", alerts.error_rate),
-                "The server answers with 5xx. Its log has the cause.".to_owned(),
-            ));
-        }
-        rules.push(alert(
-            "LLMServiceQueue",
-            format!("min_over_time(sum({waiting}{{{of}}})[10m:1m]) > 0"),
-            "5m",
-            "warning",
-            format!("Requests to {name} always wait"),
-            "No moment of the last ten minutes was without a queue: replicas are too few, or the most that scaling allows.".to_owned(),
-        ));
-    }
-    let mut object =
-        names::object("monitoring.coreos.com/v1", "PrometheusRule", name, facts.namespace, labels(facts));
-    object["spec"] = json!({"groups": [{"name": format!("llmservice-{name}"), "rules": rules}]});
+    let Alerts { ttft_p95, inter_token_p95, error_rate } =
+        facts.spec.observability.alerts.clone().unwrap_or_default();
+    let pods = services::pods_name(facts);
+    let promise = Promise {
+        name: facts.name,
+        namespace: facts.namespace,
+        pods: &pods,
+        behind_gateway: facts.mode == Mode::Managed && !facts.spec.expose.direct,
+        sleeps: facts.mode == Mode::Managed && facts.spec.scaling.min == 0,
+        names: names_of(facts.spec.runtime.engine),
+        errors: error_rate.ratio(),
+        first_token: (ttft_p95.seconds(), ttft_p95.as_str()),
+        between_tokens: (inter_token_p95.seconds(), inter_token_p95.as_str()),
+    };
+    let mut object = names::object(
+        "monitoring.coreos.com/v1",
+        "PrometheusRule",
+        facts.name,
+        facts.namespace,
+        labels(facts),
+    );
+    object["spec"] = document(&groups(&promise), RUNBOOKS);
     object
 }

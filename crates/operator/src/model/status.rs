@@ -3,7 +3,7 @@
 use kube::api::DynamicObject;
 use wharf_cluster::Object;
 use wharf_rollout::Prepared;
-use wharf_spec::job::JobResult;
+use wharf_spec::job::{JobResult, REFUSED};
 use wharf_spec::service::{ModelState, ModelStatus};
 
 use super::validate::{Wanted, before};
@@ -108,10 +108,13 @@ fn says(progress: &Progress<'_>) -> Vec<Says> {
             Says::new("Ready", false, format!("{word}Pending"), why.clone()),
             Says::new("Reconciling", true, format!("{word}Pending"), why.clone()),
         ],
-        Prepared::Failed(why) => vec![
-            Says::new("Ready", false, format!("{word}Failed"), why.clone()),
-            Says::new("Stalled", true, format!("{word}Failed"), why.clone()),
-        ],
+        Prepared::Failed(why) => {
+            let word = if why.contains(REFUSED) { "Gate" } else { word };
+            vec![
+                Says::new("Ready", false, format!("{word}Failed"), why.clone()),
+                Says::new("Stalled", true, format!("{word}Failed"), why.clone()),
+            ]
+        }
     }
 }
 
@@ -131,6 +134,8 @@ mod tests {
             (ModelState::Failed, "QuantizeFailed")
         );
         assert_eq!(says(&failed)[0].message, "+3.1% is more than 2%");
+        let refused = progress("quantize", Prepared::Failed(format!("m.gguf {REFUSED}: perplexity rises")));
+        assert_eq!(says(&refused)[0].reason, "GateFailed");
         assert!(says(&progress("", Prepared::Ready))[0].holds);
     }
 }

@@ -63,7 +63,7 @@ async fn a_model_that_fails_its_gate_says_by_how_much_and_so_does_its_service() 
         "app.kubernetes.io/managed-by": "wharf", "wharf.dev/model": "small", "wharf.dev/part": "prepare", "batch.kubernetes.io/job-name": name,
     });
     let mut maker = pod("demo", "small-quantize-1", &labels, json!({"name": "quantize", "image": "wharf"}));
-    let said = json!({"exitCode": 1, "message": "perplexity rises by 3.1%, more than the gate's 2%\n"});
+    let said = json!({"exitCode": 1, "message": "/cache/small.gguf is not good enough and was not kept: perplexity rises by 3.10 %, more than 2.00 %\n"});
     maker["status"] = json!({"phase": "Failed", "containerStatuses": [{
         "name": "quantize", "image": "wharf", "imageID": "", "ready": false, "restartCount": 0, "state": {"terminated": said},
     }]});
@@ -74,17 +74,24 @@ async fn a_model_that_fails_its_gate_says_by_how_much_and_so_does_its_service() 
     let model_after = world.until("Model", "small", failed).await;
     assert_eq!(model["metadata"]["generation"], model_after["metadata"]["generation"]);
     let ready = condition(&model_after, "Ready");
-    assert_eq!(ready["reason"], "QuantizeFailed");
-    assert!(ready["message"].as_str().unwrap().contains("3.1%, more than the gate's 2%"), "{ready}");
+    assert_eq!(ready["reason"], "GateFailed");
+    assert!(ready["message"].as_str().unwrap().contains("3.10 %, more than 2.00 %"), "{ready}");
     let says = |service: &Value| {
         condition(service, "Ready")["message"]
             .as_str()
-            .is_some_and(|m| m.contains("3.1%, more than the gate's 2%"))
+            .is_some_and(|m| m.contains("3.10 %, more than 2.00 %"))
     };
     world
         .until("LLMService", "assistant", |service| says(service) && service["status"]["phase"] == "Failed")
         .await;
-    assert!(world.events("QuantizeFailed").iter().any(|note| note.contains("3.1%")));
+    assert!(world.events("GateFailed").iter().any(|note| note.contains("3.10 %")));
+    let told = world.metrics().await;
+    for line in [
+        "gate_refused{kind=\"Model\",name=\"demo/small\"} 1",
+        "model_state{model=\"demo/small\",state=\"Failed\"} 1",
+    ] {
+        assert!(told.contains(&format!("\nwharf_operator_{line}\n")), "{line} is not in {told}");
+    }
 }
 
 /// A command that says how far it is.

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use kube::ResourceExt;
 use serde_json::{Value, json};
-use tokio::sync::broadcast;
+use tokio::net::TcpListener;
+use tokio::sync::{broadcast, watch};
 use tokio::task::JoinHandle;
 use wharf_api::demand::{DemandReport, ServiceDemand, VersionCounts};
 use wharf_fakes::actors::{self, Actor, Fate, JobFate, PORT_ANNOTATION};
@@ -46,6 +47,8 @@ pub(crate) struct World {
     /// How long an operator that is started waits at most before it looks again.
     pub(crate) longest: Mutex<Duration>,
     operator: Mutex<Option<JoinHandle<()>>>,
+    /// Where the operator that was started last says how it is.
+    side: Mutex<Side>,
     actors: Vec<Actor>,
     clock: Arc<dyn Fn() -> u64 + Send + Sync>,
     asked: Asked,
@@ -160,6 +163,7 @@ impl World {
             engine,
             fates,
             operator: Mutex::new(None),
+            side: Mutex::default(),
             actors,
             clock,
             asked: Asked {
@@ -201,7 +205,19 @@ impl World {
             probe: Some(Arc::new(probe.unwrap())),
             side: Side::default(),
         };
+        *self.side.lock().unwrap() = operator.side.clone();
         tokio::spawn(async move { run(operator).await.unwrap() })
+    }
+
+    /// The operator's `/metrics`.
+    pub(crate) async fn metrics(&self) -> String {
+        let socket = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let url = format!("http://{}/metrics", socket.local_addr().unwrap());
+        let (_keeps_it, stop) = watch::channel(false);
+        let port = tokio::spawn(self.side.lock().unwrap().clone().serve(socket, stop));
+        let text = reqwest::get(url).await.unwrap().text().await.unwrap();
+        port.abort();
+        text
     }
 
     /// From now on this is asked of the service `demo/name`.

@@ -20,7 +20,7 @@ pub struct Observability {
     pub labels: BTreeMap<String, String>,
     /// Namespace that Prometheus runs in, to be let through the network policy.
     pub prometheus_namespace: String,
-    /// Makes a PrometheusRule that warns when limits are exceeded.
+    /// Makes a PrometheusRule with alerts for this service alone, which take the place of those for all services.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alerts: Option<Alerts>,
     /// Logs of the model pods.
@@ -40,14 +40,19 @@ impl Default for Observability {
     }
 }
 
-/// Limits whose excess is worth a person's time.
+/// What the service promises. An alert comes when so much of it is broken that what may be in 30 days will not last.
 #[derive(JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Alerts {
-    /// Longest time to first token that 95% of requests may see.
+    /// Longest time to first token that 95% of requests may see. It is counted at the next bound of the engine's histogram, which for
+    /// Wharf and vLLM are 1s, 2.5s, 5s, 7.5s, 10s and others.
     #[serde(rename = "ttftP95")]
     pub ttft_p95: Duration,
-    /// Most requests that may fail.
+    /// Longest time between two tokens of an answer that 95% of tokens may take; counted likewise, at 50ms, 75ms, 100ms, 150ms, 200ms and
+    /// others.
+    #[serde(rename = "interTokenP95")]
+    pub inter_token_p95: Duration,
+    /// Share of requests that may fail.
     pub error_rate: Percent,
 }
 
@@ -55,6 +60,7 @@ impl Default for Alerts {
     fn default() -> Self {
         Alerts {
             ttft_p95: Duration::parse("2s").expect("a duration"),
+            inter_token_p95: Duration::parse("200ms").expect("a duration"),
             error_rate: Percent::parse("1%").expect("a share"),
         }
     }

@@ -19,6 +19,8 @@ pub struct Metrics {
     by_name: HashMap<&'static str, Vector>,
     /// Held from reading a counter to raising it.
     raising: Mutex<()>,
+    /// Held from forgetting a gauge to telling it.
+    telling: Mutex<()>,
 }
 
 const WRONG_KIND: &str = "a metric is recorded as the kind that its table entry names";
@@ -53,7 +55,7 @@ impl Metrics {
             };
             by_name.insert(metric.name, vector);
         }
-        Metrics { registry, by_name, raising: Mutex::new(()) }
+        Metrics { registry, by_name, raising: Mutex::new(()), telling: Mutex::new(()) }
     }
 
     /// Adds to a counter.
@@ -108,6 +110,27 @@ impl Metrics {
         Ok(String::from_utf8_lossy(&text).into_owned())
     }
 
+    /// As [`Metrics::encode`], when `count` has set these gauges anew: what they told of may be gone. One caller at a time, so that nobody
+    /// reads what is forgotten and not yet counted.
+    ///
+    /// # Errors
+    /// When the encoder fails.
+    pub fn encode_anew(
+        &self,
+        gauges: &[&'static Metric],
+        count: impl FnOnce(),
+    ) -> Result<String, prometheus::Error> {
+        let _alone = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
+        for metric in gauges {
+            let Some(Vector::Gauge(v)) = self.by_name.get(metric.name) else {
+                panic!("{WRONG_KIND}: {}", metric.name)
+            };
+            v.reset();
+        }
+        count();
+        self.encode()
+    }
+
     /// `Content-Type` of [`Metrics::encode`].
     pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 }
@@ -135,6 +158,34 @@ mod tests {
             assert!(text.contains(&format!("# HELP {} ", metric.name)), "{}", metric.name);
         }
         assert!(text.contains("vllm:num_requests_running{model_name=\"x\"} 2"), "{text}");
+    }
+
+    #[test]
+    fn what_is_counted_anew_tells_nothing_of_what_is_gone() {
+        let metrics = Metrics::new(server::ALL);
+        metrics.set(&server::REQUESTS_RUNNING, &["gone"], 1.0);
+        metrics.set(&server::REQUESTS_WAITING, &["stays"], 1.0);
+        let count = || metrics.set(&server::REQUESTS_RUNNING, &["new"], 1.0);
+        let text = metrics.encode_anew(&[&server::REQUESTS_RUNNING], count).unwrap();
+        assert!(!text.contains("gone") && text.contains("\"new\"") && text.contains("\"stays\""), "{text}");
+    }
+
+    #[test]
+    fn nobody_reads_what_is_not_yet_counted_anew() {
+        let metrics = Metrics::new(server::ALL);
+        let read = || {
+            let count = || metrics.set(&server::REQUESTS_RUNNING, &["m"], 1.0);
+            metrics.encode_anew(&[&server::REQUESTS_RUNNING], count).unwrap()
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    for _ in 0..500 {
+                        assert!(read().contains("vllm:num_requests_running{model_name=\"m\"} 1"));
+                    }
+                });
+            }
+        });
     }
 
     #[test]

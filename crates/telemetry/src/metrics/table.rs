@@ -1,5 +1,7 @@
 //! Name, type, labels, meaning and buckets of every metric.
 
+use std::fmt;
+
 /// One metric.
 #[derive(Debug)]
 pub struct Metric {
@@ -11,6 +13,13 @@ pub struct Metric {
     pub labels: &'static [&'static str],
     /// The `HELP` line.
     pub help: &'static str,
+}
+
+/// The name: expressions are written with it.
+impl fmt::Display for Metric {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
 }
 
 /// Type of a metric.
@@ -185,6 +194,8 @@ pub mod operator {
     use super::{Kind, Metric};
 
     const KIND: &[&str] = &["kind"];
+    /// As gateways name it too: `namespace/name`.
+    const SERVICE: &[&str] = &["service"];
     /// From a look that changes nothing to one that an API server keeps waiting, in seconds.
     const SECONDS: &[f64] =
         &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
@@ -206,6 +217,28 @@ pub mod operator {
             "Decisions of the autoscaler that were carried out, by direction: up, down, wake (from zero), sleep (to zero).";
         GATEWAYS "wharf_operator_gateways" Kind::Gauge, &[],
             "Gateways whose demand stream is followed.";
+        SERVICE_PHASE "wharf_operator_service_phase" Kind::Gauge, &["service", "phase"],
+            "1 for the phase that a service is in: Pending, Preparing, Starting, Ready, RollingOut, Idle, Degraded, Failed.";
+        SERVICE_REPLICAS "wharf_operator_service_replicas" Kind::Gauge, &["service", "state"],
+            "Replicas of a service: wanted, ready, starting.";
+        SERVICE_BOUNDS "wharf_operator_service_replicas_bound" Kind::Gauge, &["service", "bound"],
+            "Fewest and most replicas that the scaling of a service allows: fewest, most. Not there where nothing scales it.";
+        SERVICE_TRAFFIC "wharf_operator_service_traffic_ratio" Kind::Gauge, &["service", "colour"],
+            "Share of a service's traffic that a version should get, 0 to 1.";
+        COLD_START "wharf_operator_service_cold_start_seconds" Kind::Gauge, &["service", "part"],
+            "Seconds that the last replica to become ready took, by part: schedule, fetch, load, warm.";
+        OWN_ALERTS "wharf_operator_service_own_alerts" Kind::Gauge, SERVICE,
+            "1 where a service has objectives and alerts of its own (spec.observability.alerts).";
+        RELEASE_PHASE "wharf_operator_release_phase" Kind::Gauge, &["service", "phase"],
+            "1 for the phase that the release of a service is in: Idle, Preparing, Draining, Warming, Shifting, Verifying, Promoted, RollingBack, RolledBack, Failed.";
+        RELEASE_SINCE "wharf_operator_release_since_timestamp_seconds" Kind::Gauge, SERVICE,
+            "Since when the release of a service is in its phase; a new share of traffic begins anew.";
+        RELEASE_PATIENCE "wharf_operator_release_patience_seconds" Kind::Gauge, SERVICE,
+            "Seconds after which a phase of a service's release has taken too long: its deadline, and for a canary its longest step beside.";
+        MODEL_STATE "wharf_operator_model_state" Kind::Gauge, &["model", "state"],
+            "1 for how far a Model is: Pending, Fetching, Distilling, Quantizing, Evaluating, Ready, Failed.";
+        GATE_REFUSED "wharf_operator_gate_refused" Kind::Gauge, &["kind", "name"],
+            "Whether the quality gate of a service's own model or of a Model has refused what was made; there where there is a gate.";
         LEADER "wharf_operator_leader" Kind::Gauge, &[],
             "1 while this operator works, 0 while it stands by.";
         BUILD_INFO "wharf_build_info" Kind::Gauge, &["version", "commit"],

@@ -52,6 +52,11 @@ fn installation() -> Vec<Value> {
             json!({"spec": {"selector": selector, "endpoints": [{"port": "metrics"}]}}),
         ),
         object(
+            "PodMonitor",
+            "a",
+            json!({"spec": {"selector": selector, "podMetricsEndpoints": [{"port": "metrics"}]}}),
+        ),
+        object(
             "NetworkPolicy",
             "a",
             json!({"spec": {"podSelector": selector, "ingress": [{"ports": [{"port": "metrics"}]}]}}),
@@ -109,6 +114,13 @@ fn each_disagreement_is_found_and_named() {
         ("Service", "/spec/ports/0/targetPort".to_owned(), json!("b"), "no pod has the port \"b\""),
         ("ServiceMonitor", "/spec/selector/matchLabels/app".to_owned(), json!("b"), "selects 0 Services"),
         ("ServiceMonitor", "/spec/endpoints/0/port".to_owned(), json!("b"), "has no port \"b\""),
+        ("PodMonitor", "/spec/selector/matchLabels/app".to_owned(), json!("b"), "no pod has the labels"),
+        (
+            "PodMonitor",
+            "/spec/podMetricsEndpoints/0/port".to_owned(),
+            json!("b"),
+            "no pod has the port \"b\"",
+        ),
         (
             "NetworkPolicy",
             "/spec/podSelector/matchLabels/app".to_owned(),
