@@ -22,7 +22,9 @@ fn what_production_says_is_a_configuration_and_its_folders_are_mounted() {
     let text = objects.iter().find_map(|object| object["data"]["node.yaml"].as_str()).unwrap();
     let config: NodeConfig = serde_saphyr::from_str(text).unwrap();
     config.check().unwrap();
-    let agent = objects.iter().find(|object| object["kind"] == "DaemonSet").unwrap();
+    let is_agent =
+        |object: &&Value| object["kind"] == "DaemonSet" && object["metadata"]["name"] == "wharf-node-agent";
+    let agent = objects.iter().find(is_agent).unwrap();
     let container = &agent["spec"]["template"]["spec"]["containers"][0];
     assert_eq!(container["ports"][0]["containerPort"], config.exporter.port);
     let mounts: Vec<(&str, bool)> = container["volumeMounts"]
