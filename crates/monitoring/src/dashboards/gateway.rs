@@ -38,8 +38,9 @@ pub(super) fn dashboard() -> Dashboard {
                         "Share of a version's requests that ended with 5xx.",
                         "percentunit",
                         vec![(
+                            // A version of which nothing has ever failed has no counter of it.
                             format!(
-                                r#"{} / {}"#,
+                                "({} or 0 * {1}) / {1}",
                                 rate(format!(r#"{REQUESTS}{{{OF},status=~"5.."}}"#), "service, colour"),
                                 rate(format!("{REQUESTS}{{{OF}}}"), "service, colour")
                             ),
