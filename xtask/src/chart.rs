@@ -30,11 +30,12 @@ const RELEASE: &str = "wharf";
 const NAMESPACE: &str = "wharf-system";
 
 /// Values, and where their rendering is checked in.
-const RENDERINGS: [(&str, &str); 4] = [
+const RENDERINGS: [(&str, &str); 5] = [
     ("-", INSTALL),
     ("deploy/helm/wharf/ci/minimal-values.yaml", "deploy/helm/rendered/minimal.yaml"),
     ("deploy/helm/wharf/ci/production-values.yaml", "deploy/helm/rendered/production.yaml"),
     ("deploy/helm/wharf/ci/fluentd-values.yaml", "deploy/helm/rendered/fluentd.yaml"),
+    ("deploy/helm/wharf/ci/gpu-values.yaml", "deploy/helm/rendered/gpu.yaml"),
 ];
 
 /// Render the Helm chart and check what it renders to
