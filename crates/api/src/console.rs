@@ -16,6 +16,9 @@ pub struct Overview {
     pub gateway: String,
     /// Version of Wharf.
     pub version: String,
+    /// Whether hours and days can be asked for, beside the last minutes.
+    #[serde(default)]
+    pub remembers: bool,
     /// Services by name.
     pub services: Vec<ServiceView>,
 }

@@ -72,7 +72,10 @@ an endpoint is picked, access.md what keys may do.";
 
 /// Runs the command to its end.
 pub(crate) fn run(args: &Args, env: &Env) -> Result<(), Failure> {
-    let config = configure(args).bad_input()?;
+    let mut config = configure(args).bad_input()?;
+    if config.prometheus.is_none() {
+        config.prometheus = env.get("PROMETHEUS_ENDPOINT").filter(|url| !url.is_empty()).cloned();
+    }
     if args.print_config {
         let text = serde_saphyr::to_string(&config).context("failed to write the configuration")?;
         return Ok(crate::exit::print(&text)?);

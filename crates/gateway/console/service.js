@@ -11,12 +11,18 @@ import { phase } from './services.js';
 import { listen, service as find, store } from './store.js';
 
 const SPANS = [['1 min', 60_000], ['5 min', 300_000], ['15 min', 900_000]];
+const HOUR = 3_600_000;
+/** What a gateway that knows a Prometheus can tell as well. */
+const LONG = [['6 h', 6 * HOUR], ['1 day', 24 * HOUR], ['7 days', 168 * HOUR]];
 /** Values that the gateway keeps. */
 const KEPT = 900;
 /** A history with a gap this long is fetched anew. */
 const GAP_MS = 3500;
 
 let span = 300_000;
+
+/** Whether hours are shown, which the gateway does not remember itself. */
+const isLong = () => span >= HOUR;
 
 /** Shows the service in `root`; returns what ends the view. */
 export function mount(root, name) {
@@ -29,7 +35,11 @@ export function mount(root, name) {
     if (asking) return;
     asking = true;
     try {
-      past = await json(`api/history?service=${encodeURIComponent(name)}`);
+      const asked = span;
+      const hours = isLong() ? `&hours=${span / HOUR}` : '';
+      const answer = await json(`api/history?service=${encodeURIComponent(name)}${hours}`);
+      // Somebody may have chosen another time meanwhile.
+      if ((asked >= HOUR) === isLong() && (!isLong() || asked === span)) past = answer;
       drawCharts();
     } catch {
       // The stream says what is wrong; the charts begin with what it brings.
@@ -42,7 +52,8 @@ export function mount(root, name) {
     const one = find(name);
     if (!one || !store.connected) return;
     const at = store.overview.at_ms;
-    if (!past || at - past.end_ms > GAP_MS) fetchPast();
+    if (!past || at - past.end_ms > (isLong() ? 2 * past.step_ms : GAP_MS)) fetchPast();
+    else if (isLong()) return;
     else if (at - past.end_ms > past.step_ms * 0.7) append(past, one, at);
     drawCharts();
   }
@@ -66,11 +77,22 @@ export function mount(root, name) {
 
   function choice() {
     const tab = (id, label) => h('button', { type: 'button', 'aria-pressed': String(tabs.chosen === id), onclick: () => pick(id) }, label);
-    const range = ([label, ms_]) => h('button', { type: 'button', 'aria-pressed': String(span === ms_), onclick: () => { span = ms_; draw(); drawCharts(); } }, label);
+    const range = ([label, ms_]) => h('button', { type: 'button', 'aria-pressed': String(span === ms_), onclick: () => choose(ms_) }, label);
     return h('div', { class: 'row', key: 'choice' },
       h('div', { class: 'segments', role: 'group', 'aria-label': 'Part' }, tab('overview', 'Overview'), tab('definition', 'Definition')),
       h('span', { class: 'grow' }),
-      tabs.chosen === 'overview' && h('div', { class: 'segments', role: 'group', 'aria-label': 'Time shown' }, SPANS.map(range)));
+      tabs.chosen === 'overview' && h('div', { class: 'segments', role: 'group', 'aria-label': 'Time shown' }, (store.overview?.remembers ? [...SPANS, ...LONG] : SPANS).map(range)));
+  }
+
+  function choose(chosen) {
+    const other = isLong() || chosen >= HOUR;
+    span = chosen;
+    if (other) {
+      past = null;
+      fetchPast();
+    }
+    draw();
+    drawCharts();
   }
 
   function pick(id) {

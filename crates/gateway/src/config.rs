@@ -47,6 +47,9 @@ pub struct GatewayConfig {
     pub usage_log: Option<PathBuf>,
     /// The page at `/console/`, on the port of the API.
     pub console: bool,
+    /// A Prometheus that the console asks for what was longer than a quarter of an hour ago.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prometheus: Option<String>,
     /// Connections of clients at the same time.
     pub max_connections: usize,
     /// Largest body of a request, in bytes.
@@ -86,6 +89,7 @@ impl Default for GatewayConfig {
             endpoint_key_file: None,
             usage_log: None,
             console: true,
+            prometheus: None,
             max_connections: 16_384,
             max_body_bytes: 32 << 20,
             timeouts: Timeouts::default(),

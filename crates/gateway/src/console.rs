@@ -4,6 +4,7 @@
 //! how much of it. Nothing here keeps or tells a prompt or an answer.
 
 mod assets;
+mod past;
 mod sight;
 mod stream;
 mod track;
@@ -24,6 +25,7 @@ use crate::shared::Shared;
 
 use track::Track;
 
+pub(crate) use past::Past;
 pub(crate) use sight::Sight;
 pub(crate) use stream::sample;
 pub(crate) use view::overview;
@@ -119,8 +121,9 @@ async fn api(
         "keys" => answer::json(&view::keys(shared, &table, &sight, now)),
         "history" => {
             let service = query(request.uri(), "service").filter(|name| sight.service(name));
-            let service = service.filter(|name| table.services.contains_key(name.as_str()));
-            answer::json(&shared.console.history(&service.ok_or_else(none)?))
+            let service =
+                service.filter(|name| table.services.contains_key(name.as_str())).ok_or_else(none)?;
+            answer::json(&history(shared, &service, query(request.uri(), "hours"), now).await?)
         }
         _ => {
             let (service, part) =
@@ -134,6 +137,27 @@ async fn api(
     };
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(response)
+}
+
+/// The last minutes of a service, or as many hours as are asked for.
+async fn history(
+    shared: &Shared,
+    service: &str,
+    hours: Option<String>,
+    now: Moment,
+) -> Result<History, ApiError> {
+    let Some(hours) = hours else { return Ok(shared.console.history(service)) };
+    let wrong =
+        |message: String| ApiError::InvalidRequest { message, param: Some("hours".to_owned()), code: None };
+    let hours = hours.parse().map_err(|_| wrong(format!("{hours:?} is no number of hours")))?;
+    let past = shared.past.as_ref();
+    let past =
+        past.ok_or_else(|| wrong("the gateway knows no Prometheus that remembers hours".to_owned()))?;
+    past.history(service, hours, now.unix_ms).await.map_err(|error| {
+        let error = wharf_telemetry::log::chain(&error);
+        tracing::warn!(error, "failed to read the history of a service");
+        ApiError::BadGateway(error)
+    })
 }
 
 /// How a service was written, and what follows from it. For those who run it: who may only call some models has no use for it.

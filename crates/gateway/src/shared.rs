@@ -18,7 +18,7 @@ use wharf_telemetry::metrics::{Metrics, gateway as table};
 use wharf_telemetry::trace::Tracer;
 
 use crate::config::GatewayConfig;
-use crate::console::Console;
+use crate::console::{Console, Past};
 use crate::ledger::Ledger;
 use crate::peers::Peers;
 use crate::service::{ServiceSpec, ServiceState};
@@ -39,6 +39,8 @@ pub(crate) struct Shared {
     pub(crate) ledger: Ledger,
     pub(crate) metrics: Metrics,
     pub(crate) console: Console,
+    /// What the console is told of hours and days, if a Prometheus is named.
+    pub(crate) past: Option<Past>,
     pub(crate) tracer: Tracer,
     pub(crate) started: Instant,
     /// Milliseconds since 1970 at the start: tells this life from the last.
@@ -65,6 +67,9 @@ pub enum SetupError {
     /// The secret that gateways share cannot be used.
     #[error(transparent)]
     Peers(#[from] SecretError),
+    /// No client for Prometheus can be made.
+    #[error("failed to prepare an HTTP client for Prometheus")]
+    Prometheus(#[source] reqwest::Error),
     /// A file cannot be read or opened.
     #[error("failed to open {what} {path}")]
     Open {
@@ -97,6 +102,7 @@ impl Shared {
             let path = config.usage_log.as_deref().unwrap_or(Path::new("")).display().to_string();
             SetupError::Open { what: "the usage log", path, source }
         })?;
+        let past = config.prometheus.as_deref().map(Past::new).transpose().map_err(SetupError::Prometheus)?;
         let metrics = Metrics::new(table::ALL);
         let build = [wharf_telemetry::build::VERSION, wharf_telemetry::build::COMMIT];
         metrics.set(&table::BUILD_INFO, &build, 1.0);
@@ -117,6 +123,7 @@ impl Shared {
             ledger,
             metrics,
             console: Console::default(),
+            past,
             tracer,
             started: Instant::now(),
             epoch: u64::try_from(epoch).unwrap_or(u64::MAX),

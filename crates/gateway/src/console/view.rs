@@ -22,6 +22,7 @@ pub(crate) fn overview(shared: &Shared, sight: &Sight) -> Overview {
         at_ms: Moment::now().unix_ms,
         gateway: shared.config.name.clone(),
         version: wharf_telemetry::build::VERSION.to_owned(),
+        remembers: shared.past.is_some(),
         services: services
             .map(|service| ServiceView {
                 rates: shared.console.rates(&service.name),

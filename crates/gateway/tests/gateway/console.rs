@@ -324,3 +324,47 @@ async fn rates_are_there_for_whoever_embeds_the_gateway() {
     until("rates appear", || handle.overview().services[0].rates.requests_per_second > 0.0).await;
     load.abort();
 }
+
+/// A Prometheus that says how many requests a second there were, and what it was asked.
+async fn prometheus() -> (String, Arc<std::sync::Mutex<Vec<String>>>) {
+    let asked: Arc<std::sync::Mutex<Vec<String>>> = Arc::default();
+    let heard = Arc::clone(&asked);
+    let answer = move |uri: http::Uri| {
+        let query = uri.query().unwrap_or_default().to_owned();
+        let start =
+            query.split('&').find_map(|pair| pair.strip_prefix("start=")).unwrap().parse::<u64>().unwrap();
+        heard.lock().unwrap().push(query);
+        let values = serde_json::json!([[start, "2.5"], [start + 90, "3"]]);
+        let answer = serde_json::json!({"status": "success", "data": {"resultType": "matrix", "result": [{"metric": {}, "values": values}]}});
+        std::future::ready(answer.to_string())
+    };
+    let socket = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let url = format!("http://{}", socket.local_addr().unwrap());
+    let app = axum::Router::new().route("/api/v1/query_range", axum::routing::get(answer));
+    tokio::spawn(async move { axum::serve(socket, app).await.unwrap() });
+    (url, asked)
+}
+
+#[tokio::test]
+async fn hours_are_asked_of_prometheus_where_one_is_known() {
+    let engines = engines(1).await;
+    let (url, asked) = prometheus().await;
+    let mut with = config(vec![service(&engines)]);
+    with.prometheus = Some(url);
+    let gateway = Running::start(with);
+    let overview: Overview = json(get(&gateway, "/console/api/overview").await).await;
+    assert!(overview.remembers);
+    let history: History =
+        json(get(&gateway, "/console/api/history?service=demo%2Ffake-model&hours=6").await).await;
+    assert_eq!((history.step_ms, history.requests_per_second.len()), (90_000, 241));
+    assert_eq!(history.requests_per_second[..3], [2.5, 3.0, 0.0]);
+    assert_eq!(asked.lock().unwrap().len(), 6);
+    let minutes: History = json(get(&gateway, "/console/api/history?service=demo%2Ffake-model").await).await;
+    assert_eq!(minutes.step_ms, 1000);
+    assert_eq!(get(&gateway, "/console/api/history?service=demo%2Ffake-model&hours=x").await.status(), 400);
+
+    let without = Running::start(config(vec![service(&engines)]));
+    let overview: Overview = json(get(&without, "/console/api/overview").await).await;
+    assert!(!overview.remembers);
+    assert_eq!(get(&without, "/console/api/history?service=demo%2Ffake-model&hours=6").await.status(), 400);
+}

@@ -113,6 +113,12 @@ const ROWS: &[Row] = &[
                 r#"{"name":"metrics","containerPort":9100,"protocol":"TCP"}"#,
             ),
             ("ConfigMap", "wharf-node-agent", "/data/node.yaml~port: 9100", "true"),
+            (
+                "Deployment",
+                "wharf-metrics-api",
+                "@/env/PROMETHEUS_ENDPOINT/value",
+                r#""http://prometheus-service.monitoring.svc:9090""#,
+            ),
         ],
         better: "One on every node with GPUs, under dcgm-exporter's names, with the pods that hold the GPUs. Nothing needs a Prometheus; `PROMETHEUS_ENDPOINT` is an optional source of \
              the metrics API and of the console.",

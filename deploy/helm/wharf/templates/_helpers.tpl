@@ -121,6 +121,9 @@ app.kubernetes.io/component: logs
 {{- $_ := set $config "tlsCert" "/etc/wharf-tls/tls.crt" }}
 {{- $_ := set $config "tlsKey" "/etc/wharf-tls/tls.key" }}
 {{- end }}
+{{- with .Values.monitoring.prometheusEndpoint }}
+{{- $_ := set $config "prometheus" . }}
+{{- end }}
 {{- $config = mergeOverwrite $config (deepCopy .Values.gateway.config) }}
 {{- if and .Values.gateway.peers.secretName (not (hasKey $config "peers")) }}
 {{- $addresses := list (printf "%s.%s.svc:%d" (include "wharf.gateway.peers" .) .Release.Namespace (int $config.metricsPort)) }}
@@ -215,5 +218,13 @@ affinity: {{- toYaml . | nindent 2 }}
       podSelector: {matchLabels: {wharf.dev/part: server}}
 {{- with .Values.networkPolicy.extraEgress }}
 {{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/* To the Prometheus that is asked, if one is. */}}
+{{- define "wharf.egress.prometheus" -}}
+{{- if .Values.monitoring.prometheusEndpoint }}
+- to:
+    - namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: {{ .Values.monitoring.prometheusNamespace }}}}
 {{- end }}
 {{- end }}
