@@ -51,7 +51,14 @@ class Elasticsearch:
                 if self.command != "HEAD":
                     self.wfile.write(body)
 
+            def refuse(self):
+                outer.refused += 1
+                self.answer({"error": "away"}, 503)
+
             def do_GET(self):
+                if outer.away:
+                    self.refuse()
+                    return
                 self.answer({"name": "n", "cluster_name": "c", "version": {"number": "7.17.1", "build_flavor": "default"}, "tagline": "You Know, for Search"})
 
             do_HEAD = do_GET
@@ -59,8 +66,7 @@ class Elasticsearch:
             def do_POST(self):
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 if outer.away:
-                    outer.refused += 1
-                    self.answer({"error": "away"}, 503)
+                    self.refuse()
                     return
                 lines = [json.loads(line) for line in body.splitlines() if line]
                 actions = [next(iter(line.items())) for line in lines[::2]]
@@ -262,10 +268,13 @@ def follow(fact, kind, node, place, elastic, shipper, ours, long, wide):
     node.write(place, *node.records("stdout", b"while Elasticsearch was away"))
     until(lambda: elastic.refused)
     shipper.stop()
+    refused, elastic.refused = elastic.refused, 0
     shipper.start()
+    until(lambda: elastic.refused or shipper.is_gone())
+    fact("a shipper starts while the output is away", elastic.refused > 0 and not shipper.is_gone())
     elastic.away = False
     arrived = until(lambda: texts()["while Elasticsearch was away"])
-    fact("what waits for the output survives a restart", elastic.refused > 0 and arrived, (elastic.refused, arrived))
+    fact("what waits for the output survives a restart", refused > 0 and arrived, (refused, arrived))
     again = collections.Counter((name, document.get("message"), document.get("msg")) for _, name, document in elastic.documents)
     again = [what for what, count in again.items() if count > 1 and what[1] not in LISTS[kind]]
     fact("nothing is there twice", not again, again)

@@ -211,7 +211,7 @@ pipeline:
 {{- end }}
 {{- if eq $output.scheme "https" }}
     ssl_verify {{ $output.verify }}
-    ssl_version TLSv1_2
+    ssl_min_version TLSv1_2
     ssl_max_version TLSv1_3
 {{- if $output.caConfigMap }}
     ca_file /etc/wharf-logs-ca/ca.crt
@@ -220,6 +220,9 @@ pipeline:
     logstash_format true
     logstash_prefix "{{ $output.indexPrefix }}"
     suppress_type_name true
+    # Asking for the version would keep it from starting, and from reading, while Elasticsearch is away.
+    verify_es_version_at_startup false
+    default_elasticsearch_version 8
     time_key_exclude_timestamp false
     reconnect_on_error true
     reload_on_failure true
