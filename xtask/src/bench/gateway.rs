@@ -42,6 +42,9 @@ pub(super) struct Args {
     /// Idle streams whose memory is measured
     #[arg(long, value_name = "N", default_value_t = 8000)]
     streams: usize,
+    /// What our gateway logs; `info` is a line for each request, which the others do not write here
+    #[arg(long, value_name = "LEVEL", default_value = "warn")]
+    log_level: String,
     /// Write all figures as JSON
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -78,7 +81,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let cache = Cache::open()?;
     let threads = std::thread::available_parallelism().context("failed to count the cores")?.get();
     let circumstances = Circumstances::now(threads)?;
-    let programs = Programs::find(&cache, server::build()?)?;
+    let programs = Programs::find(&cache, server::build()?, &args.log_level)?;
     let upstream = programs.upstream()?;
     let routers: Vec<Router> = programs.routers(&upstream)?;
     let mut samples: Vec<Samples> = routers.iter().map(|_| Samples::default()).collect();

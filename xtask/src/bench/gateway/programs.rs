@@ -97,10 +97,12 @@ pub(super) struct Programs {
     python: Python,
     peers: Vec<PathBuf>,
     work: PathBuf,
+    /// What our gateway logs.
+    log_level: String,
 }
 
 impl Programs {
-    pub(super) fn find(cache: &Cache, wharf: PathBuf) -> anyhow::Result<Programs> {
+    pub(super) fn find(cache: &Cache, wharf: PathBuf, log_level: &str) -> anyhow::Result<Programs> {
         for program in ["nginx", "wrk"] {
             if !shell::works(Command::new(program).arg("-v")) && which(program).is_none() {
                 bail!("{program} is not there (on Debian: apt install nginx-light wrk)");
@@ -111,7 +113,7 @@ impl Programs {
             PEERS.iter().map(|peer| python.packages(cache, peer.requirement)).collect::<Result<_, _>>()?;
         let work = shell::target()?.join("bench-gateway");
         std::fs::create_dir_all(&work).with_context(|| format!("failed to create {}", work.display()))?;
-        let programs = Programs { wharf, python, peers, work };
+        let programs = Programs { wharf, python, peers, work, log_level: log_level.to_owned() };
         programs.write("post.lua", POST)?;
         programs.write("keys", &format!("{KEY}\n"))?;
         Ok(programs)
@@ -168,7 +170,9 @@ impl Programs {
         );
         let config = self.write("gateway.yaml", &config)?;
         let mut command = Command::new(&self.wharf);
-        command.args(["gateway", "--config"]).arg(config);
+        command
+            .args(["gateway", "--log-format", "json", "--log-level", &self.log_level, "--config"])
+            .arg(config);
         let program = start(&mut command, &self.work.join("gateway.log"))?;
         ready("the gateway", port)?;
         Ok(Router { name: "wharf", port, program })
