@@ -177,13 +177,12 @@ pub fn attention(isa: Isa, team: &Team, heads: Heads, budget: Duration) -> f64 {
     pairs * (kv_heads * group * dim * 2) as f64 / seconds
 }
 
-/// Multiply-adds a second of attention of one token over a context of 2,048, layer by layer, with more keys and values than caches hold.
-pub fn decode_attention(isa: Isa, team: &Team, heads: Heads, budget: Duration) -> f64 {
+/// Multiply-adds a second of attention of one token over a context of 2,048, layer by layer, through `bytes` bytes of keys and values.
+pub fn decode_attention(isa: Isa, team: &Team, heads: Heads, bytes: usize, budget: Duration) -> f64 {
     const TOKENS: usize = 2048;
-    const MOST: usize = 64 << 20;
     let Heads { kv: kv_heads, group, dim } = heads;
     let layer = TOKENS / PAGE_TOKENS * kv_heads * Kv::page(heads) * size_of::<f16>();
-    let layers = (MOST / layer).clamp(1, 64);
+    let layers = (bytes / layer).max(1);
     let kv = Kv::new(heads, TOKENS, layers);
     let q = noise(group * dim);
     let queries = Queries { q: &q, group, first: TOKENS - 1, window: usize::MAX, softcap: None };
@@ -259,7 +258,7 @@ mod tests {
         assert_eq!(small.layers.len(), 1);
         let heads = Heads { kv: 1, group: 2, dim: 32 };
         assert!(attention(isa, &team, heads, Duration::ZERO) > 0.0);
-        assert!(decode_attention(isa, &team, heads, Duration::ZERO) > 0.0);
+        assert!(decode_attention(isa, &team, heads, 1 << 20, Duration::ZERO) > 0.0);
         assert!(memory(&team, 1 << 16, Duration::ZERO) > 0.0);
         let ragged = [Shape { dtype: DType::Q8_0, n: 64, k: 33 }];
         assert!(Probe::new(isa, &team, (&ragged, 1), None, 0).is_err());

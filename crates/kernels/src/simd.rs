@@ -315,6 +315,17 @@ pub(crate) fn prefetch(data: &[u8]) {
     }
 }
 
+/// Asks for the 64 bytes that begin here.
+#[inline(always)]
+pub(crate) fn prefetch_line<E>(data: &[E]) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: prefetching any address is harmless; nothing is read.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(data.as_ptr().cast()) }
+    }
+}
+
 /// The lanes as an array.
 #[inline(always)]
 pub(crate) fn lanes<S: Simd>(s: S, x: S::F) -> [f32; LANES] {

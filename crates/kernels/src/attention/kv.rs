@@ -139,6 +139,12 @@ impl<'a, T: KvElement> KvPages<'a, T> {
         self.slice(page, self.k_offset)
     }
 
+    /// Keys of a page, if the table has one.
+    #[inline(always)]
+    pub(super) fn keys_if_any(&self, page: usize) -> Option<&'a [T]> {
+        (page < self.table.len()).then(|| self.keys(page))
+    }
+
     #[inline(always)]
     pub(super) fn values(&self, page: usize) -> &'a [T] {
         self.slice(page, self.v_offset)

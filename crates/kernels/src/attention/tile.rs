@@ -18,7 +18,7 @@ use crate::{
     math::exp,
     ops::cap,
     round::{BLOCK, VECTORS},
-    simd::{LANES, Simd, load_part, store_part},
+    simd::{LANES, Simd, load_part, prefetch_line, store_part},
 };
 
 /// Rows that share each load of a key or value: with six, twelve sums fill the registers of AVX2.
@@ -152,11 +152,25 @@ impl<T: KvElement, P: KvElement> Tile<'_, '_, '_, T, P> {
             std::array::from_fn(|n| &self.pages.keys(self.first_page + first + n).as_chunks().0[..hd]);
         let scales: [&[[f32; PAGE_TOKENS]]; N] =
             std::array::from_fn(|n| self.kv.key_scales(self.chunk * PAGES + first + n));
+        // Keys of the pages that come next, and values of these: hardware prefetching stops at every page of 4 KiB, which holds no more
+        // than the keys and values of one head and sixteen positions. What was widened is in a cache.
+        let is_stored = self.wide.is_none();
+        let ahead: [[&[P]; 2]; N] = std::array::from_fn(|n| {
+            let page = self.first_page + first + n;
+            let next = self.pages.keys_if_any(page + N);
+            [next.unwrap_or_else(|| self.pages.keys(page)), self.pages.values(page)]
+        });
         let mut scores = [[s.splat(0.0); N]; R];
         let block = if T::SCALED { BLOCK } else { hd };
         for (b, start) in (0..hd).step_by(block).enumerate() {
             let mut sums = [[s.splat(0.0); N]; R];
             for d in start..hd.min(start + block) {
+                if is_stored && (d * PAGE_TOKENS * size_of::<P>()).is_multiple_of(64) {
+                    for [keys, values] in &ahead {
+                        prefetch_line(&keys[d * PAGE_TOKENS..]);
+                        prefetch_line(&values[d * PAGE_TOKENS..]);
+                    }
+                }
                 let mut k = [s.splat(0.0); N];
                 for n in 0..N {
                     k[n] = P::load(s, &keys[n][d]);
