@@ -1,6 +1,6 @@
 //! What engines say of their load in their metrics, whichever of the known engines it is.
 //!
-//! A new engine is a row in [`DIALECTS`].
+//! A new engine is a row in `DIALECTS`.
 
 use crate::exposition::{Sample, samples};
 
