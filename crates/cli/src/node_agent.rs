@@ -55,10 +55,11 @@ const ROLE: &str = "wharf-node-agent";
 
 /// Runs the command to its end.
 pub(crate) fn run(args: &Args, env: &Env) -> Result<(), Failure> {
-    if args.print_role {
-        return Ok(exit::print(&wharf_manifests::print_yaml(&[cluster_role(ROLE)]))?);
-    }
     let mut config = args.config.as_deref().map(read).transpose().bad_input()?.unwrap_or_default();
+    if args.print_role {
+        let role = cluster_role(ROLE, config.exporter.serving);
+        return Ok(exit::print(&wharf_manifests::print_yaml(&[role]))?);
+    }
     if let Some(port) = args.port {
         config.exporter.port = port;
     }

@@ -36,6 +36,9 @@ pub struct Settings {
     pub metrics_api: Peer,
     /// Node agents, or dcgm-exporter's pods: they tell what pods use of GPUs.
     pub node_agents: Peer,
+    /// Whether node agents read metrics of the pods on their nodes (`exporter.serving`), and are let through to them.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub serving_metrics: bool,
     /// The cluster's name server.
     pub dns: Peer,
     /// Where KEDA finds Wharf's scaler.
@@ -60,6 +63,7 @@ impl Default for Settings {
             operator: peer("wharf-system", "app.kubernetes.io/component", "operator"),
             metrics_api: peer("wharf-system", "app.kubernetes.io/component", "metrics-api"),
             node_agents: peer("wharf-nodes", "app.kubernetes.io/component", "node-agent"),
+            serving_metrics: false,
             dns: peer("kube-system", "k8s-app", "kube-dns"),
             scaler_address: "wharf-metrics-api.wharf-system.svc:9003".to_owned(),
             prometheus_url: "http://prometheus-operated.monitoring.svc:9090".to_owned(),

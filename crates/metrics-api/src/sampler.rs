@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use kube::api::DynamicObject;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
-use wharf_cluster::Find;
+use wharf_cluster::{Find, MetricsReader};
 use wharf_telemetry::engines;
 use wharf_telemetry::metrics::{Metrics, metrics_api as table};
 
@@ -17,8 +17,6 @@ use crate::history::{EngineSeen, History};
 
 /// How often pods are read. With the time that one may take to answer, no value is older than [`crate::history::FRESH`].
 const EVERY: Duration = Duration::from_millis(2_500);
-/// How long a pod or a node agent may take.
-const PATIENCE: Duration = Duration::from_secs(2);
 /// A pod that nobody has asked about for so long is read no more.
 const INTEREST: Duration = Duration::from_secs(150);
 /// The second sample of a pod that is new comes after this, so that the first question about a rate has an answer.
@@ -27,13 +25,10 @@ const SECOND: Duration = Duration::from_secs(1);
 const AT_ONCE: usize = 64;
 /// Node agents are read at most this often.
 const NODE_FRESH: Duration = Duration::from_secs(2);
-/// Metrics larger than this are nobody's that we know.
-const MAX_BYTES: usize = 16 << 20;
 
 /// Reads pods and node agents over plain HTTP.
 pub(crate) struct Sampler {
-    client: reqwest::Client,
-    find: Find,
+    reader: MetricsReader,
     metrics: Arc<Metrics>,
     began: Instant,
     pods: Mutex<HashMap<String, Followed>>,
@@ -55,10 +50,9 @@ impl Sampler {
     /// # Errors
     /// When no client can be made.
     pub(crate) fn new(find: Find, metrics: Arc<Metrics>) -> Result<Sampler, reqwest::Error> {
-        let client =
-            reqwest::Client::builder().timeout(PATIENCE).pool_max_idle_per_host(1).no_proxy().build()?;
+        let reader = MetricsReader::new(find)?;
         let (pods, nodes) = (Mutex::default(), Mutex::default());
-        Ok(Sampler { client, find, metrics, began: Instant::now(), pods, nodes })
+        Ok(Sampler { reader, metrics, began: Instant::now(), pods, nodes })
     }
 
     /// Reads those that somebody asks about, for as long as it is polled.
@@ -115,7 +109,7 @@ impl Sampler {
         {
             return Arc::clone(known);
         }
-        let read = Arc::new(match self.text(&address).await {
+        let read = Arc::new(match self.reader.read(&address).await {
             Ok(text) => by_container(&text),
             Err(error) => {
                 let error = wharf_telemetry::log::chain(&error);
@@ -140,10 +134,9 @@ impl Sampler {
         named.iter().map(|(uid, _)| uid).filter(lacks).cloned().collect()
     }
 
-    /// Uid, and where its metrics are: on a port of their own, or with everything else.
+    /// Uid, and where its metrics are.
     fn named(&self, pod: &DynamicObject) -> Option<(String, String)> {
-        let address = (self.find)(pod, "metrics").or_else(|| (self.find)(pod, "http"))?;
-        Some((pod.metadata.uid.clone()?, address))
+        Some((pod.metadata.uid.clone()?, self.reader.address(pod)?))
     }
 
     async fn read_all(&self, uids: Vec<String>) {
@@ -154,7 +147,7 @@ impl Sampler {
 
     async fn read(&self, uid: &str) {
         let Some(address) = self.pods().get(uid).map(|pod| pod.address.clone()) else { return };
-        let (result, load) = match self.text(&address).await {
+        let (result, load) = match self.reader.read(&address).await {
             Ok(text) => match engines::load(&text) {
                 Some(load) => ("ok", Some(load)),
                 None => ("unknown", None),
@@ -171,19 +164,6 @@ impl Sampler {
         if let (Some(load), Some(pod)) = (load, self.pods().get_mut(uid)) {
             pod.history.add(at, load);
         }
-    }
-
-    async fn text(&self, address: &str) -> Result<String, reqwest::Error> {
-        let mut answer =
-            self.client.get(format!("http://{address}/metrics")).send().await?.error_for_status()?;
-        let mut text = Vec::new();
-        while let Some(piece) = answer.chunk().await? {
-            text.extend_from_slice(&piece);
-            if text.len() > MAX_BYTES {
-                break;
-            }
-        }
-        Ok(String::from_utf8_lossy(&text).into_owned())
     }
 
     fn now(&self) -> Duration {

@@ -14,6 +14,7 @@ use crate::health::Health;
 use crate::kubelet::wire;
 use crate::nvml::Library;
 use crate::resources::Offer;
+use crate::serving::Served;
 
 /// A part of the agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -27,6 +28,8 @@ pub enum Part {
     Labels,
     /// Which pod has which GPU.
     Pods,
+    /// Metrics of the models that are served here.
+    Serving,
     /// Settings of GPUs.
     Tuning,
     /// Bringing to the node what its pods will want.
@@ -40,6 +43,7 @@ impl Part {
             Part::Plugin => "plugin",
             Part::Labels => "labels",
             Part::Pods => "pods",
+            Part::Serving => "serving",
             Part::Tuning => "tuning",
             Part::Preload => "preload",
         }
@@ -110,6 +114,8 @@ pub(crate) struct Board {
     conditions: watch::Sender<BTreeMap<Part, Condition>>,
     /// The last XID of each GPU, by uuid.
     last_xids: Mutex<BTreeMap<String, u64>>,
+    /// What was read last of the models that are served here.
+    served: Mutex<Arc<[Served]>>,
     /// Held by whoever sets GPUs; true when nobody may any more.
     tuning: Mutex<bool>,
 }
@@ -123,6 +129,7 @@ impl Board {
             seen: watch::Sender::new(Arc::default()),
             conditions: watch::Sender::new(BTreeMap::new()),
             last_xids: Mutex::default(),
+            served: Mutex::default(),
             tuning: Mutex::new(false),
         })
     }
@@ -147,6 +154,14 @@ impl Board {
 
     pub(crate) fn last_xids(&self) -> MutexGuard<'_, BTreeMap<String, u64>> {
         self.last_xids.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn served(&self) -> Arc<[Served]> {
+        Arc::clone(&self.served.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn serve(&self, served: Vec<Served>) {
+        *self.served.lock().unwrap_or_else(PoisonError::into_inner) = served.into();
     }
 
     pub(crate) fn tuning(&self) -> MutexGuard<'_, bool> {

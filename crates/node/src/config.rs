@@ -234,6 +234,10 @@ pub struct ExporterConfig {
     pub hostname_label: String,
     /// Whether pods are told apart, through kubelet.
     pub pods: bool,
+    /// Whether metrics of the models on this node are read from their pods, and told beside those of GPUs. It needs the right to list pods.
+    pub serving: bool,
+    /// Seconds between two readings of a pod.
+    pub serving_every: f64,
 }
 
 impl Default for ExporterConfig {
@@ -243,6 +247,8 @@ impl Default for ExporterConfig {
             port: 9100,
             hostname_label: "Hostname".to_owned(),
             pods: true,
+            serving: false,
+            serving_every: 5.0,
         }
     }
 }
@@ -330,6 +336,7 @@ impl NodeConfig {
             ("health.probation", self.health.probation),
             ("health.longestProbation", self.health.longest_probation),
             ("labels.every", self.labels.every),
+            ("exporter.servingEvery", self.exporter.serving_every),
         ] {
             // Longer than any node lives, and short enough for every clock.
             if !(seconds > 0.0 && seconds < 1e9) {
@@ -395,6 +402,7 @@ mod tests {
             (r#"{"plugin": {"deviceList": []}}"#.to_owned(), "plugin.deviceList"),
             (r#"{"health": {"probation": 0}}"#.to_owned(), "health.probation"),
             (r#"{"labels": {"every": 1e300}}"#.to_owned(), "labels.every"),
+            (r#"{"exporter": {"servingEvery": 0}}"#.to_owned(), "exporter.servingEvery"),
             (r#"{"tuning": {"power": 0}}"#.to_owned(), "tuning.power"),
             (r#"{"tuning": {"clocks": [0.8, 0.5]}}"#.to_owned(), "tuning.clocks"),
             (r#"{"tuning": {"nodeLabel": "yes"}}"#.to_owned(), "tuning.nodeLabel"),

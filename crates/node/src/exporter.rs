@@ -3,12 +3,11 @@
 //! A value that a GPU does not tell makes no line. A GPU that several containers share has a line for each of them, told apart by `vgpu`, as
 //! dcgm-exporter has it. What belongs to a whole GPU is of nobody's where the GPU is split; memory is each part's.
 
-use std::fmt::Write;
-
-use wharf_telemetry::metrics::{Kind, Metric, dcgm};
+use wharf_telemetry::metrics::{Metric, dcgm};
 
 use crate::gpu::{Gpu, Part};
 use crate::kubelet::pod_resources::{Holder, Holders};
+use crate::lines::Lines;
 use crate::nvml::{Memory, Sample};
 
 /// A GPU and what it measures.
@@ -97,17 +96,15 @@ pub fn render(readings: &[Reading], holders: &Holders, about: &About) -> String 
     text
 }
 
-/// The lines of one metric. Its header comes with the first of them.
+/// The lines of one metric.
 struct Page<'a> {
-    text: &'a mut String,
-    metric: &'static Metric,
+    lines: Lines<'a>,
     about: &'a About,
-    begun: bool,
 }
 
 impl<'a> Page<'a> {
     fn new(text: &'a mut String, metric: &'static Metric, about: &'a About) -> Page<'a> {
-        Page { text, metric, about, begun: false }
+        Page { lines: Lines::new(text, metric, &about.hostname_label), about }
     }
 
     /// A line for each holder, or one for nobody.
@@ -120,27 +117,12 @@ impl<'a> Page<'a> {
     }
 
     fn line(&mut self, gpu: &Gpu, part: Option<&Part>, holder: Option<&Holder>, value: f64) {
-        let Metric { name, kind, labels, help } = self.metric;
-        if !self.begun {
-            self.begun = true;
-            let kind = if matches!(kind, Kind::Counter) { "counter" } else { "gauge" };
-            let _ = write!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
-        }
-        let _ = write!(self.text, "{name}{{");
-        let mut first = true;
-        for label in *labels {
-            let value = self.label(label, gpu, part, holder);
-            if value.is_empty() {
-                continue;
-            }
-            let label = if *label == "Hostname" { &self.about.hostname_label } else { *label };
-            let comma = if first { "" } else { "," };
-            let _ = write!(self.text, "{comma}{label}=\"{}\"", escaped(&value));
-            first = false;
-        }
-        let _ = writeln!(self.text, "}} {value}");
+        let about = self.about;
+        self.lines.add(value, |label| about.label(label, gpu, part, holder));
     }
+}
 
+impl About {
     fn label(&self, label: &str, gpu: &Gpu, part: Option<&Part>, holder: Option<&Holder>) -> String {
         let of = |text: Option<&String>| text.cloned().unwrap_or_default();
         match label {
@@ -151,8 +133,8 @@ impl<'a> Page<'a> {
             "modelName" => gpu.name.clone(),
             "GPU_I_PROFILE" => of(part.map(|part| &part.profile)),
             "GPU_I_ID" => part.map_or_else(String::new, |part| part.gpu_instance.to_string()),
-            "Hostname" => self.about.node.clone(),
-            "DCGM_FI_DRIVER_VERSION" => self.about.driver.clone(),
+            "Hostname" => self.node.clone(),
+            "DCGM_FI_DRIVER_VERSION" => self.driver.clone(),
             "container" => of(holder.map(|holder| &holder.container)),
             "namespace" => of(holder.map(|holder| &holder.namespace)),
             "pod" => of(holder.map(|holder| &holder.pod)),
@@ -160,10 +142,6 @@ impl<'a> Page<'a> {
             _ => String::new(),
         }
     }
-}
-
-fn escaped(value: &str) -> String {
-    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //!
 //! [`run()`] looks at the GPUs through NVML, which is opened at run time, and publishes what it finds; every other part follows that. What is
 //! decided is decided by pure functions of data: what is offered ([`resources`]), what is healthy ([`health`]), what is preferred ([`prefer`]), what
-//! a container gets ([`allocate`]), how a node is labelled ([`labels`]), what is set ([`tuner`]). A node without a driver or without GPUs is no
+//! a container gets ([`allocate`]), how a node is labelled ([`labels`]), what is told of models ([`serving`]), what is set ([`tuner`]). A node without a driver or without GPUs is no
 //! failure: the status says what is missing, and it is looked for again.
 //!
 //! `unsafe` is in `nvml::raw` alone, where NVML is called. The cluster is written to by `apply` alone.
@@ -19,6 +19,7 @@ mod gpus;
 pub mod health;
 pub mod kubelet;
 pub mod labels;
+mod lines;
 pub mod nvml;
 mod owner;
 mod plugin;
@@ -28,6 +29,7 @@ mod rbac;
 pub mod resources;
 mod run;
 mod serve;
+pub mod serving;
 mod session;
 #[cfg(test)]
 mod testing;

@@ -21,7 +21,7 @@ use crate::labels::{Labels, labels};
 use crate::nvml::Library;
 use crate::resources::offers;
 use crate::serve::Port;
-use crate::{apply, gpus, preload, session, tuner};
+use crate::{apply, gpus, preload, serving, session, tuner};
 
 /// Restoring must not outlast what kubelet gives a pod to end.
 const RESTORE: Duration = Duration::from_secs(20);
@@ -47,7 +47,7 @@ pub struct Node {
     pub config: NodeConfig,
     /// The node's name in the cluster.
     pub name: String,
-    /// The cluster; labels, taint and the label that asks for tuning need it.
+    /// The cluster; labels, taint, metrics of models and the label that asks for tuning need it.
     pub client: Option<Client>,
 }
 
@@ -110,6 +110,20 @@ impl Agent {
             Some(client) => {
                 let (this, client) = (start(&board), client.clone());
                 tasks.spawn(async move { apply::run(&this, &client).await });
+            }
+        }
+        if config.exporter.serving {
+            match &client {
+                None => board.say(
+                    Part::Serving,
+                    false,
+                    "NoCluster",
+                    "no cluster is configured; metrics are without models",
+                ),
+                Some(client) => {
+                    let (this, client) = (start(&board), client.clone());
+                    tasks.spawn(async move { serving::pods::run(&this, &client).await });
+                }
             }
         }
         let tunes = config.tuning.enabled;

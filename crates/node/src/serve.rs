@@ -24,6 +24,7 @@ use crate::exporter::{About, Reading, render};
 use crate::gpu::{Gpu, Inventory};
 use crate::kubelet::pod_resources::{self, Holders};
 use crate::nvml::Library;
+use crate::serving;
 
 /// Scrapes that come together are answered together: GPUs are not asked more often than this.
 const FRESH: Duration = Duration::from_millis(500);
@@ -130,11 +131,18 @@ impl Port {
         }
     }
 
-    /// What GPUs measure now; nothing while the driver does not answer.
+    /// What GPUs measure now, and what was read last of the models that compute on them; nothing of GPUs while the driver does not answer.
     async fn gpus(&self, asking: &mut Option<JoinHandle<Vec<Reading>>>) -> String {
         let board = &self.0.board;
         let seen = board.seen();
-        let Some(library) = seen.library.clone() else { return String::new() };
+        let about = About {
+            node: board.node.clone(),
+            hostname_label: board.config.exporter.hostname_label.clone(),
+            driver: seen.inventory.driver.clone(),
+        };
+        let Some(library) = seen.library.clone() else {
+            return serving::render(&board.served(), &seen.inventory, &Holders::new(), &about);
+        };
         let reading = asking.get_or_insert_with(|| {
             let (xids, seen) = (board.last_xids().clone(), Arc::clone(&seen));
             tokio::task::spawn_blocking(move || read(&library, &seen.inventory, &xids))
@@ -150,12 +158,8 @@ impl Port {
                 Vec::new()
             }
         };
-        let about = About {
-            node: board.node.clone(),
-            hostname_label: board.config.exporter.hostname_label.clone(),
-            driver: seen.inventory.driver.clone(),
-        };
-        render(&readings, &holders, &about)
+        let models = serving::render(&board.served(), &seen.inventory, &holders, &about);
+        render(&readings, &holders, &about) + &models
     }
 
     async fn holders(&self) -> Holders {

@@ -7,20 +7,43 @@ use wharf_node::NodeConfig;
 
 #[test]
 fn the_chart_has_the_rules_of_the_agent() {
-    let role = wharf_node::cluster_role("wharf-node-agent");
+    let role = wharf_node::cluster_role("wharf-node-agent", true);
     let text = serde_saphyr::to_string(&role["rules"]).unwrap();
     let head = "# The node agent's rights, from crates/node/src/rbac.rs: UPDATE_EXPECT=1 cargo test -p wharf-node --test chart\n";
     expect_test::expect_file!["../../../deploy/helm/wharf/files/node-agent-rules.yaml"]
         .assert_eq(&format!("{head}{text}"));
 }
 
+/// Objects of a rendering.
+fn objects(rendering: &str) -> Vec<Value> {
+    rendering.split("\n---\n").map(|document| serde_saphyr::from_str(document).unwrap()).collect()
+}
+
+/// What the agent is told in a rendering.
+fn config(objects: &[Value]) -> NodeConfig {
+    let text = objects.iter().find_map(|object| object["data"]["node.yaml"].as_str()).unwrap();
+    serde_saphyr::from_str(text).unwrap()
+}
+
+#[test]
+fn an_installation_grants_what_its_configuration_needs_and_no_more() {
+    let fluentd = include_str!("../../../deploy/helm/rendered/fluentd.yaml");
+    let production = include_str!("../../../deploy/helm/rendered/production.yaml");
+    for (rendering, serving) in [(fluentd, false), (production, true)] {
+        let objects = objects(rendering);
+        assert_eq!(config(&objects).exporter.serving, serving);
+        let is_role = |object: &&Value| {
+            object["kind"] == "ClusterRole" && object["metadata"]["name"] == "wharf-node-agent"
+        };
+        let granted = &objects.iter().find(is_role).unwrap()["rules"];
+        assert_eq!(*granted, wharf_node::cluster_role("wharf-node-agent", serving)["rules"]);
+    }
+}
+
 #[test]
 fn what_production_says_is_a_configuration_and_its_folders_are_mounted() {
-    let rendering = include_str!("../../../deploy/helm/rendered/production.yaml");
-    let objects: Vec<Value> =
-        rendering.split("\n---\n").map(|document| serde_saphyr::from_str(document).unwrap()).collect();
-    let text = objects.iter().find_map(|object| object["data"]["node.yaml"].as_str()).unwrap();
-    let config: NodeConfig = serde_saphyr::from_str(text).unwrap();
+    let objects = objects(include_str!("../../../deploy/helm/rendered/production.yaml"));
+    let config = config(&objects);
     config.check().unwrap();
     let is_agent =
         |object: &&Value| object["kind"] == "DaemonSet" && object["metadata"]["name"] == "wharf-node-agent";

@@ -16,6 +16,8 @@ mod nvml;
 mod plugin;
 #[path = "node/preload.rs"]
 mod preload;
+#[path = "node/serving.rs"]
+mod serving;
 #[path = "node/support.rs"]
 mod support;
 #[path = "node/tuner.rs"]

@@ -1,6 +1,6 @@
 //! What engines say of their load in their metrics, whichever of the known engines it is.
 //!
-//! A new engine is a row in [`DIALECTS`].
+//! A new engine is a row in `DIALECTS`.
 
 use crate::exposition::{Sample, samples};
 
@@ -19,6 +19,17 @@ pub struct EngineLoad {
     pub finished: Option<f64>,
     /// Adapters that it has loaded.
     pub adapters: Vec<String>,
+}
+
+/// An engine, as its metrics tell of it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Engine {
+    /// What it has to do.
+    pub load: EngineLoad,
+    /// The model that it serves, if it says so and serves one.
+    pub model: Option<String>,
+    /// Share of its KV cache in use, 0 to 1, if it says so; [`EngineLoad::kv_cache`] is 0 otherwise.
+    pub kv_cache: Option<f64>,
 }
 
 /// What an engine calls what we look for.
@@ -71,8 +82,16 @@ static DIALECTS: [Dialect; 4] = [
     },
 ];
 
+/// The label of a model's name. Engines that do not have it serve one model, and do not say which.
+const MODEL: &str = "model_name";
+
 /// The load in Prometheus' text format; none if it is no engine's that we know.
 pub fn load(text: &str) -> Option<EngineLoad> {
+    engine(text).map(|engine| engine.load)
+}
+
+/// What metrics in Prometheus' text format tell of an engine; none if it is none that we know.
+pub fn engine(text: &str) -> Option<Engine> {
     let samples: Vec<Sample<'_>> = samples(text).collect();
     let dialect =
         DIALECTS.iter().find(|dialect| samples.iter().any(|sample| sample.name == dialect.running))?;
@@ -81,14 +100,17 @@ pub fn load(text: &str) -> Option<EngineLoad> {
         let total: f64 = samples.iter().filter(|sample| sample.name == name).map(|sample| sample.value).sum();
         if total.is_finite() { total.max(0.0) as u32 } else { 0 }
     };
-    let kv_cache = dialect
-        .kv_cache
+    let kv_cache = dialect.kv_cache.iter().find_map(|name| {
+        let used = samples.iter().filter(|sample| sample.name == *name).map(|sample| sample.value);
+        used.filter(|value| value.is_finite()).reduce(f64::max)
+    });
+    let mut models: Vec<String> = samples
         .iter()
-        .find_map(|name| {
-            let used = samples.iter().filter(|sample| sample.name == *name).map(|sample| sample.value);
-            used.filter(|value| value.is_finite()).reduce(f64::max)
-        })
-        .unwrap_or(0.0);
+        .filter(|sample| sample.name == dialect.running)
+        .filter_map(|sample| sample.labels().remove(MODEL))
+        .collect();
+    models.sort_unstable();
+    models.dedup();
     let kv_tokens = dialect.kv_size.and_then(|(name, block, blocks)| {
         let labels = samples.iter().find(|sample| sample.name == name)?.labels();
         let number = |label: &str| labels.get(label)?.parse::<u64>().ok();
@@ -103,16 +125,19 @@ pub fn load(text: &str) -> Option<EngineLoad> {
     });
     let finished = dialect.finished.map(|name| {
         let ended = samples.iter().filter(|sample| sample.name == name).map(|sample| sample.value);
-        ended.filter(|value| value.is_finite()).sum()
+        // Not `sum`: that of nothing is -0.
+        ended.filter(|value| value.is_finite()).fold(0.0, |all, value| all + value)
     });
-    Some(EngineLoad {
+    let load = EngineLoad {
         running: sum(dialect.running),
         waiting: sum(dialect.waiting),
-        kv_cache,
+        kv_cache: kv_cache.unwrap_or(0.0),
         kv_tokens,
         finished,
         adapters: adapters.unwrap_or_default(),
-    })
+    };
+    let model = if models.len() == 1 { models.pop() } else { None };
+    Some(Engine { load, model: model.filter(|name| !name.is_empty()), kv_cache })
 }
 
 #[cfg(test)]
@@ -153,6 +178,18 @@ mod tests {
         let llamacpp = "llamacpp:requests_processing 2\nllamacpp:requests_deferred 1\n";
         assert_eq!(load(llamacpp), Some(EngineLoad { running: 2, waiting: 1, ..EngineLoad::default() }));
         assert_eq!(load("up 1\n"), None);
+    }
+
+    #[test]
+    fn the_model_is_told_where_it_is_one_and_the_cache_where_the_engine_tells_it() {
+        let of = |text: &str| engine(text).map(|engine| (engine.model, engine.kv_cache)).unwrap();
+        let ranks = "vllm:num_requests_running{model_name=\"m\",engine=\"0\"} 3\n\
+                     vllm:num_requests_running{model_name=\"m\",engine=\"1\"} 2\nvllm:kv_cache_usage_perc 0.5\n";
+        assert_eq!(of(ranks), (Some("m".to_owned()), Some(0.5)));
+        let two =
+            "vllm:num_requests_running{model_name=\"a\"} 3\nvllm:num_requests_running{model_name=\"b\"} 2\n";
+        assert_eq!(of(two), (None, None));
+        assert_eq!(of("llamacpp:requests_processing 2\n"), (None, None));
     }
 
     #[test]

@@ -9,7 +9,7 @@ mod table;
 /// Metrics could not be written as text.
 pub use prometheus::Error as EncodeError;
 pub use registry::Metrics;
-pub use table::{Kind, Metric, dcgm, gateway, metrics_api, node, operator, server};
+pub use table::{Kind, Metric, dcgm, gateway, metrics_api, node, operator, server, serving};
 
 use std::fmt::Write;
 
@@ -34,6 +34,8 @@ pub fn reference_page() -> String {
     table_of(&mut page, node::ALL);
     page.push('\n');
     table_of(&mut page, dcgm::ALL);
+    page.push_str("\nOf models that are served on the node, where `exporter.serving` is on:\n\n");
+    table_of(&mut page, serving::ALL);
     page.push_str("\n## Histogram buckets\n\n");
     for metric in server::ALL.iter().chain(gateway::ALL).chain(operator::ALL) {
         if let Kind::Histogram(buckets) = metric.kind {

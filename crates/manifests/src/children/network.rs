@@ -61,6 +61,10 @@ fn servers(facts: &Facts<'_>) -> Value {
         // Replicas are set by what it reads.
         ingress.push(json!({"from": [peer(&facts.settings.metrics_api)], "ports": [tcp(metrics)]}));
     }
+    if facts.settings.serving_metrics && facts.mode == Mode::Managed {
+        // Told beside what GPUs measure.
+        ingress.push(json!({"from": [peer(&facts.settings.node_agents)], "ports": [tcp(metrics)]}));
+    }
     if facts.spec.expose.inference_pool {
         // The picker reads metrics to choose by them.
         let picker =

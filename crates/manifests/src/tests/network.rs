@@ -96,6 +96,20 @@ fn through_the_gateway_it_the_operator_and_prometheus_get_in_and_nobody_else() {
 }
 
 #[test]
+fn node_agents_get_in_to_metrics_alone_where_they_tell_of_models() {
+    let agent = in_namespace("wharf-nodes", json!({"app.kubernetes.io/component": "node-agent"}));
+    let stranger = in_namespace("wharf-nodes", json!({"app": "anything"}));
+    let object = service("{model: {source: hf://a/b}}");
+    for serving_metrics in [false, true] {
+        let settings = Settings { serving_metrics, ..Settings::default() };
+        let objects = crate::service(&object, &State::fresh(&object), &settings, Mode::Managed).unwrap();
+        let ingress = &policy(&objects, "assistant")["ingress"];
+        assert_eq!(lets(ingress, "from", &agent, 8082), serving_metrics);
+        assert!(!lets(ingress, "from", &agent, 8080) && !lets(ingress, "from", &stranger, 8082));
+    }
+}
+
+#[test]
 fn without_the_gateway_those_that_are_named_get_in() {
     let spec = "{model: {source: hf://a/b}, expose: {direct: true, tls: {secretName: t}}, access: {allowFrom: [{namespace: frontend}, \
                 {pods: {app: batch}}, {cidr: 203.0.113.0/24}]}}";

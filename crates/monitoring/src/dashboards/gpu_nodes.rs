@@ -7,6 +7,7 @@ use wharf_telemetry::metrics::dcgm::{
     UNCORRECTABLE_ROWS,
 };
 use wharf_telemetry::metrics::node::{ALLOCATIONS, DEVICES, LABEL_WRITES, READY, REGISTRATIONS, TUNED, XIDS};
+use wharf_telemetry::metrics::serving::GPU_INFO;
 
 use super::{Dashboard, Row, Shape, Variable, panel};
 
@@ -65,6 +66,10 @@ pub(super) fn dashboard() -> Dashboard {
                 title: "Power and heat",
                 panels: vec![
                     panel("Power", "Watts that are drawn.", "watt", vec![(gpu(&POWER_USAGE), name)]),
+                    panel("Power by service", "Watts that the GPUs of its pods draw, where agents tell of models (exporter.serving). A GPU that several pods share counts for each.", "watt", vec![(
+                        format!("sum by (exported_namespace, service, model_name) ({POWER_USAGE}{{{OF}}} * on (node, UUID, exported_namespace, exported_pod, exported_container) group_left (service, model_name) {GPU_INFO}{{{OF}}})"),
+                        "{{exported_namespace}}/{{service}} {{model_name}}",
+                    )]),
                     panel("Power of the limit", "Share of the power that may be drawn; at 1 clocks go down.", "percentunit", vec![(format!("{} / {}", gpu(&POWER_USAGE), gpu(&POWER_MGMT_LIMIT)), name)]),
                     panel("Energy", "Watts over the time since the driver was loaded, from the GPUs' own counters.", "watt", vec![(format!("sum by (node) (max by (node, gpu) (rate({TOTAL_ENERGY}{{{OF}}}[$__rate_interval]))) / 1000"), "{{node}}")]).shaped(Shape::Stacked),
                     panel("Temperature", "Of the GPU and of its memory.", "celsius", vec![(gpu(&GPU_TEMP), name), (gpu(&MEMORY_TEMP), "memory {{node}} {{gpu}}")]),

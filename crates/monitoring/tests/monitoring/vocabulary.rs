@@ -10,7 +10,7 @@ use promql_parser::parser::{
     self, BinaryExpr, Call, Expr, LabelModifier, VectorMatchCardinality, VectorSelector,
 };
 use wharf_monitoring::engines::foreign;
-use wharf_telemetry::metrics::{Kind, Metric, dcgm, gateway, node, operator, server};
+use wharf_telemetry::metrics::{Kind, Metric, dcgm, gateway, node, operator, server, serving};
 
 type Labels = BTreeSet<String>;
 
@@ -37,6 +37,7 @@ impl Vocabulary {
         known.add(operator::ALL, &TARGET, true);
         known.add(node::ALL, &of_node, false);
         known.add(dcgm::ALL, &of_node, false);
+        known.add(serving::ALL, &of_node, false);
         // Prometheus' own.
         known.insert("up", of_service.iter().map(|label| (*label).to_owned()).collect(), &[]);
         known

@@ -111,7 +111,7 @@ async fn a_node_that_the_cluster_does_not_know_is_said_to_be_so() {
 #[tokio::test]
 async fn its_rights_are_enough() {
     let cluster = cluster(json!({})).await;
-    let role = wharf_node::cluster_role("wharf-node-agent");
+    let role = wharf_node::cluster_role("wharf-node-agent", false);
     let mut host = Host::of(&Machine::of(1));
     host.config.labels.taint = true;
     let agent = host.start_in(Some(&cluster));

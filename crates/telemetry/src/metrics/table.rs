@@ -274,7 +274,7 @@ pub mod node {
 
     metrics! {
         READY "wharf_node_ready" Kind::Gauge, &["part"],
-            "Whether a part of the agent does what it should: gpus, plugin, labels, pods, tuning, preload.";
+            "Whether a part of the agent does what it should: gpus, plugin, labels, pods, serving, tuning, preload.";
         DEVICES "wharf_node_devices" Kind::Gauge, &["resource", "state"],
             "Devices that are offered to kubelet by state: healthy, unhealthy.";
         XIDS "wharf_node_xid_errors_total" Kind::Counter, &["UUID", "xid", "class"],
@@ -339,5 +339,26 @@ pub mod dcgm {
         ROW_REMAP_FAILURE "DCGM_FI_DEV_ROW_REMAP_FAILURE" Kind::Gauge, LABELS, "Whether a row could not be replaced.";
         ROW_REMAP_PENDING "DCGM_FI_DEV_ROW_REMAP_PENDING" Kind::Gauge, LABELS,
             "Whether rows will be replaced with the next reset.";
+    }
+}
+
+/// Metrics of models that are served on a node, which its agent reads from their pods.
+pub mod serving {
+    use super::{Kind, Metric};
+
+    /// `Hostname` is called as the configuration says. Labels without a value are left out.
+    const LABELS: &[&str] = &["namespace", "pod", "service", "colour", "model_name", "Hostname"];
+    const GPU: &[&str] =
+        &["UUID", "container", "namespace", "pod", "service", "colour", "model_name", "Hostname"];
+
+    metrics! {
+        REQUESTS_RUNNING "wharf_model_requests_running" Kind::Gauge, LABELS, "Requests that a pod computes.";
+        REQUESTS_WAITING "wharf_model_requests_waiting" Kind::Gauge, LABELS, "Requests that wait in a pod.";
+        KV_CACHE_USAGE "wharf_model_kv_cache_usage_ratio" Kind::Gauge, LABELS,
+            "Share of a pod's KV cache in use, 0 to 1; of several, the fullest.";
+        REQUESTS_FINISHED "wharf_model_requests_finished_total" Kind::Counter, LABELS,
+            "Requests that have ended since a pod's engine started.";
+        GPU_INFO "wharf_model_gpu_info" Kind::Gauge, GPU,
+            "Always 1; the labels tell which model computes on which GPU. UUID is the GPU's, also where a part of it is held.";
     }
 }

@@ -89,6 +89,19 @@ app.kubernetes.io/component: logs
 {{- int (include "wharf.nodeAgent.config" . | fromYaml).exporter.port }}
 {{- end }}
 
+{{/* Its rights: pods only where it tells of models. */}}
+{{- define "wharf.nodeAgent.serving" -}}
+{{- if (include "wharf.nodeAgent.config" . | fromYaml).exporter.serving }}true{{ end }}
+{{- end }}
+{{- define "wharf.nodeAgent.rules" -}}
+{{- $serving := include "wharf.nodeAgent.serving" . }}
+{{- range .Files.Get "files/node-agent-rules.yaml" | fromYamlArray }}
+{{- if or $serving (not (has "pods" .resources)) }}
+- {{ toYaml . | nindent 2 | trim }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{- define "wharf.image" -}}
 {{- if .Values.image.digest -}}
 {{ .Values.image.repository }}@{{ .Values.image.digest }}
@@ -107,6 +120,7 @@ app.kubernetes.io/component: logs
 {{- $settings := dict "image" (include "wharf.image" .) "gateway" $gateway "operator" $operator "dns" .Values.networkPolicy.dns }}
 {{- $_ := set $settings "metricsApi" $metrics }}
 {{- $_ := set $settings "nodeAgents" $agents }}
+{{- if and .Values.nodeAgent.enabled (include "wharf.nodeAgent.serving" .) }}{{ $_ := set $settings "servingMetrics" true }}{{ end }}
 {{- $_ := set $settings "scalerAddress" (printf "%s.%s.svc:9003" (include "wharf.metricsApi.name" .) .Release.Namespace) }}
 {{- toYaml (mergeOverwrite $settings (deepCopy .Values.operator.settings)) }}
 {{- end }}
