@@ -27,9 +27,9 @@ fn config(objects: &[Value]) -> NodeConfig {
 
 #[test]
 fn an_installation_grants_what_its_configuration_needs_and_no_more() {
-    let fluentd = include_str!("../../../deploy/helm/rendered/fluentd.yaml");
+    let gpu = include_str!("../../../deploy/helm/rendered/gpu.yaml");
     let production = include_str!("../../../deploy/helm/rendered/production.yaml");
-    for (rendering, serving) in [(fluentd, false), (production, true)] {
+    for (rendering, serving) in [(gpu, false), (production, true)] {
         let objects = objects(rendering);
         assert_eq!(config(&objects).exporter.serving, serving);
         let is_role = |object: &&Value| {

@@ -115,8 +115,14 @@ fn measure(shape: &Shape, weights: &Weights, threads: usize) -> anyhow::Result<R
         dim: n(shape.head_dim)?,
     };
     let attention = probe::attention(isa, &team, heads, BUDGET);
-    let decode_attention = probe::decode_attention(isa, &team, heads, BUDGET);
+    let decode_attention =
+        probe::decode_attention(isa, &team, heads, keys_and_values(memory::free()), BUDGET);
     Ok(Rates { bandwidth, products: products.to_vec(), attention, decode_attention })
+}
+
+/// Bytes of keys and values to measure with: more than caches hold, where there is room.
+fn keys_and_values(free: u64) -> usize {
+    usize::try_from(free / 8).unwrap_or(usize::MAX).min(256 << 20)
 }
 
 /// The type of most weights of the first of these groups that there is, as the CPU computes with it.
