@@ -1,5 +1,7 @@
 //! What the chart gives the metrics API is what it needs.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
 use serde_json::Value;
 use wharf_metrics_api::{Api, cluster_role, role_at_home};
 

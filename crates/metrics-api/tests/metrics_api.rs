@@ -1,5 +1,7 @@
 //! The metrics API over an API server, pods, gateways, a node agent and a kubelet of these tests.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
 #[path = "metrics_api/hpa.rs"]
 mod hpa;
 #[path = "metrics_api/keda.rs"]
