@@ -27,7 +27,6 @@ async fn a_service_that_is_applied_becomes_ready_with_a_url() {
     assert_eq!(deployment["metadata"]["ownerReferences"][0]["controller"], true);
     assert!(world.cluster.get("Service", "demo/assistant").is_some());
     assert!(world.engine.requests().len() >= 4, "it answered its warm-up prompts");
-    let told = world.metrics().await;
     for line in [
         "service_phase{phase=\"Ready\",service=\"demo/assistant\"} 1",
         "service_replicas{service=\"demo/assistant\",state=\"ready\"} 1",
@@ -35,7 +34,7 @@ async fn a_service_that_is_applied_becomes_ready_with_a_url() {
         "service_traffic_ratio{colour=\"blue\",service=\"demo/assistant\"} 1",
         "release_phase{phase=\"Promoted\",service=\"demo/assistant\"} 1",
     ] {
-        assert!(told.contains(&format!("\nwharf_operator_{line}\n")), "{line} is not in {told}");
+        world.until_metrics(&format!("\nwharf_operator_{line}\n")).await;
     }
 }
 

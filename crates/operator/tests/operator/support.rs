@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::{broadcast, watch};
 use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
 use wharf_api::demand::{DemandReport, ServiceDemand, VersionCounts};
 use wharf_fakes::actors::{self, Actor, Fate, JobFate, PORT_ANNOTATION};
 use wharf_fakes::cluster::Call;
@@ -209,8 +210,18 @@ impl World {
         tokio::spawn(async move { run(operator).await.unwrap() })
     }
 
+    /// Waits until the operator's `/metrics` has a line: it counts what its own watch has shown it.
+    pub(crate) async fn until_metrics(&self, line: &str) {
+        let reading = async {
+            while !self.metrics().await.contains(line) {
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        assert!(timeout(SOON, reading).await.is_ok(), "{line:?} is not in {}", self.metrics().await);
+    }
+
     /// The operator's `/metrics`.
-    pub(crate) async fn metrics(&self) -> String {
+    async fn metrics(&self) -> String {
         let socket = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let url = format!("http://{}/metrics", socket.local_addr().unwrap());
         let (_keeps_it, stop) = watch::channel(false);
