@@ -2,7 +2,7 @@
 //! serves it, `metrics.k8s.io`; and KEDA's external scaler.
 //!
 //! Values come straight from pods, gateways, node agents and kubelets, so there is no Prometheus in between whose scrape has to be waited for.
-//! [`metric`] and [`apis`] are the tables of what there is; [`serve`] answers. Files named `secret` and `claim` write to the cluster; no others
+//! `metric` and `apis` are the tables of what there is; `serve` answers. Files named `secret` and `claim` write to the cluster; no others
 //! do.
 
 mod apis;
