@@ -4,15 +4,18 @@
 use std::error::Error;
 use std::path::PathBuf;
 
-use wharf_telemetry::metrics::{Kind, Metric, Metrics, dcgm, gateway, node, operator, server};
+use wharf_telemetry::metrics::{
+    Kind, Metric, Metrics, dcgm, gateway, metrics_api, node, operator, server, serving,
+};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let folder = PathBuf::from(std::env::args_os().nth(1).ok_or("give a folder")?);
-    let roles: [(&str, &[&[&'static Metric]]); 4] = [
+    let roles: [(&str, &[&[&'static Metric]]); 5] = [
         ("server", &[server::ALL]),
         ("gateway", &[gateway::ALL]),
         ("operator", &[operator::ALL]),
-        ("node", &[node::ALL, dcgm::ALL]),
+        ("metrics-api", &[metrics_api::ALL]),
+        ("node", &[node::ALL, dcgm::ALL, serving::ALL]),
     ];
     for (role, tables) in roles {
         let table: Vec<&'static Metric> = tables.iter().flat_map(|table| table.iter().copied()).collect();
