@@ -29,7 +29,7 @@ const GRAFANA: &str = "grafana-foundation-sdk==1769699998!10.1.0";
 const TOLERATED: &str = "crates/monitoring/promtool/tolerated.txt";
 /// Names that others have given: vLLM's and dcgm-exporter's.
 const OF_OTHERS: [&str; 2] = ["vllm:", "DCGM_FI_DEV_"];
-const ROLES: [&str; 4] = ["server", "gateway", "operator", "node"];
+const ROLES: [&str; 5] = ["server", "gateway", "operator", "metrics-api", "node"];
 /// GPUs are files and model servers fakes: nothing takes long.
 const READY_WITHIN: Duration = Duration::from_secs(30);
 
