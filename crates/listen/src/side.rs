@@ -11,7 +11,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use wharf_telemetry::metrics::Metrics;
+use wharf_telemetry::metrics::{EncodeError, Metrics};
 
 use crate::{Limits, Listener};
 
@@ -23,8 +23,11 @@ pub trait HowItIs: Send + Sync + 'static {
     /// What it waits for.
     fn ready(&self) -> Result<&'static str, &'static str>;
 
-    /// Its metrics, up to date.
-    fn metrics(&self) -> &Metrics;
+    /// Its metrics as they are now, in Prometheus' text format.
+    ///
+    /// # Errors
+    /// When they cannot be written.
+    fn metrics(&self) -> Result<String, EncodeError>;
 }
 
 /// Serves `/health`, `/ready` and `/metrics` until `stop`.
@@ -46,7 +49,7 @@ pub fn answer(it: &impl HowItIs, method: &Method, path: &str) -> Response<Full<B
             Ok(how) => plain(StatusCode::OK, how),
             Err(why) => plain(StatusCode::SERVICE_UNAVAILABLE, why),
         },
-        (&Method::GET, "/metrics") => match it.metrics().encode() {
+        (&Method::GET, "/metrics") => match it.metrics() {
             Ok(text) => {
                 let mut answer = Response::new(Full::from(text));
                 let kind = HeaderValue::from_static(Metrics::CONTENT_TYPE);

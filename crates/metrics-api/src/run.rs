@@ -24,7 +24,7 @@ use wharf_manifests::Peer;
 use wharf_manifests::names::{PART, Part};
 use wharf_spec::LLMService;
 use wharf_telemetry::build;
-use wharf_telemetry::metrics::{Metrics, metrics_api as table};
+use wharf_telemetry::metrics::{EncodeError, Metrics, metrics_api as table};
 
 use crate::apis::Api;
 use crate::claim::Home;
@@ -127,8 +127,8 @@ impl HowItIs for Shown {
         }
     }
 
-    fn metrics(&self) -> &Metrics {
-        &self.metrics
+    fn metrics(&self) -> Result<String, EncodeError> {
+        self.metrics.encode()
     }
 }
 

@@ -147,7 +147,7 @@ async fn work(operator: &Operator) -> Result<(), reqwest::Error> {
         probe,
         identity: options.lease.as_ref().map_or(LEASE, |lease| &lease.1).to_owned(),
         autoscalers: Autoscalers::default(),
-        metrics: Arc::clone(side.metrics()),
+        metrics: Arc::clone(side.record()),
         remembered: Default::default(),
     });
     for followed in [&context.services, &context.models] {

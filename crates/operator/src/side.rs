@@ -2,20 +2,13 @@
 
 mod count;
 
-use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use http::header::{CONTENT_TYPE, HeaderValue};
-use http::{Method, Request, Response, StatusCode};
-use http_body_util::Full;
-use hyper::body::{Bytes, Incoming};
-use hyper::service::service_fn;
 use kube::api::DynamicObject;
 use kube::runtime::reflector::Store;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use wharf_listen::{Limits, Listener};
+use wharf_listen::side::{self, HowItIs};
 use wharf_telemetry::build;
 use wharf_telemetry::metrics::{EncodeError, Metrics, operator as table};
 
@@ -55,16 +48,10 @@ impl Default for Side {
 impl Side {
     /// Serves the port until `stop`.
     pub async fn serve(self, socket: TcpListener, stop: watch::Receiver<bool>) {
-        let service = service_fn(move |request: Request<Incoming>| {
-            let answer = self.answer(request.method(), request.uri().path());
-            async move { Ok::<_, Infallible>(answer) }
-        });
-        let limits =
-            Limits { header_timeout: Duration::from_secs(10), max_header_bytes: 16 << 10, h2_streams: 16 };
-        Listener { socket, tls: None, service, limits, connections: None }.run(stop).await;
+        side::serve(Arc::new(self), socket, stop).await;
     }
 
-    pub(crate) fn metrics(&self) -> &Arc<Metrics> {
+    pub(crate) fn record(&self) -> &Arc<Metrics> {
         &self.metrics
     }
 
@@ -96,35 +83,20 @@ impl Side {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    fn answer(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
-        match (method, path) {
-            (&Method::GET, "/health") => plain(StatusCode::OK, "alive\n"),
-            (&Method::GET, "/ready") => match *self.state() {
-                State::Starting => {
-                    plain(StatusCode::SERVICE_UNAVAILABLE, "the API server has not answered yet\n")
-                }
-                State::Listing => plain(StatusCode::SERVICE_UNAVAILABLE, "reading what the cluster has\n"),
-                State::StandingBy => plain(StatusCode::OK, "standing by\n"),
-                State::Working { .. } => plain(StatusCode::OK, "working\n"),
-            },
-            (&Method::GET, "/metrics") => match self.counted() {
-                Ok(text) => {
-                    let mut answer = Response::new(Full::from(text));
-                    let kind = HeaderValue::from_static(Metrics::CONTENT_TYPE);
-                    answer.headers_mut().insert(CONTENT_TYPE, kind);
-                    answer
-                }
-                Err(error) => {
-                    plain(StatusCode::INTERNAL_SERVER_ERROR, &format!("failed to write metrics: {error}\n"))
-                }
-            },
-            _ => plain(StatusCode::NOT_FOUND, "there are /health, /ready and /metrics\n"),
+impl HowItIs for Side {
+    fn ready(&self) -> Result<&'static str, &'static str> {
+        match *self.state() {
+            State::Starting => Err("the API server has not answered yet"),
+            State::Listing => Err("reading what the cluster has"),
+            State::StandingBy => Ok("standing by"),
+            State::Working { .. } => Ok("working"),
         }
     }
 
-    /// Metrics as they are now. Objects are counted here: at every change of one it would cost too much.
-    fn counted(&self) -> Result<String, EncodeError> {
+    /// Objects are counted here: at every change of one it would cost too much.
+    fn metrics(&self) -> Result<String, EncodeError> {
         let metrics = &self.metrics;
         metrics.encode_anew(&count::OF_OBJECTS, || {
             let State::Working { kinds, gateways } = &*self.state() else { return };
@@ -150,22 +122,18 @@ fn is_ready(object: &DynamicObject) -> bool {
     conditions.into_iter().flatten().any(|known| known["type"] == "Ready" && known["status"] == "True")
 }
 
-fn plain(status: StatusCode, text: &str) -> Response<Full<Bytes>> {
-    let mut answer = Response::new(Full::from(text.to_owned()));
-    *answer.status_mut() = status;
-    answer
-}
-
 #[cfg(test)]
 mod tests {
     use kube::api::ApiResource;
     use kube::runtime::reflector::store::Writer;
     use kube::runtime::watcher::Event;
 
+    use http::Method;
+
     use super::*;
 
     fn status(side: &Side, path: &str) -> u16 {
-        side.answer(&Method::GET, path).status().as_u16()
+        side::answer(side, &Method::GET, path).status().as_u16()
     }
 
     #[test]
@@ -185,7 +153,7 @@ mod tests {
     fn metrics_say_who_leads() {
         let side = Side::default();
         side.works(Vec::new(), || 2);
-        let text = side.counted().unwrap();
+        let text = HowItIs::metrics(&side).unwrap();
         assert!(text.contains("wharf_operator_leader 1\n"), "{text}");
         assert!(text.contains("wharf_operator_gateways 2\n"), "{text}");
     }
@@ -206,7 +174,7 @@ mod tests {
         side.works(vec![("LLMService", store)], || 0);
         let told = |name: &str| {
             let line = format!("wharf_operator_service_phase{{phase=\"Ready\",service=\"demo/{name}\"}} 1\n");
-            side.counted().unwrap().contains(&line)
+            HowItIs::metrics(&side).unwrap().contains(&line)
         };
         for name in ["a", "b"] {
             writer.apply_watcher_event(&Event::Apply(object(name)));
