@@ -1,0 +1,40 @@
+//! The compiled kernels, and which of them a GPU runs. `cargo xtask cuda-kernels` makes them from `kernels` with NVRTC.
+
+use crate::driver::CudaVersion;
+
+/// The oldest driver that anything here runs on: NVRTC 12 compiles for drivers of CUDA 12, of which the first is 12.0 (driver 525).
+pub(crate) const OLDEST_DRIVER: CudaVersion = CudaVersion { major: 12, minor: 0 };
+
+/// PTX is read by drivers of the CUDA that wrote it, or later ones: `.version 8.8` is that of CUDA 12.9.
+const PTX_DRIVER: CudaVersion = CudaVersion { major: 12, minor: 9 };
+
+/// The oldest GPUs: asynchronous copies and bf16 products came with Ampere.
+pub(crate) const OLDEST_CAPABILITY: (u32, u32) = (8, 0);
+
+/// What the driver loads.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Object {
+    /// A cubin, or PTX that ends with a zero byte.
+    pub(crate) image: &'static [u8],
+    /// The oldest driver that loads it.
+    pub(crate) needs: CudaVersion,
+}
+
+/// The driver reads headers of an ELF file where they lie.
+#[repr(C, align(16))]
+struct Aligned<T: ?Sized>(T);
+
+static SM_80: &Aligned<[u8]> = &Aligned(*include_bytes!("../objects/sm_80.cubin"));
+static SM_90: &Aligned<[u8]> = &Aligned(*include_bytes!("../objects/sm_90.cubin"));
+static PTX: &str = concat!(include_str!("../objects/wharf.ptx"), "\0");
+
+/// What a GPU of this compute capability runs; nothing if it is older than [`OLDEST_CAPABILITY`]. Machine code runs on later GPUs of the same
+/// major capability; sm_90's is made with what only 9.0 has, so whatever comes after is compiled by its driver.
+pub(crate) fn object_for(capability: (u32, u32)) -> Option<Object> {
+    match capability {
+        (8, _) => Some(Object { image: &SM_80.0, needs: OLDEST_DRIVER }),
+        (9, 0) => Some(Object { image: &SM_90.0, needs: OLDEST_DRIVER }),
+        later if later > (9, 0) => Some(Object { image: PTX.as_bytes(), needs: PTX_DRIVER }),
+        _ => None,
+    }
+}
