@@ -10,9 +10,11 @@ mod context;
 mod error;
 mod gpu;
 mod graph;
-#[allow(dead_code, reason = "only tests launch until there is a backend")]
+#[cfg_attr(not(test), allow(dead_code, reason = "only tests launch until there is a backend"))]
 mod launch;
 mod memory;
+#[cfg(test)]
+mod tests;
 
 pub use error::{CudaVersion, DeviceError, DriverFault, OpenError};
 pub use gpu::{Gpu, Memory, Timer};
