@@ -8,6 +8,8 @@ mod forward;
 mod layout;
 mod objects;
 mod pack;
+#[cfg(test)]
+mod tests;
 mod weights;
 
 pub use backend::{CudaBackend, CudaOptions};
