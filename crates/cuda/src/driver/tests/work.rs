@@ -41,6 +41,18 @@ fn bytes_come_back_from_where_they_went() {
 }
 
 #[test]
+fn what_is_uploaded_is_there_before_the_host_goes_on() {
+    let gpu = gpu();
+    let buffer = gpu.alloc(4).unwrap();
+    let mut source = *b"abcd";
+    gpu.upload(&buffer, 0, &source).unwrap();
+    std::hint::black_box(&mut source).fill(0);
+    let mut bytes = [0; 4];
+    gpu.download(&buffer, 0, &mut bytes).unwrap();
+    assert_eq!(&bytes, b"abcd");
+}
+
+#[test]
 fn dropped_memory_is_free_again() {
     let gpu = gpu();
     let free = gpu.memory().unwrap().free;
