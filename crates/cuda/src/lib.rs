@@ -2,4 +2,5 @@
 //! is opened when a GPU is asked for. A build needs nothing of NVIDIA's.
 
 pub mod driver;
+pub mod memory;
 mod objects;
