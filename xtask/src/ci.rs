@@ -13,7 +13,8 @@ use crate::clients::{Client, Stand, test_counts, watch};
 use crate::python::Python;
 use crate::verify_monitoring::Promtool;
 use crate::{
-    chart, demo, demo_model, environment, image, quickstart, server, shell, tidy, verify_monitoring,
+    chart, cuda_kernels, demo, demo_model, environment, image, quickstart, server, shell, tidy,
+    verify_monitoring,
 };
 
 /// Run all checks: format, lints, tests, documentation, tidiness, a real model and a real client
@@ -52,6 +53,8 @@ struct Ci {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    // Nobody changes a line and builds again: what rustc keeps for that would double what all this takes of the disk.
+    shell::build_once();
     let mut ci = Ci { require_all: args.require_all || environment::in_ci(), finished: Vec::new() };
     ci.step("tidy", |_| passed_if(tidy::check()?));
     ci.step("format", |_| component("fmt", "rustfmt", &["fmt", "--all", "--check"]));
@@ -81,6 +84,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     ci.step("documentation", |_| {
         shell::run(shell::cargo(&["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))?;
         passed()
+    });
+    ci.step("CUDA kernels", |_| match Python::find() {
+        Some(python) => passed_if(cuda_kernels::stale(&python, false)?.is_empty()),
+        None => Ok(Outcome::Skipped(Python::MISSING.into())),
     });
     ci.step("chart", |_| match Python::find() {
         Some(python) => {

@@ -6,6 +6,7 @@ mod cache;
 mod chart;
 mod ci;
 mod clients;
+mod cuda_kernels;
 mod demo;
 mod demo_files;
 mod demo_model;
@@ -47,6 +48,7 @@ enum Command {
     Bench(bench::Args),
     Chart(chart::Args),
     Ci(ci::Args),
+    CudaKernels(cuda_kernels::Args),
     Demo(demo::Args),
     DistillDemo(distill_demo::Args),
     Fuzz(fuzz::Args),
@@ -69,6 +71,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(&args),
         Command::Chart(args) => chart::run(&args),
         Command::Ci(args) => ci::run(&args),
+        Command::CudaKernels(args) => cuda_kernels::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::DistillDemo(args) => distill_demo::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),

@@ -2,15 +2,27 @@
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, bail};
 
 use crate::environment;
 
+/// Whether builds keep nothing for builds of changed sources.
+static ONCE: AtomicBool = AtomicBool::new(false);
+
+/// From now on builds keep nothing for builds of changed sources (`CARGO_INCREMENTAL=0`).
+pub(crate) fn build_once() {
+    ONCE.store(true, Ordering::Relaxed);
+}
+
 /// `cargo` in the repository's root.
 pub(crate) fn cargo(args: &[&str]) -> Command {
     let mut command = Command::new(environment::cargo());
     command.args(args).current_dir(environment::root());
+    if ONCE.load(Ordering::Relaxed) {
+        command.env("CARGO_INCREMENTAL", "0");
+    }
     command
 }
 

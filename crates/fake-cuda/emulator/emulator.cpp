@@ -93,9 +93,8 @@ template <class... P, void (*FUNCTION)(P...)> struct Bound<FUNCTION> {
     KERNEL_NAMED(wharf_matmul_##FORMAT##_many)
 static const std::map<std::string, Maker> KERNELS = {
     // clang-format off
-    KERNEL_NAMED(wharf_attend_16) KERNEL_NAMED(wharf_attend_32) KERNEL_NAMED(wharf_attend_48) KERNEL_NAMED(wharf_attend_64)
-    KERNEL_NAMED(wharf_attend_80) KERNEL_NAMED(wharf_attend_96) KERNEL_NAMED(wharf_attend_112) KERNEL_NAMED(wharf_attend_128)
-    KERNEL_NAMED(wharf_attend_192) KERNEL_NAMED(wharf_attend_256)
+    KERNEL_NAMED(wharf_attend_32) KERNEL_NAMED(wharf_attend_64) KERNEL_NAMED(wharf_attend_96)
+    KERNEL_NAMED(wharf_attend_128) KERNEL_NAMED(wharf_attend_192) KERNEL_NAMED(wharf_attend_256)
     KERNEL_NAMED(wharf_merge) KERNEL_NAMED(wharf_fill) KERNEL_NAMED(wharf_norm) KERNEL_NAMED(wharf_branch) KERNEL_NAMED(wharf_logits)
     KERNEL_NAMED(wharf_rotate)
     MATMULS(half) MATMULS(brain) MATMULS(bytes) MATMULS(bytes_affine) MATMULS(bytes_16)

@@ -122,10 +122,10 @@ impl Process {
         let check = |ok: bool| if ok { Ok(()) } else { Err(ILLEGAL_ADDRESS) };
         match work {
             Work::Launch(launch) => return self.launch(gpu, launch),
-            Work::Write { to, bytes } => {
-                check(self.on_gpu(gpu, *to, bytes.len()))?;
-                // SAFETY: just checked.
-                unsafe { pointer(*to).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+            Work::Read { to, from, bytes } => {
+                check(self.on_gpu(gpu, *to, *bytes))?;
+                // SAFETY: just checked; that the other is still there is what whoever asked for it must see to.
+                unsafe { pointer(*to).copy_from(pointer(*from), *bytes) };
             }
             Work::Copy { to, from, bytes } => {
                 check(usable(self, *to, *bytes) && usable(self, *from, *bytes))?;
@@ -143,6 +143,7 @@ impl Process {
                     }),
                 }
             }
+            Work::Last(graph) => check(self.graphs.contains_key(graph))?,
             Work::Record(event, record) => {
                 if let Some(event) = self.events.get_mut(event)
                     && record.is_none_or(|record| record == event.records)

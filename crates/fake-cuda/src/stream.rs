@@ -11,10 +11,11 @@ use crate::emulator::Launch;
 #[derive(Clone, Debug)]
 pub(crate) enum Work {
     Launch(Arc<Launch>),
-    /// Bytes that the host has given away.
-    Write {
+    /// From any memory of the host, as it is by then: there are GPUs that read the host's page tables.
+    Read {
         to: u64,
-        bytes: Arc<[u8]>,
+        from: u64,
+        bytes: usize,
     },
     /// Between memory of GPUs and of the host that does not move.
     Copy {
@@ -30,6 +31,8 @@ pub(crate) enum Work {
     },
     /// An event, and which of its records this is; of a graph each time.
     Record(usize, Option<u64>),
+    /// The last of a graph is done: until then it must be there.
+    Last(usize),
 }
 
 /// What memory is filled with.

@@ -158,7 +158,9 @@ fn batches_of_prompts_and_single_tokens_give_what_the_cpu_gives() {
             let mut backend = cuda(open(&path), 0, multiprocessors);
             let found = conversation(&mut backend);
             let kl = divergence(&expected, &found, opened.config.vocab_size);
-            assert!(kl.is_finite() && kl < 1e-3, "{} on {multiprocessors}: KL {kl:.1e}", model.dtype);
+            // Where weights are integers the CPU rounds activations to integers too, and is further from the truth than the GPU.
+            let most = if matches!(model.dtype, DType::F32 | DType::F16) { 1e-5 } else { 3e-3 };
+            assert!(kl.is_finite() && kl < most, "{} on {multiprocessors}: KL {kl:.1e}", model.dtype);
             assert_eq!(backend.graphs(), 1, "tokens of two sequences are one recorded pass");
             // And again: over keys and values of other blocks than before, through the recorded pass.
             assert_eq!(conversation(&mut backend), found, "the same batches give the same bits");

@@ -103,7 +103,10 @@ cuda! {
         |f| on_gpu(f, |process, gpu| match process.graphs.get(&exec).cloned() {
             None => INVALID_HANDLE,
             Some(work) => {
-                work.into_iter().map(|work| submit(process, gpu, stream, work)).find(|code| *code != SUCCESS).unwrap_or(SUCCESS)
+                // A graph that is recorded has a copy of its own.
+                let recording = process.streams.get(&stream).is_some_and(|stream| stream.recording.is_some());
+                let work = work.into_iter().chain((!recording).then_some(Work::Last(exec)));
+                work.map(|work| submit(process, gpu, stream, work)).find(|code| *code != SUCCESS).unwrap_or(SUCCESS)
             }
         });
     cuEventCreate(event: *mut usize, _flags: c_uint)

@@ -1,7 +1,6 @@
 //! Memory of GPUs and of the host, and copies.
 
 use std::ffi::{c_uint, c_void};
-use std::sync::Arc;
 
 use super::{cuda, give, state, submit, unrecorded};
 use crate::errors::{CAPTURE_UNSUPPORTED, INVALID_DEVICE, INVALID_VALUE, OUT_OF_MEMORY, SUCCESS};
@@ -36,7 +35,7 @@ fn allocate_host(process: &mut Process, bytes: usize, place: *mut *mut c_void) -
     give!(place, pointer(start).cast())
 }
 
-/// Copies from the host to a GPU. What does not move is read when the copy is made, anything else now.
+/// Copies from the host to a GPU. What is copied is read when the copy is made.
 fn send(
     process: &mut Process,
     gpu: usize,
@@ -57,9 +56,7 @@ fn send(
         recording.invalid = true;
         return CAPTURE_UNSUPPORTED;
     }
-    // SAFETY: CUDA's callers pass so many bytes.
-    let given: Arc<[u8]> = unsafe { std::slice::from_raw_parts(from.cast::<u8>(), bytes) }.into();
-    submit(process, gpu, stream, Work::Write { to, bytes: given })
+    submit(process, gpu, stream, Work::Read { to, from: place, bytes })
 }
 
 /// Copies from a GPU to the host. Into memory that may move it is done at once, after what waits.

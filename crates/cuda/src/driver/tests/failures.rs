@@ -1,5 +1,7 @@
 //! What a GPU answers when something is wrong with it.
 
+use std::process::Command;
+
 use wharf_fake_cuda::{FakeCuda, FakeGpu};
 
 use super::{fill, gpu, gpu_like};
@@ -111,4 +113,49 @@ fn memory_of_the_host_can_run_out_too() {
     let gpu = gpu_like(FakeGpu { errors: [("cuMemHostAlloc".to_owned(), 2)].into(), ..FakeGpu::default() });
     let error = gpu.staging(64).map(|_| ()).unwrap_err();
     assert!(matches!(&error, DeviceError::Call { source, .. } if source.number == 2), "{error:?}");
+}
+
+/// What this test program says on standard error when one of its tests ends it.
+fn last_words(test: &str) -> String {
+    let program = std::env::current_exe().unwrap();
+    let test = format!("driver::tests::failures::{test}");
+    // What a process that ends like this leaves behind goes with the folder.
+    let folder = tempfile::tempdir().unwrap();
+    let mut program = Command::new(program);
+    program.args(["--ignored", "--exact", &test]).env("TMPDIR", folder.path());
+    let output = program.output().unwrap();
+    assert_eq!(output.status.code(), None, "ended by a signal");
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[test]
+#[ignore = "ends its process, which another test looks at"]
+fn fills_too_much() {
+    let gpu = gpu();
+    let buffer = gpu.alloc(4).unwrap();
+    fill(&gpu, buffer.at(0), 5, 1).unwrap();
+    gpu.synchronize().unwrap();
+}
+
+#[test]
+fn a_kernel_that_runs_over_its_memory_is_named() {
+    let words = last_words("fills_too_much");
+    assert!(words.contains("kernel wharf_fill touched 0x"), "{words}");
+    assert!(words.contains(", 12 bytes behind the end of 4 bytes at 0x"), "{words}");
+}
+
+#[test]
+#[ignore = "ends its process, which another test looks at"]
+fn fills_a_little_too_much() {
+    let gpu = gpu();
+    let buffer = gpu.alloc(4).unwrap();
+    fill(&gpu, buffer.at(0), 2, 1).unwrap();
+    gpu.synchronize().unwrap();
+    drop(buffer);
+}
+
+#[test]
+fn memory_that_a_kernel_ran_over_is_noticed_when_it_is_freed() {
+    let words = last_words("fills_a_little_too_much");
+    assert!(words.contains("something was written beside the 4 bytes at 0x"), "{words}");
 }

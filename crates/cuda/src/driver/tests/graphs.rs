@@ -92,6 +92,7 @@ fn graphs_are_part_of_graphs() {
             fill(&gpu, buffer.at(4), 1, 4)
         })
         .unwrap();
+    drop(inner);
     gpu.replay(&outer).unwrap();
     assert_eq!(words(&gpu, &buffer), [3, 4]);
 }

@@ -41,6 +41,18 @@ fn bytes_come_back_from_where_they_went() {
 }
 
 #[test]
+fn what_is_uploaded_is_there_before_the_host_goes_on() {
+    let gpu = gpu();
+    let buffer = gpu.alloc(4).unwrap();
+    let mut source = *b"abcd";
+    gpu.upload(&buffer, 0, &source).unwrap();
+    std::hint::black_box(&mut source).fill(0);
+    let mut bytes = [0; 4];
+    gpu.download(&buffer, 0, &mut bytes).unwrap();
+    assert_eq!(&bytes, b"abcd");
+}
+
+#[test]
 fn dropped_memory_is_free_again() {
     let gpu = gpu();
     let free = gpu.memory().unwrap().free;
@@ -78,7 +90,7 @@ fn kernels_run_in_order_with_copies() {
 fn floats_are_given_as_their_bits() {
     let gpu = gpu();
     let buffer = gpu.alloc(4).unwrap();
-    let grid = Grid { blocks: [1, 1, 1], threads: 1, shared: 0 };
+    let grid = Grid { blocks: [1, 1, 1], threads: 32, shared: 0 };
     let arguments = [Arg::Address(buffer.at(0)), Arg::I32(1), Arg::F32(1.5)];
     gpu.launch(&gpu.kernel("wharf_fill").unwrap(), grid, &arguments).unwrap();
     let mut bytes = [0; 4];
