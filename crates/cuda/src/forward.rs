@@ -7,8 +7,8 @@ use wharf_engine::BLOCK_TOKENS;
 use wharf_model::ModelConfig;
 use wharf_model::config::{Activation, RopeLayout};
 
-use crate::driver::{Address, Arg, Buffer, DeviceError, Gpu, Grid, Kernel};
 use crate::HEAD_DIMS;
+use crate::driver::{Address, Arg, Buffer, DeviceError, Gpu, Grid, Kernel};
 use crate::format::{CHUNK, Kind, TILE};
 use crate::layout::{LOGIT_ROWS, Limits, Offsets, Shape};
 use crate::weights::{Layer, Linear, Matrix, Weights};

@@ -14,10 +14,7 @@ use crate::pack::{Order, common_format, pack};
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// No kernel has heads as large.
-    #[error(
-        "heads of {head_dim} elements are not supported on CUDA devices; those of {} are",
-        list(crate::HEAD_DIMS)
-    )]
+    #[error("heads of {head_dim} elements are not supported on CUDA devices; the largest is {most}")]
     HeadTooLarge {
         /// Elements of the model's heads.
         head_dim: usize,

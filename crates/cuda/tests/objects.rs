@@ -38,7 +38,11 @@ fn told(what: &str) -> BTreeMap<String, String> {
 
 #[test]
 fn objects_are_made_of_the_sources() {
-    assert_eq!(told("sources"), digests(&folder("kernels"), &["cu", "cuh"], |path| fs::read(path).unwrap()), "{STALE}");
+    assert_eq!(
+        told("sources"),
+        digests(&folder("kernels"), &["cu", "cuh"], |path| fs::read(path).unwrap()),
+        "{STALE}"
+    );
 }
 
 #[test]

@@ -162,9 +162,12 @@ mod tests {
         bytes
     }
 
-    static SM_80: LazyLock<Vec<u8>> = LazyLock::new(|| object(include_bytes!("../../cuda/objects/sm_80.cubin.gz")));
-    static SM_90: LazyLock<Vec<u8>> = LazyLock::new(|| object(include_bytes!("../../cuda/objects/sm_90.cubin.gz")));
-    static PTX: LazyLock<Vec<u8>> = LazyLock::new(|| object(include_bytes!("../../cuda/objects/wharf.ptx.gz")));
+    static SM_80: LazyLock<Vec<u8>> =
+        LazyLock::new(|| object(include_bytes!("../../cuda/objects/sm_80.cubin.gz")));
+    static SM_90: LazyLock<Vec<u8>> =
+        LazyLock::new(|| object(include_bytes!("../../cuda/objects/sm_90.cubin.gz")));
+    static PTX: LazyLock<Vec<u8>> =
+        LazyLock::new(|| object(include_bytes!("../../cuda/objects/wharf.ptx.gz")));
 
     fn fill(kernels: &[Kernel]) -> &Kernel {
         kernels.iter().find(|kernel| kernel.name == "wharf_fill").unwrap()

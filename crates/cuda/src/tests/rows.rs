@@ -56,7 +56,8 @@ fn rows_are_normalised_into_what_products_read() {
 fn a_branch_joins_the_stream_as_it_is_or_normalised() {
     let (width, rows) = (72, 3);
     let mut random = Random(5);
-    let (x, branch, weight) = (random.floats(rows * width), random.floats(rows * width), random.floats(width));
+    let (x, branch, weight) =
+        (random.floats(rows * width), random.floats(rows * width), random.floats(width));
     for with_norm in [true, false] {
         let gpu = gpu(0, 4);
         let (there, branch_there) = (floats_on_gpu(&gpu, &x), floats_on_gpu(&gpu, &branch));
@@ -155,7 +156,10 @@ impl Rotation {
         let mut written = 0;
         for (row, slot) in slots.iter().enumerate() {
             let Ok(slot) = usize::try_from(*slot) else {
-                assert!(q_found[row * heads * stride..].iter().all(|bits| *bits == 0), "nothing of a row that fills up");
+                assert!(
+                    q_found[row * heads * stride..].iter().all(|bits| *bits == 0),
+                    "nothing of a row that fills up"
+                );
                 continue;
             };
             for head in 0..heads + 2 * kv_heads {
@@ -193,7 +197,10 @@ impl Rotation {
             }
         }
         let nonzero = pages_found.iter().filter(|bits| **bits != 0).count();
-        assert!(nonzero <= written && nonzero * 10 > written * 9, "{nonzero} of {written} places are written");
+        assert!(
+            nonzero <= written && nonzero * 10 > written * 9,
+            "{nonzero} of {written} places are written"
+        );
     }
 }
 
