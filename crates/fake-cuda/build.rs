@@ -9,6 +9,9 @@ fn main() {
         .std("c++17")
         .opt_level(2)
         .include("../cuda/kernels")
+        .include("emulator")
+        // Hints for compilers of GPUs.
+        .flag_if_supported("-Wno-unknown-pragmas")
         .file("emulator/emulator.cpp")
         .compile("wharf_emulator");
     // The name that cudarc asks for first: glibc then gives it this library, once it is loaded, wherever it was loaded from, and looks for no other.

@@ -1,6 +1,6 @@
-// Fills words of memory.
+// Fills memory, for what tests and measurements need of a device.
+#include "machine.cuh"
 
-/// to: (n) words. Any grid.
-extern "C" __global__ void wharf_fill(unsigned *to, int n, unsigned value) {
-    for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < n; i += gridDim.x * blockDim.x) to[i] = value;
+KERNEL(256) wharf_fill(u32 *to, int n, u32 value) {
+    for (int i = (int)(blockIdx.x * 256 + thread()); i < n; i += (int)gridDim.x * 256) to[i] = value;
 }

@@ -1,3 +1,6 @@
-// All kernels in one translation unit, which is compiled for each GPU (`cargo xtask cuda-kernels`).
-// Nothing else is included: no header of CUDA's exists where this is compiled.
+// All kernels, as one unit to compile.
+#include "attend.cu"
 #include "fill.cu"
+#include "matmul.cu"
+#include "norm.cu"
+#include "rotate.cu"

@@ -85,6 +85,39 @@ pub enum BackendError {
     Lost(String),
 }
 
+/// Refuses what a pass over `chunks` could only panic over.
+///
+/// # Errors
+/// [`BackendError::InvalidBatch`] when the contract of [`Chunk`] is broken, or the chunks have more than `max_batch_tokens` tokens together.
+pub fn check_chunks(
+    chunks: &[Chunk<'_>],
+    vocab_size: usize,
+    kv_blocks: usize,
+    max_batch_tokens: usize,
+) -> Result<(), BackendError> {
+    let invalid = |message: String| Err(BackendError::InvalidBatch(message));
+    let total: usize = chunks.iter().map(|chunk| chunk.tokens.len()).sum();
+    if total > max_batch_tokens {
+        return invalid(format!("{total} tokens, more than max_batch_tokens {max_batch_tokens}"));
+    }
+    for chunk in chunks {
+        if chunk.tokens.is_empty() {
+            return invalid("a chunk has no tokens".into());
+        }
+        if let Some(token) = chunk.tokens.iter().find(|token| **token as usize >= vocab_size) {
+            return invalid(format!("token {token} is outside the vocabulary of {vocab_size}"));
+        }
+        let end = chunk.start.saturating_add(chunk.tokens.len());
+        if chunk.blocks.len() * BLOCK_TOKENS < end {
+            return invalid(format!("{} blocks do not hold {end} positions", chunk.blocks.len()));
+        }
+        if let Some(block) = chunk.blocks.iter().find(|block| block.0 as usize >= kv_blocks) {
+            return invalid(format!("there is no KV block {}", block.0));
+        }
+    }
+    Ok(())
+}
+
 /// A device that computes forward passes over its own weights and KV memory.
 ///
 /// Contract: for the same tokens at the same positions of a sequence the logits are bit-identical whatever

@@ -13,7 +13,6 @@ mod pieces;
 mod pinning;
 mod plan;
 mod profile;
-mod rope;
 mod share;
 mod spread;
 mod stage;

@@ -11,12 +11,13 @@ mod prefill;
 pub mod random;
 pub mod ranks;
 pub mod request;
+pub mod rope;
 pub mod runner;
 pub mod sampler;
 pub mod scheduler;
 pub mod speculation;
 
-pub use backend::{BLOCK_TOKENS, Backend, BackendError, BlockId, Chunk, Logits, LogitsFor};
+pub use backend::{BLOCK_TOKENS, Backend, BackendError, BlockId, Chunk, Logits, LogitsFor, check_chunks};
 pub use handle::{EngineHandle, RequestId, Snapshot, StepObserver, SubmitError, Totals};
 pub use ranks::Ranks;
 pub use request::{Event, EventSink, FinishReason, Logprobs, Request, SamplingParams, StopConditions, Usage};

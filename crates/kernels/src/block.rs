@@ -5,11 +5,13 @@
 //! the Python package `gguf` exactly.
 
 mod codes;
+mod integers;
 mod quantize;
 
 use half::{bf16, f16};
 
 pub(crate) use codes::{Codes, Format, Scales};
+pub use integers::Integers;
 pub use quantize::quantize;
 
 use crate::DType;

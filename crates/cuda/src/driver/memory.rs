@@ -20,6 +20,16 @@ use super::gpu::Gpu;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Address(pub(super) u64);
 
+impl Address {
+    /// Of nothing: what kernels take for the absence of an argument.
+    pub const NULL: Address = Address(0);
+
+    /// `bytes` further on.
+    pub(crate) fn plus(self, bytes: usize) -> Address {
+        Address(self.0 + bytes as u64)
+    }
+}
+
 /// Memory of a GPU, given back on drop. Its beginning lies at a multiple of 256 bytes.
 #[derive(Debug)]
 pub struct Buffer {

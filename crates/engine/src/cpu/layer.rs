@@ -7,12 +7,12 @@ use wharf_model::config::{Activation, RopeLayout};
 
 use crate::backend::BackendError;
 use crate::ranks::Ranks;
+use crate::rope::Rotations;
 
 use super::attend::{Attention, Lane};
 use super::kv::KvArena;
 use super::plan::Plan;
 use super::profile::{Profile, Step};
-use super::rope::Rotations;
 use super::spread::spread;
 use super::watch::{Matrix, Rows, Watch};
 use super::weights::{LayerWeights, Linear};

@@ -20,12 +20,13 @@ use super::loader;
 use super::pinning::{Pinning, pin_caller, pin_workers};
 use super::plan::Plan;
 use super::profile::{Profile, Step};
-use super::rope::Rotations;
+
 use super::share::{Shard, Share};
 use super::watch::{Matrix, Observer, Rows};
 use super::weights::{CpuWeights, LoadError};
-use crate::backend::{BLOCK_TOKENS, BackendError, Chunk, Logits};
+use crate::backend::{BLOCK_TOKENS, BackendError, Chunk, Logits, check_chunks};
 use crate::ranks::Ranks;
+use crate::rope::Rotations;
 
 /// What enters a stage beside the chunks.
 #[derive(Clone, Copy, Debug)]
@@ -302,27 +303,9 @@ impl CpuStage {
     /// # Errors
     /// When the caller has broken the contract of [`Chunk`], or what enters is not what this stage reads.
     pub fn check(&self, chunks: &[Chunk<'_>], entering: Entering<'_>) -> Result<(), BackendError> {
+        check_chunks(chunks, self.config.vocab_size, self.kv_blocks, self.max_batch_tokens)?;
         let invalid = |message: String| Err(BackendError::InvalidBatch(message));
         let total: usize = chunks.iter().map(|chunk| chunk.tokens.len()).sum();
-        if total > self.max_batch_tokens {
-            return invalid(format!("{total} tokens, more than max_batch_tokens {}", self.max_batch_tokens));
-        }
-        let vocab = self.config.vocab_size;
-        for chunk in chunks {
-            if chunk.tokens.is_empty() {
-                return invalid("a chunk has no tokens".into());
-            }
-            if let Some(token) = chunk.tokens.iter().find(|token| **token as usize >= vocab) {
-                return invalid(format!("token {token} is outside the vocabulary of {vocab}"));
-            }
-            let end = chunk.start.saturating_add(chunk.tokens.len());
-            if chunk.blocks.len() * BLOCK_TOKENS < end {
-                return invalid(format!("{} blocks do not hold {end} positions", chunk.blocks.len()));
-            }
-            if let Some(block) = chunk.blocks.iter().find(|block| block.0 as usize >= self.kv_blocks) {
-                return invalid(format!("there is no KV block {}", block.0));
-            }
-        }
         match (entering, self.share.embeds) {
             (Entering::Tokens, true) => Ok(()),
             (Entering::Hidden(rows), false) if rows.len() == total * self.config.hidden_size => Ok(()),

@@ -41,6 +41,27 @@ fn every_type_reads_as_the_reference_reads_it() {
 }
 
 #[test]
+fn integers_with_their_scales_are_the_weights() {
+    let mut seen = 0;
+    for Record { dtype, bytes, floats, .. } in records().into_iter().filter(|r| !r.writes) {
+        let Some(integers) = Integers::of(dtype) else { continue };
+        let subs = floats.len() / integers.sub_block;
+        let (mut codes, mut scales, mut mins) = (vec![0; floats.len()], vec![0.0; subs], vec![0.0; subs]);
+        integers.read(dtype, bytes, &mut codes, &mut scales, &mut mins).unwrap();
+        for (i, expected) in floats.iter().enumerate() {
+            let sub = i / integers.sub_block;
+            let value = scales[sub] * (f32::from(codes[i]) - f32::from(integers.zero)) + mins[sub];
+            assert_eq!(value, *expected, "{dtype} at {i}");
+            assert!(!integers.four_bits || codes[i] < 16, "{dtype}");
+            assert!(integers.affine || mins[sub] == 0.0, "{dtype}");
+        }
+        assert!(integers.read(dtype, &bytes[1..], &mut codes, &mut scales, &mut mins).is_err(), "{dtype}");
+        seen += 1;
+    }
+    assert_eq!(seen, 10);
+}
+
+#[test]
 fn written_types_round_as_the_reference_rounds() {
     let mut seen = 0;
     for Record { dtype, bytes, floats, .. } in records().into_iter().filter(|r| r.writes) {

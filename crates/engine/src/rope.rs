@@ -4,16 +4,17 @@ use wharf_model::config::RopeConfig;
 
 /// Rotations of some positions for one rotary embedding.
 #[derive(Default)]
-pub(super) struct Rotations {
+pub struct Rotations {
     pairs: usize,
     /// `(positions, pairs)`.
     cos: Vec<f32>,
+    /// As `cos`.
     sin: Vec<f32>,
 }
 
 impl Rotations {
     /// Prepares the rotations of `positions`.
-    pub(super) fn fill(&mut self, rope: &RopeConfig, positions: impl Iterator<Item = usize>) {
+    pub fn fill(&mut self, rope: &RopeConfig, positions: impl Iterator<Item = usize>) {
         self.pairs = rope.inv_freq.len();
         self.cos.clear();
         self.sin.clear();
@@ -27,8 +28,13 @@ impl Rotations {
         }
     }
 
+    /// `(cos, sin)` of all positions, each `(positions, pairs)`.
+    pub fn all(&self) -> (&[f32], &[f32]) {
+        (&self.cos, &self.sin)
+    }
+
     /// `(cos, sin)` of the `index`-th position, each `(pairs)`.
-    pub(super) fn at(&self, index: usize) -> (&[f32], &[f32]) {
+    pub fn at(&self, index: usize) -> (&[f32], &[f32]) {
         let range = index * self.pairs..(index + 1) * self.pairs;
         (&self.cos[range.clone()], &self.sin[range])
     }
