@@ -114,6 +114,14 @@ mod tests {
     }
 
     #[test]
+    fn who_builds_once_keeps_nothing_for_the_next_build() {
+        build_once();
+        let cargo = cargo(&["test"]);
+        let set = cargo.get_envs().find(|(name, _)| *name == "CARGO_INCREMENTAL");
+        assert_eq!(set.and_then(|(_, value)| value), Some("0".as_ref()));
+    }
+
+    #[test]
     fn a_configured_target_folder_is_found() {
         let mut metadata = cargo(&["metadata", "--format-version", "1", "--no-deps"]);
         metadata.args(["--config", "build.target-dir='/elsewhere'"]).env_remove("CARGO_TARGET_DIR");

@@ -55,6 +55,12 @@ fn a_library_that_lacks_a_function_is_named() {
 }
 
 #[test]
+fn a_stub_of_the_toolkit_is_no_driver() {
+    let told = told_on(&Machine { errors: [("cuDriverGetVersion".to_owned(), 34)].into(), ..Machine::of(1) });
+    assert!(told.starts_with("error: the libcuda.so that was found is the stub of CUDA's toolkit"), "{told}");
+}
+
+#[test]
 fn an_old_driver_is_told_apart() {
     let told = told_on(&Machine { cuda: 11_080, ..Machine::of(1) });
     let expected = "error: the NVIDIA driver is too old: it knows CUDA 11.8, and 12.0 or later is needed; update the driver\n";

@@ -1,4 +1,7 @@
 //! Runs a kernel on the CPU: the C++ of `emulator`, into which `build.rs` compiles the kernels.
+//!
+//! It is called for one launch at a time, on the thread that waits for the work. Addresses among the arguments are memory of this process, where a kernel finds
+//! every byte of its buffers, each of which begins at a multiple of 16 bytes at least. What it answers other than 0 loses the GPU.
 
 #![expect(unsafe_code, reason = "the emulator is C++")]
 

@@ -17,12 +17,18 @@ pub(crate) fn beside(library: &Path) -> PathBuf {
 pub(crate) struct Version {
     inode: u64,
     changed: (i64, i64),
+    /// Of two changes within a tick of the clock the second may get the first one's inode.
+    size: u64,
 }
 
 /// Which version of the file there is.
 pub(crate) fn version(path: &Path) -> io::Result<Version> {
     let metadata = fs::metadata(path)?;
-    Ok(Version { inode: metadata.ino(), changed: (metadata.ctime(), metadata.ctime_nsec()) })
+    Ok(Version {
+        inode: metadata.ino(),
+        changed: (metadata.ctime(), metadata.ctime_nsec()),
+        size: metadata.len(),
+    })
 }
 
 /// Reads it.

@@ -220,10 +220,14 @@ fn load() -> Result<CudaVersion, OpenError> {
     }
     let mut version = 0;
     // SAFETY: writes a number.
-    unsafe { sys::cuDriverGetVersion(&raw mut version) }.result().map_err(|error| OpenError::Driver {
-        doing: "ask the CUDA driver for its version".to_owned(),
-        source: DriverFault::of(error),
-    })?;
+    match unsafe { sys::cuDriverGetVersion(&raw mut version) }.result() {
+        // All that a stub answers.
+        Err(DriverError(sys::CUresult::CUDA_ERROR_STUB_LIBRARY)) => return Err(OpenError::Stub),
+        answer => answer.map_err(|error| OpenError::Driver {
+            doing: "ask the CUDA driver for its version".to_owned(),
+            source: DriverFault::of(error),
+        })?,
+    }
     let found = CudaVersion::of(version);
     match found < OLDEST_DRIVER {
         true => Err(OpenError::DriverTooOld { found, needed: OLDEST_DRIVER }),

@@ -61,6 +61,11 @@ pub enum OpenError {
         /// What it lacks.
         symbol: &'static str,
     },
+    /// What is there to link against was found in place of the driver.
+    #[error(
+        "the libcuda.so that was found is the stub of CUDA's toolkit, not the driver: take its folder `stubs` out of LD_LIBRARY_PATH"
+    )]
+    Stub,
     /// The driver is older than the kernels.
     #[error(
         "the NVIDIA driver is too old: it knows CUDA {found}, and {needed} or later is needed; update the driver"
