@@ -13,7 +13,7 @@ mod types;
 pub use fields::{FIELDS, Field, Section, ServeConfig};
 pub use reference::reference_page;
 pub use resolve::{ConfigFiles, ConfigProblem, PartialConfig, ReadConfigError, Source, SourceFile, resolve};
-pub use types::{ByteSize, CpuPinning, KvCacheDtype, LogFormat, Secret, Speculation};
+pub use types::{ByteSize, CpuPinning, Device, KvCacheDtype, LogFormat, Secret, Speculation};
 
 #[cfg(test)]
 mod tests;

@@ -22,6 +22,7 @@ use wharf_telemetry::log;
 
 use crate::Env;
 use crate::exit::{BadInput, Failure};
+use crate::model::device::{self, Device};
 use crate::model::load;
 use crate::stop;
 use crate::traces::Traces;
@@ -47,6 +48,7 @@ Examples:
   wharf serve --model model.gguf --pack-cache ~/.cache/wharf/packed
   wharf serve --model model.gguf --pack-cache /var/cache/wharf --verify
   wharf serve --model model.gguf --tensor-parallel 2
+  wharf serve --model ./Llama-3.1-8B-Instruct --device cuda
   LWS_LEADER_ADDRESS=llm-0.llm LWS_GROUP_SIZE=2 LWS_WORKER_INDEX=1 wharf serve --model model.gguf --tensor-parallel 2
 
 Every option except --config can also be set by environment (WHARF_PORT, MODEL_PATH, …) and in the files of
@@ -154,14 +156,15 @@ pub(crate) fn run(args: &Args, env: &Env) -> Result<(), Failure> {
     let component = if matches!(role, Role::Follows { .. }) { "rank" } else { "server" };
     log::init(component, format, &config.log_level).context("failed to set up logging").bad_input()?;
     if role == Role::Alone && model.held.is_none() {
-        return serve(config, model, None, env);
+        let device = device::choose(&config, &model).bad_input()?;
+        return serve(config, model, Part::Alone(device), env);
     }
     let layout = Layout::of(&config, &model).context("failed to spread the model over ranks").bad_input()?;
     if let Role::Follows { rank, leader } = &role {
         return worker::run(&config, &layout, model, *rank, leader);
     }
     let leader = Arc::new(Leader::start(&config, layout, &model, &role)?);
-    let served = serve(config, model, Some(Arc::clone(&leader)), env);
+    let served = serve(config, model, Part::Leads(Arc::clone(&leader)), env);
     leader.end(match &served {
         Ok(()) => Ending::Orderly,
         Err(_) => Ending::Lost("the server has ended with an error, which it has told".into()),
@@ -169,13 +172,19 @@ pub(crate) fn run(args: &Args, env: &Env) -> Result<(), Failure> {
     served
 }
 
+/// What computes the model beside this process.
+enum Part {
+    Alone(Device),
+    Leads(Arc<Leader>),
+}
+
 /// Serves a model, alone or with the ranks that it leads.
-fn serve(config: ServeConfig, model: Model, leader: Option<Arc<Leader>>, env: &Env) -> Result<(), Failure> {
+fn serve(config: ServeConfig, model: Model, part: Part, env: &Env) -> Result<(), Failure> {
     let traces = Traces::start(env, "wharf-server")?;
     let runtime = wharf_server::runtime(&config).context("failed to start the asynchronous runtime")?;
     let served = runtime.block_on(async {
         let tracer = traces.tracer();
-        let loading = loading(model, config.clone(), leader);
+        let loading = loading(model, config.clone(), part);
         // An error means that nobody can tell us to stop any more, and we should.
         stop::serve(|told| wharf_server::run(config, tracer, loading, async { drop(told.await) }), failure)
             .await
@@ -208,19 +217,15 @@ fn open(path: &Path, config: &ServeConfig) -> anyhow::Result<Model> {
 }
 
 /// Loads on a thread of its own: it computes for seconds and must not hold up health checks.
-async fn loading(
-    model: Model,
-    config: ServeConfig,
-    leader: Option<Arc<Leader>>,
-) -> Result<wharf_server::Loaded, BoxError> {
+async fn loading(model: Model, config: ServeConfig, part: Part) -> Result<wharf_server::Loaded, BoxError> {
     let (done, loaded) = tokio::sync::oneshot::channel();
     std::thread::Builder::new()
         .name("load".into())
         .spawn(move || {
             let mut progress = |done, total| tracing::debug!(done, total, "loading layers");
-            let loaded = match leader {
-                None => load::load(model, &config, &mut progress),
-                Some(leader) => load_ranks(model, &config, &leader, &mut progress),
+            let loaded = match part {
+                Part::Alone(device) => load::load(model, &config, device, &mut progress),
+                Part::Leads(leader) => load_ranks(model, &config, &leader, &mut progress),
             };
             // Without a receiver the server has been told to stop: nobody needs the model.
             let _ = done.send(loaded);

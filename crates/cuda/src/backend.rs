@@ -12,13 +12,17 @@ use wharf_engine::{BLOCK_TOKENS, Backend, BackendError, Chunk, Logits, check_chu
 use wharf_model::{Model, ModelConfig};
 
 use crate::HEAD_DIMS;
-use crate::driver::{Buffer, DeviceError, Gpu, Graph, Staging};
+use crate::driver::{Buffer, DeviceError, Gpu, Graph, Memory, Staging};
 use crate::forward::{Forward, Kernels, Scratch, kv_bytes_per_token, scratch_bytes};
 use crate::layout::{self, LOGIT_ROWS, Limits, Offsets, Shape};
-use crate::weights::{Embedding, LoadError, Weights};
+use crate::memory::{Needs, Share, kv_blocks};
+use crate::weights::{Embedding, LoadError, Weights, matrix_bytes};
 
 /// Graphs that are kept. Each is a few hundred launches; the number of shapes is the product of some powers of two.
 const MOST_GRAPHS: usize = 128;
+
+/// Bytes of a GPU that are left alone: the driver's graphs and code, and allocations, which are rounded up.
+const RESERVE: u64 = 512 << 20;
 
 /// How a CUDA backend is set up.
 #[derive(Clone, Debug)]
@@ -55,10 +59,24 @@ pub struct CudaBackend {
 }
 
 impl CudaBackend {
-    /// Bytes of the GPU that a model of this shape takes beside its weights and `kv_tokens` positions.
-    pub fn overhead_bytes(gpu: &Gpu, config: &ModelConfig, max_batch_tokens: usize) -> usize {
+    /// Bytes that are left for keys and values once the model's weights are on the GPU, within a share of its memory.
+    ///
+    /// # Errors
+    /// When there is not room for one block, and when the GPU or the model fails.
+    pub fn room(gpu: &Gpu, model: &Model, share: Share, max_batch_tokens: usize) -> Result<u64, LoadError> {
+        let config = &model.config;
         let limits = Limits::new(config, gpu.multiprocessors());
-        scratch_bytes(config, limits, rows(max_batch_tokens)) + pass_bytes(config, max_batch_tokens)
+        let weights = matrix_bytes(model)? as u64;
+        let activations =
+            scratch_bytes(config, limits, rows(max_batch_tokens)) + pass_bytes(config, max_batch_tokens);
+        let block = (BLOCK_TOKENS * kv_bytes_per_token(config)) as u64;
+        let memory =
+            gpu.memory().map_err(|source| LoadError::Device { what: "the model".to_owned(), source })?;
+        // As it will be with the weights loaded.
+        let memory = Memory { free: memory.free.saturating_sub(weights), ..memory };
+        let needs =
+            Needs { share, weights, activations: activations as u64, reserve: RESERVE, block, least: 1 };
+        Ok(kv_blocks(memory, needs)? as u64 * block)
     }
 
     /// Bytes of keys and values of one position.

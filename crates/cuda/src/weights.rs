@@ -7,7 +7,8 @@ use wharf_model::weights::{TensorView, WeightsError};
 use wharf_model::{Model, ModelConfig};
 
 use crate::driver::{Buffer, DeviceError, Gpu};
-use crate::format::{Format, Kind};
+use crate::format::{CHUNK, Format, Kind, TILE};
+use crate::memory::MemoryError;
 use crate::pack::{Order, common_format, pack};
 
 /// Why a model could not be brought to a GPU.
@@ -21,6 +22,9 @@ pub enum LoadError {
         /// Most that is supported.
         most: usize,
     },
+    /// The GPU's memory does not do.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
     /// A weight is missing.
     #[error("failed to find a weight")]
     Weight(#[from] WeightsError),
@@ -135,11 +139,7 @@ impl<'a> Loader<'a> {
         let layer = Some(index);
         Ok(Layer {
             attn_norm: self.needed_norm(layer, Role::AttnNorm)?,
-            qkv: self.linear(
-                layer,
-                &[Role::Q, Role::K, Role::V],
-                &[Role::QBias, Role::KBias, Role::VBias],
-            )?,
+            qkv: self.linear(layer, &QKV, &[Role::QBias, Role::KBias, Role::VBias])?,
             q_norm: self.norm(layer, Role::QNorm)?,
             k_norm: self.norm(layer, Role::KNorm)?,
             o: self.linear(layer, &[Role::O], &[Role::OBias])?,
@@ -151,34 +151,22 @@ impl<'a> Loader<'a> {
         })
     }
 
-    fn views(&self, layer: Option<usize>, roles: &[Role]) -> Result<Vec<TensorView<'a>>, LoadError> {
-        roles.iter().map(|role| Ok(self.model.weights.matrix(layer, *role)?)).collect()
-    }
-
     fn linear(&mut self, layer: Option<usize>, roles: &[Role], biases: &[Role]) -> Result<Linear, LoadError> {
-        let views = self.views(layer, roles)?;
+        let views = views(self.model, layer, roles)?;
         let rows = views.iter().map(|view| view.rows).sum();
-        let formats: Vec<Format> = views.iter().map(|view| Format::of(view.dtype)).collect();
-        let kinds_agree = formats.iter().all(|format| format.kind() == formats[0].kind());
         let mut matrices = Vec::new();
         let mut first = 0;
-        if common_format(&parts(&views)).is_some() {
-            matrices.push(self.matrix(&views, Order::Stacked, formats[0], 0)?);
-        } else {
-            for (view, format) in views.iter().zip(formats) {
-                // All read the same activations: where these cannot be of one kind, they are half precision.
-                let format = if kinds_agree { format } else { halved(format) };
-                matrices.push(self.matrix(&[*view], Order::Stacked, format, first)?);
-                first += view.rows;
-            }
+        for (views, format) in stacked(&views) {
+            let matrix = self.matrix(views, Order::Stacked, format, first)?;
+            first += matrix.rows;
+            matrices.push(matrix);
         }
         Ok(Linear { matrices, bias: self.bias(layer, &views, biases)?, rows })
     }
 
     fn gate_up(&mut self, layer: Option<usize>) -> Result<Matrix, LoadError> {
-        let views = self.views(layer, &[Role::Gate, Role::Up])?;
-        let format = common_format(&parts(&views)).unwrap_or(Format::Floats(Kind::Half));
-        self.matrix(&views, Order::Paired, format, 0)
+        let views = views(self.model, layer, &GATE_UP)?;
+        self.matrix(&views, Order::Paired, paired(&views), 0)
     }
 
     fn matrix(
@@ -192,8 +180,7 @@ impl<'a> Loader<'a> {
         let packed = pack(&parts(views), views[0].cols, order, format, self.threads)
             .map_err(|source| LoadError::Decode { name: name.to_owned(), source })?;
         let codes = self.bring(name, &packed.codes)?;
-        let scales: Vec<u8> = packed.scales.iter().flat_map(|scale| scale.to_le_bytes()).collect();
-        let scales = self.bring(name, &scales)?;
+        let scales = self.bring(name, bytemuck::cast_slice(&packed.scales))?;
         for view in views {
             // Only memory is at stake.
             if let Err(error) = self.model.weights.release(view) {
@@ -255,12 +242,56 @@ impl<'a> Loader<'a> {
     }
 }
 
-/// A format that reads half precision and has as many bits.
-fn halved(format: Format) -> Format {
-    match format {
-        Format::Floats(_) => Format::Floats(Kind::Half),
-        integers => integers,
+const QKV: [Role; 3] = [Role::Q, Role::K, Role::V];
+const GATE_UP: [Role; 2] = [Role::Gate, Role::Up];
+
+fn views<'a>(
+    model: &'a Model,
+    layer: Option<usize>,
+    roles: &[Role],
+) -> Result<Vec<TensorView<'a>>, WeightsError> {
+    roles.iter().map(|role| model.weights.matrix(layer, *role)).collect()
+}
+
+/// Which matrices what is used together becomes: one where all can have the same format, else one each. All read the same activations:
+/// where these cannot be of one kind, they are half precision.
+fn stacked<'v, 'a>(views: &'v [TensorView<'a>]) -> Vec<(&'v [TensorView<'a>], Format)> {
+    if let Some(format) = common_format(&parts(views)) {
+        return vec![(views, format)];
     }
+    let formats = views.iter().map(|view| Format::of(view.dtype));
+    let kinds_agree = formats.clone().all(|format| format.kind() == Format::of(views[0].dtype).kind());
+    let halved = |format| match format {
+        Format::Floats(_) if !kinds_agree => Format::Floats(Kind::Half),
+        format => format,
+    };
+    views.chunks(1).zip(formats.map(halved)).collect()
+}
+
+/// The format of two matrices in pairs.
+fn paired(views: &[TensorView<'_>]) -> Format {
+    common_format(&parts(views)).unwrap_or(Format::Floats(Kind::Half))
+}
+
+/// Bytes that a model's matrices take on a GPU. Norms and biases are a thousandth of that.
+pub(crate) fn matrix_bytes(model: &Model) -> Result<usize, WeightsError> {
+    let all = |layer, roles: &[Role]| -> Result<usize, WeightsError> {
+        let views = views(model, layer, roles)?;
+        Ok(stacked(&views).into_iter().map(|(views, format)| bytes(views, format)).sum())
+    };
+    let mut total = all(None, &[Role::Output])?;
+    for layer in (0..model.config.layers.len()).map(Some) {
+        let gate_up = views(model, layer, &GATE_UP)?;
+        total += all(layer, &QKV)? + all(layer, &[Role::O])? + all(layer, &[Role::Down])?;
+        total += bytes(&gate_up, paired(&gate_up));
+    }
+    Ok(total)
+}
+
+fn bytes(views: &[TensorView<'_>], format: Format) -> usize {
+    let rows: usize = views.iter().map(|view| view.rows).sum();
+    let chunk = format.chunk_bytes() + format.scales().1 * TILE * 2;
+    rows.div_ceil(TILE) * views[0].cols.div_ceil(CHUNK) * chunk
 }
 
 fn parts<'a>(views: &[TensorView<'a>]) -> Vec<Part<'a>> {

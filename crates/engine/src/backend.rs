@@ -120,8 +120,9 @@ pub fn check_chunks(
 
 /// A device that computes forward passes over its own weights and KV memory.
 ///
-/// Contract: for the same tokens at the same positions of a sequence the logits are bit-identical whatever
-/// else is in the batch, however the sequence was split into chunks, and whichever blocks hold its KV.
+/// Contract: the same passes over the same KV give the same bits, whichever blocks hold it. A backend on CPUs gives more: for the
+/// same tokens at the same positions of a sequence the logits are bit-identical whatever else is in the batch, and however the
+/// sequence was split into chunks. On a GPU these may change the last bits, since its products are cut by the size of the batch.
 pub trait Backend: Send {
     /// Tokens in the vocabulary.
     fn vocab_size(&self) -> usize;

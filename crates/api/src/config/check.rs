@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::fields::ServeConfig;
+use super::types::{Device, KvCacheDtype};
 
 /// Field and complaint, for each thing that is wrong.
 pub(super) fn check(config: &ServeConfig) -> Vec<(&'static str, String)> {
@@ -32,6 +33,17 @@ pub(super) fn check(config: &ServeConfig) -> Vec<(&'static str, String)> {
     for (field, value) in [("max_workers", c.max_workers), ("threads", c.threads.unwrap_or(1))] {
         require(value <= 4096, field, &|| format!("must be at most 4096, got {value}"));
     }
+    let fraction = c.gpu_memory_fraction;
+    require(fraction > 0.0 && fraction <= 1.0, "gpu_memory_fraction", &|| {
+        format!("must be above 0 and at most 1, got {fraction}")
+    });
+    let on_gpu = matches!(c.device, Device::Cuda(_));
+    require(!on_gpu || c.ranks() == 1, "device", &|| {
+        "cuda is for a server without ranks: tensor_parallel and pipeline_parallel compute on CPUs".to_owned()
+    });
+    require(!on_gpu || c.kv_cache_dtype == KvCacheDtype::F16, "kv_cache_dtype", &|| {
+        "must be f16 with the device cuda".to_owned()
+    });
     require(c.inter_token_latency_target_ms <= 60_000, "inter_token_latency_target_ms", &|| {
         format!("must be at most 60000 milliseconds, got {}", c.inter_token_latency_target_ms)
     });

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::types::{ByteSize, CpuPinning, KvCacheDtype, LogFormat, Secret, Speculation};
+use super::types::{ByteSize, CpuPinning, Device, KvCacheDtype, LogFormat, Secret, Speculation};
 
 /// The user's file that a field belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,6 +126,12 @@ serve_config! {
     /// How the KV cache stores keys and values: `f16`, or `int8` for nearly twice the tokens in the same memory at a small
     /// loss of precision.
     Server kv_cache_dtype: KvCacheDtype = KvCacheDtype::F16;
+    /// What computes: `cpu`; `cuda` or `cuda:N` for an NVIDIA GPU, counted from 0; `auto` for the first GPU that the model fits on,
+    /// else the CPU.
+    Server device: Device = Device::Auto;
+    /// Share of a GPU's memory that this server may take in all: weights, KV cache and the rest. Servers that share a GPU have
+    /// less than 1 together.
+    Server gpu_memory_fraction: f64 = 0.9;
     /// Compute threads, of each rank where there are several; if absent, one for each CPU that the process may use. Its affinity
     /// mask and its container's CPU limit count. Ranks that the server starts share them.
     Server threads: Option<usize> = None;

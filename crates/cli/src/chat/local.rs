@@ -16,6 +16,7 @@ use wharf_model::tokenizer::StreamStart;
 use wharf_server::{ChatInput, Decoder, Loaded};
 
 use super::Args;
+use crate::model::device;
 use crate::model::load;
 use crate::openai::Piece;
 
@@ -37,7 +38,8 @@ impl LocalModel {
             bar.set_length(total as u64);
             bar.set_position(done as u64);
         };
-        let loaded = load::load(model, config, &mut progress)
+        let device = device::choose(config, &model)?;
+        let loaded = load::load(model, config, device, &mut progress)
             .with_context(|| format!("failed to load the model {}", path.display()))?;
         bar.finish_and_clear();
         Ok(LocalModel { loaded, name })

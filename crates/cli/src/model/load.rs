@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use anyhow::Context;
 use wharf_api::{ServeConfig, config};
+use wharf_cuda::{CudaBackend, CudaOptions};
 use wharf_engine::cpu::{CpuBackend, CpuOptions, KvType, PackCache, PackCheck, Pinning};
 use wharf_engine::{Backend, EngineConfig, Speculation, StartError, start};
 use wharf_model::Model;
 use wharf_server::Loaded;
 
-use super::memory::{self, Wanted};
+use super::device::Device;
+use super::memory::{self, KvPlan, Wanted};
 use super::text::TextSide;
 
 /// While others decode, prompts take no more tokens of a step, whatever latency is aimed at.
@@ -20,40 +22,66 @@ const PREFILL_WHILE_DECODING: usize = 256;
 pub(crate) fn load(
     model: Model,
     config: &ServeConfig,
+    device: Device,
     progress: &mut dyn FnMut(usize, usize),
 ) -> anyhow::Result<Loaded> {
-    load_with(model, config, |model, options| {
-        Ok(Box::new(CpuBackend::load(model, &options, progress).context("failed to load the weights")?))
-    })
+    match device {
+        Device::Cpu => load_with(model, config, |model, options| {
+            Ok(Box::new(CpuBackend::load(model, &options, progress).context("failed to load the weights")?))
+        }),
+        Device::Cuda(gpu, room) => {
+            let kv = kv_plan(&model, config, CudaBackend::kv_bytes_per_token(&model.config), room);
+            let options = CudaOptions {
+                kv_tokens: kv.tokens,
+                max_batch_tokens: config.max_num_batched_tokens,
+                threads: machine(config).threads,
+            };
+            start_with(model, config, kv, |model| {
+                let backend = CudaBackend::load(*gpu, model, &options, progress);
+                Ok(Box::new(backend.context("failed to load the weights")?))
+            })
+        }
+    }
 }
 
-/// As [`load`], with a backend that `backend` makes of the weights.
+/// As [`load`] on CPUs, with a backend that `backend` makes of the weights.
 pub(crate) fn load_with(
     model: Model,
     config: &ServeConfig,
     backend: impl FnOnce(Model, CpuOptions) -> anyhow::Result<Box<dyn Backend>>,
 ) -> anyhow::Result<Loaded> {
-    let text = TextSide::read(&model.source)?;
     let kv_type = match config.kv_cache_dtype {
         config::KvCacheDtype::F16 => KvType::F16,
         config::KvCacheDtype::Int8 => KvType::Int8,
     };
-    let kv = memory::plan(
-        Wanted {
-            cache_bytes: config.kv_cache_bytes.map(|size| size.0),
-            max_model_len: config.max_model_len,
-            context_length: model.config.context_length,
-            max_num_seqs: config.max_num_seqs,
-            bytes_per_token: kv_type.bytes_per_token(&model.config),
-        },
-        memory::free(),
-    );
+    let kv = kv_plan(&model, config, kv_type.bytes_per_token(&model.config), memory::room());
     let options = CpuOptions {
         kv_tokens: kv.tokens,
         kv_type,
         max_batch_tokens: config.max_num_batched_tokens,
         ..machine(config)
     };
+    start_with(model, config, kv, |model| backend(model, options))
+}
+
+fn kv_plan(model: &Model, config: &ServeConfig, bytes_per_token: usize, room: u64) -> KvPlan {
+    let wanted = Wanted {
+        cache_bytes: config.kv_cache_bytes.map(|size| size.0),
+        max_model_len: config.max_model_len,
+        context_length: model.config.context_length,
+        max_num_seqs: config.max_num_seqs,
+        bytes_per_token,
+    };
+    memory::plan(wanted, room)
+}
+
+fn start_with(
+    model: Model,
+    config: &ServeConfig,
+    kv: KvPlan,
+    backend: impl FnOnce(Model) -> anyhow::Result<Box<dyn Backend>>,
+) -> anyhow::Result<Loaded> {
+    let text = TextSide::read(&model.source)?;
     let bounds = EngineConfig {
         max_model_len: kv.max_model_len,
         max_running: config.max_num_seqs,
@@ -69,7 +97,7 @@ pub(crate) fn load_with(
         },
     };
     let generation = model.generation.clone();
-    let engine = start(backend(model, options)?, bounds).context("failed to start the engine")?;
+    let engine = start(backend(model)?, bounds).context("failed to start the engine")?;
     Ok(Loaded::new(engine, text.tokenizer, text.chat_template, generation))
 }
 

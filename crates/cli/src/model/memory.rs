@@ -28,16 +28,21 @@ pub(super) struct KvPlan {
 /// the machine need theirs.
 const SHARE: u64 = 3;
 
-/// `free` bytes are available. Nothing is reserved that no request could use. A length that the user asked for
+/// `room` bytes are there for the cache. Nothing is reserved that no request could use. A length that the user asked for
 /// is never lowered; the engine refuses it when the cache is too small.
-pub(super) fn plan(wanted: Wanted, free: u64) -> KvPlan {
+pub(super) fn plan(wanted: Wanted, room: u64) -> KvPlan {
     let Wanted { cache_bytes, max_model_len, context_length, max_num_seqs, bytes_per_token } = wanted;
     let longest = max_model_len.unwrap_or(context_length);
     let useful = longest.saturating_mul(max_num_seqs);
-    let budget = cache_bytes.unwrap_or(free / SHARE) / bytes_per_token.max(1) as u64;
+    let budget = cache_bytes.unwrap_or(room) / bytes_per_token.max(1) as u64;
     let tokens = usize::try_from(budget).unwrap_or(usize::MAX).min(useful);
     let max_model_len = max_model_len.unwrap_or(context_length.min(tokens));
     KvPlan { tokens, max_model_len }
+}
+
+/// Bytes of the machine's memory that are there for the cache.
+pub(super) fn room() -> u64 {
+    free() / SHARE
 }
 
 /// Bytes that this process may still take: what the kernel has available, within the container's limit.
@@ -80,10 +85,10 @@ mod tests {
         // Plenty of memory: no more than all requests at full length can use.
         assert_eq!(plan(WANTED, u64::MAX), kv(4000, 1000));
         // Little memory: shorter sequences rather than no start.
-        assert_eq!(plan(WANTED, 3 * 5000), kv(500, 500));
+        assert_eq!(plan(WANTED, 5000), kv(500, 500));
         // Asked for: taken at the user's word.
         assert_eq!(plan(Wanted { cache_bytes: Some(2000), ..WANTED }, 0), kv(200, 200));
-        assert_eq!(plan(Wanted { max_model_len: Some(800), ..WANTED }, 3 * 5000), kv(500, 800));
+        assert_eq!(plan(Wanted { max_model_len: Some(800), ..WANTED }, 5000), kv(500, 800));
     }
 
     #[test]
