@@ -69,7 +69,9 @@ impl Case {
         for (first, count) in self.sequences {
             let entry = memory.table.len();
             // Blocks from the last on, so that none is where it would be without the table.
-            memory.table.extend((0..pages_of((*first, *count))).map(|page| (blocks - 1 - entry - page) as i32));
+            memory
+                .table
+                .extend((0..pages_of((*first, *count))).map(|page| (blocks - 1 - entry - page) as i32));
             let len = first + count;
             let (keys, values): (Vec<u16>, Vec<u16>) = (0..len * kv_heads * head_dim)
                 .map(|_| (half(2.0 * random.float()), half(random.float())))
@@ -92,13 +94,19 @@ impl Case {
             for position in *first..len {
                 let seen = if window > 0 { (position + 1).saturating_sub(window) } else { 0 }..=position;
                 for head in 0..heads {
-                    let q: Vec<u16> = (0..head_dim).map(|_| half(random.float() / (head_dim as f32).sqrt())).collect();
+                    let q: Vec<u16> =
+                        (0..head_dim).map(|_| half(random.float() / (head_dim as f32).sqrt())).collect();
                     let of = |bits: &[u16], position: usize, dim: usize| {
-                        f64::from(widen(Kind::Half, bits[(position * kv_heads + head / group) * head_dim + dim]))
+                        f64::from(widen(
+                            Kind::Half,
+                            bits[(position * kv_heads + head / group) * head_dim + dim],
+                        ))
                     };
                     let scores: Vec<f64> = seen
                         .clone()
-                        .map(|p| (0..head_dim).map(|d| f64::from(widen(Kind::Half, q[d])) * of(&keys, p, d)).sum())
+                        .map(|p| {
+                            (0..head_dim).map(|d| f64::from(widen(Kind::Half, q[d])) * of(&keys, p, d)).sum()
+                        })
                         .map(|score: f64| match f64::from(self.softcap) {
                             0.0 => score,
                             cap => cap * (score / cap).tanh(),
@@ -106,7 +114,8 @@ impl Case {
                         .collect();
                     let total: f64 = scores.iter().map(|score| score.exp()).sum();
                     for dim in 0..head_dim {
-                        let weighted = seen.clone().zip(&scores).map(|(p, score)| score.exp() * of(&values, p, dim));
+                        let weighted =
+                            seen.clone().zip(&scores).map(|(p, score)| score.exp() * of(&values, p, dim));
                         memory.expected.push(weighted.sum::<f64>() / total);
                     }
                     memory.q.extend(q);
@@ -127,7 +136,8 @@ impl Case {
         let width = (kv_heads * group * head_dim).next_multiple_of(CHUNK);
         let tiles = memory.tiles.len() / 4;
         let [q, pages] = [&memory.q, &memory.pages].map(|bits| on_gpu(&gpu, bytemuck::cast_slice(bits)));
-        let [tile_rows, table] = [&memory.tiles, &memory.table].map(|ints| on_gpu(&gpu, bytemuck::cast_slice(ints)));
+        let [tile_rows, table] =
+            [&memory.tiles, &memory.table].map(|ints| on_gpu(&gpu, bytemuck::cast_slice(ints)));
         let out = gpu.alloc(memory.rows * width * 2).unwrap();
         let partials = gpu.alloc(tiles * heads * splits * 16 * (head_dim + 2) * 4).unwrap();
         let kind = Kind::Half;
@@ -164,9 +174,8 @@ impl Case {
         }
         let found = halves(&gpu, &out);
         let row = kv_heads * group * head_dim;
-        let values: Vec<f32> = (0..memory.rows * row)
-            .map(|at| widen(kind, found[at / row * width + place(at % row)]))
-            .collect();
+        let values: Vec<f32> =
+            (0..memory.rows * row).map(|at| widen(kind, found[at / row * width + place(at % row)])).collect();
         let what = format!("heads of {head_dim} in groups of {group}, window {window}, {splits} splits");
         close(&values, &memory.expected, 3e-3, &what);
         found

@@ -53,7 +53,8 @@ fn every_architecture_gives_the_logits_of_transformers() {
             json["tokens"].as_array().unwrap().iter().map(|token| token.as_u64().unwrap() as u32).collect();
         let context_length = json["context"].as_u64().map(|context| context as usize);
         let bytes = std::fs::read(folder.join("logits.f32")).unwrap();
-        let reference: &[f32] = &bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect::<Vec<_>>();
+        let reference: &[f32] =
+            &bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect::<Vec<_>>();
         // Weights, activations and keys of half precision; bfloat16 has three bits less. What is wrong by more than rounding is wrong by as much as
         // logits differ: 1.7.
         let most = if folder.ends_with("qwen2-bf16") { 0.2 } else { 0.03 };
@@ -102,10 +103,7 @@ fn conversation(backend: &mut dyn Backend) -> Vec<f32> {
     }
     let mut all = run(
         backend,
-        &[
-            chunk(&a[..90], 0, &blocks_a, LogitsFor::None),
-            chunk(&b[..20], 0, &blocks_b, LogitsFor::Last),
-        ],
+        &[chunk(&a[..90], 0, &blocks_a, LogitsFor::None), chunk(&b[..20], 0, &blocks_b, LogitsFor::Last)],
     );
     all.extend(run(backend, &[chunk(&a[90..], 90, &blocks_a, LogitsFor::All)]));
     all.extend(run(backend, &[chunk(&b[20..], 20, &blocks_b, LogitsFor::Last)]));
@@ -183,10 +181,14 @@ fn more_shared_blocks_than_foreseen_are_sent_too() {
     let prompt = [7; 60];
     run(&mut backend, &[Chunk { tokens: &prompt, start: 0, blocks: &shared, logits: LogitsFor::None }]);
     // Each reads ten blocks: far more entries than rows of a pass.
-    let own: Vec<Vec<BlockId>> = (0..20).map(|i| shared[..3].iter().copied().chain([BlockId(10 + i)]).collect()).collect();
-    let long: Vec<Vec<BlockId>> = own.iter().map(|blocks| blocks.iter().cycle().take(200).copied().collect()).collect();
-    let chunks: Vec<Chunk<'_>> =
-        long.iter().map(|blocks| Chunk { tokens: &[5], start: 3000, blocks, logits: LogitsFor::Last }).collect();
+    let own: Vec<Vec<BlockId>> =
+        (0..20).map(|i| shared[..3].iter().copied().chain([BlockId(10 + i)]).collect()).collect();
+    let long: Vec<Vec<BlockId>> =
+        own.iter().map(|blocks| blocks.iter().cycle().take(200).copied().collect()).collect();
+    let chunks: Vec<Chunk<'_>> = long
+        .iter()
+        .map(|blocks| Chunk { tokens: &[5], start: 3000, blocks, logits: LogitsFor::Last })
+        .collect();
     let first = run(&mut backend, &chunks);
     for _ in 0..2 {
         assert_eq!(run(&mut backend, &chunks), first);
@@ -227,7 +229,9 @@ fn a_gpu_without_room_says_how_much_is_missing() {
     let gpu = FakeGpu { memory: 1 << 20, used: 1 << 19, ..FakeGpu::default() };
     let gpu = Gpu::open(FakeCuda::of_this_process().add(gpu).unwrap()).unwrap();
     let options = CudaOptions { kv_tokens: 1 << 20, ..OPTIONS };
-    let Err(error) = CudaBackend::load(gpu, model, &options, &mut |_, _| {}) else { panic!("there is no room") };
+    let Err(error) = CudaBackend::load(gpu, model, &options, &mut |_, _| {}) else {
+        panic!("there is no room")
+    };
     let why = std::error::Error::source(&error).unwrap().to_string();
     assert!(why.contains("no room for") && why.contains("are free"), "{error}: {why}");
 }

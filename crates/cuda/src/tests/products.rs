@@ -100,7 +100,8 @@ impl Case {
             x.iter().zip(w).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum()
         };
         let gpu = gpu(schedule, 4);
-        let (codes, scales) = (on_gpu(&gpu, &packed.codes), on_gpu(&gpu, bytemuck::cast_slice(&packed.scales)));
+        let (codes, scales) =
+            (on_gpu(&gpu, &packed.codes), on_gpu(&gpu, bytemuck::cast_slice(&packed.scales)));
         let x_there = on_gpu(&gpu, bytemuck::cast_slice(&bits));
         let bias = random.floats(rows);
         let bias_there = floats_on_gpu(&gpu, &bias);
@@ -137,7 +138,8 @@ impl Case {
             let act = |x: f64| match activation {
                 Activation::Silu => x / (1.0 + (-x).exp()),
                 Activation::GeluTanh => {
-                    0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3))).tanh())
+                    0.5 * x
+                        * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3))).tanh())
                 }
                 Activation::GeluErf => 0.5 * x * (1.0 + erf(x / 2.0_f64.sqrt())),
             };
@@ -187,7 +189,9 @@ fn every_type_is_multiplied_for_few_tokens_and_for_many() {
 
 #[test]
 fn whatever_the_sizes_nothing_is_missed_and_nothing_is_written_beside() {
-    for (rows, cols, tokens) in [(16, 32, 8), (7, 40, 3), (300, 64, 1), (130, 96, 129), (20, 1056, 64), (260, 33, 200)] {
+    for (rows, cols, tokens) in
+        [(16, 32, 8), (7, 40, 3), (300, 64, 1), (130, 96, 129), (20, 1056, 64), (260, 33, 200)]
+    {
         for dtype in [DType::F16, DType::BF16] {
             Case { dtype, rows, cols, tokens }.check(&Then::AddWithBias, 0);
         }

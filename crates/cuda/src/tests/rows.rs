@@ -56,7 +56,8 @@ fn rows_are_normalised_into_what_products_read() {
 fn a_branch_joins_the_stream_as_it_is_or_normalised() {
     let (width, rows) = (72, 3);
     let mut random = Random(5);
-    let (x, branch, weight) = (random.floats(rows * width), random.floats(rows * width), random.floats(width));
+    let (x, branch, weight) =
+        (random.floats(rows * width), random.floats(rows * width), random.floats(width));
     for with_norm in [true, false] {
         let gpu = gpu(0, 4);
         let (there, branch_there) = (floats_on_gpu(&gpu, &x), floats_on_gpu(&gpu, &branch));
@@ -153,7 +154,10 @@ impl Rotation {
         let mut written = 0;
         for (row, slot) in slots.iter().enumerate() {
             let Ok(slot) = usize::try_from(*slot) else {
-                assert!(q_found[row * heads * head_dim..].iter().all(|bits| *bits == 0), "nothing of a row that fills up");
+                assert!(
+                    q_found[row * heads * head_dim..].iter().all(|bits| *bits == 0),
+                    "nothing of a row that fills up"
+                );
                 continue;
             };
             for head in 0..heads + 2 * kv_heads {
@@ -190,17 +194,28 @@ impl Rotation {
             }
         }
         let nonzero = pages_found.iter().filter(|bits| **bits != 0).count();
-        assert!(nonzero <= written && nonzero * 10 > written * 9, "{nonzero} of {written} places are written");
+        assert!(
+            nonzero <= written && nonzero * 10 > written * 9,
+            "{nonzero} of {written} places are written"
+        );
     }
 }
 
 #[test]
 fn heads_are_rotated_scaled_and_stored() {
-    let rotation = |head_dim, pairs, interleaved, norms| Rotation { heads: 4, kv_heads: 2, head_dim, pairs, interleaved, norms };
+    let rotation = |head_dim, pairs, interleaved, norms| Rotation {
+        heads: 4,
+        kv_heads: 2,
+        head_dim,
+        pairs,
+        interleaved,
+        norms,
+    };
     rotation(16, 8, false, false).check(0);
     rotation(64, 32, true, false).check(0);
     rotation(80, 20, false, true).check(0);
     rotation(128, 32, true, true).check(0);
     rotation(256, 128, false, true).check(SCHEDULES[1]);
-    Rotation { heads: 1, kv_heads: 1, head_dim: 48, pairs: 24, interleaved: false, norms: true }.check(SCHEDULES[2]);
+    Rotation { heads: 1, kv_heads: 1, head_dim: 48, pairs: 24, interleaved: false, norms: true }
+        .check(SCHEDULES[2]);
 }
