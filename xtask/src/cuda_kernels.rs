@@ -7,10 +7,14 @@ mod nvrtc;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
+use flate2::Compression;
+use flate2::read::GzDecoder;
+use flate2::write::GzEncoder;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -66,7 +70,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let python = Python::find().context(Python::MISSING)?;
     if !args.check {
         for (name, bytes) in make(&python, args.verbose)? {
-            let path = objects().join(&name);
+            let (path, bytes) = (path(&name), compressed(&name, bytes)?);
             fs::write(&path, bytes).with_context(|| format!("failed to write {}", path.display()))?;
             println!("wrote {}", path.display());
         }
@@ -79,8 +83,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 /// Names of files in `objects` that are not what the kernels compile to, which are also printed.
 pub(crate) fn stale(python: &Python, verbose: bool) -> anyhow::Result<Vec<String>> {
     let made = make(python, verbose)?;
-    let differs =
-        |(name, bytes): &(String, Vec<u8>)| fs::read(objects().join(name)).ok().as_ref() != Some(bytes);
+    let differs = |(name, bytes): &(String, Vec<u8>)| checked_in(name).ok().as_ref() != Some(bytes);
     let stale: Vec<String> = made.iter().filter(|file| differs(file)).map(|(name, _)| name.clone()).collect();
     match stale.is_empty() {
         true => println!("{} files in crates/cuda/objects are what the kernels compile to", made.len()),
@@ -145,8 +148,30 @@ fn sources(folder: &Path) -> anyhow::Result<Vec<Source>> {
     Ok(sources)
 }
 
-fn objects() -> PathBuf {
-    environment::root().join("crates/cuda/objects")
+/// Where a file is checked in: objects by gzip.
+fn path(name: &str) -> PathBuf {
+    let name = if name == MANIFEST { name.to_owned() } else { format!("{name}.gz") };
+    environment::root().join("crates/cuda/objects").join(name)
+}
+
+fn compressed(name: &str, bytes: Vec<u8>) -> io::Result<Vec<u8>> {
+    if name == MANIFEST {
+        return Ok(bytes);
+    }
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+    encoder.write_all(&bytes)?;
+    encoder.finish()
+}
+
+/// A file as it was before it was compressed.
+fn checked_in(name: &str) -> io::Result<Vec<u8>> {
+    let bytes = fs::read(path(name))?;
+    if name == MANIFEST {
+        return Ok(bytes);
+    }
+    let mut whole = Vec::new();
+    GzDecoder::new(&bytes[..]).read_to_end(&mut whole)?;
+    Ok(whole)
 }
 
 fn digest(bytes: &[u8]) -> String {

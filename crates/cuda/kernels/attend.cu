@@ -65,21 +65,12 @@ template <int DIM> DEVICE void take(Running<DIM> &to, const Handed<DIM> &from) {
 }
 
 // What a lane multiplies of a row of `DIM` elements: two pairs for each step of 16. Any order does that queries and keys share, so a lane
-// takes 8 neighbours for two steps, or 4 for one where dims are no multiple of 32.
+// takes 8 neighbours for two steps.
 template <int DIM> DEVICE void read_dims(u32 (&to)[DIM / 16][2], const u16 *row) {
-    u32 t = lane() % 4;
-    if constexpr (DIM % 32 == 0) {
 #pragma unroll
-        for (int c = 0; c < DIM / 32; c++) {
-            uint4 v = *(const uint4 *)(row + c * 32 + t * 8);
-            to[2 * c][0] = v.x, to[2 * c][1] = v.y, to[2 * c + 1][0] = v.z, to[2 * c + 1][1] = v.w;
-        }
-    } else {
-#pragma unroll
-        for (int c = 0; c < DIM / 16; c++) {
-            uint2 v = *(const uint2 *)(row + c * 16 + t * 4);
-            to[c][0] = v.x, to[c][1] = v.y;
-        }
+    for (int c = 0; c < DIM / 32; c++) {
+        uint4 v = *(const uint4 *)(row + c * 32 + lane() % 4 * 8);
+        to[2 * c][0] = v.x, to[2 * c][1] = v.y, to[2 * c + 1][0] = v.z, to[2 * c + 1][1] = v.w;
     }
 }
 
@@ -158,7 +149,7 @@ DEVICE void attend_page(Running<DIM> &running, const u32 (&q)[2][DIM / 16][2], c
 
 template <int DIM>
 DEVICE void attend(const u16 *q_rows, const u16 *pages, const Tile *tiles, const int *tables, u16 *out, float *partials, int group,
-                   int kv_heads, int window, float softcap, int split_pages, int width, int kind) {
+                   int kv_heads, int head_dim, int window, float softcap, int split_pages, int width, int kind) {
     SHARED Handed<DIM> handed[2];
     Rows rows = rows_of(tiles, group);
     if (rows.tile.count == 0) return; // A tile that only fills up the batch.
@@ -215,46 +206,44 @@ DEVICE void attend(const u16 *q_rows, const u16 *pages, const Tile *tiles, const
             int head = rows.first_head + row % rows.heads;
 #pragma unroll
             for (int n = 0; n < DIM / 8; n++)
-                for (int c = 0; c < 2; c++)
-                    to[place(head * DIM + 8 * n + 2 * (int)t + c)] = narrow(kind, running.out[n][2 * r + c] / running.sum[r]);
+                for (int c = 0; c < 2; c++) {
+                    int dim = 8 * n + 2 * (int)t + c;
+                    if (dim < head_dim) to[place(head * head_dim + dim)] = narrow(kind, running.out[n][2 * r + c] / running.sum[r]);
+                }
         }
     }
 }
 
-// Grid: tiles, KV heads (times the parts of a group of more than 16), splits. `out` has rows of `width`, as a product reads them, and is
+// Heads of `head_dim` elements lie in `DIM`. Grid: tiles, KV heads (times the parts of a group of more than 16), splits. `out` has rows of `width`, as a product reads them, and is
 // written where there is one split; else `partials` are: for each block and row `DIM` sums, their maximum in powers of 2, their weight.
 #define ATTEND(DIM)                                                                                                                      \
     KERNEL(32 * ATTEND_WARPS)                                                                                                            \
     wharf_attend_##DIM(const u16 *q, const u16 *pages, const Tile *tiles, const int *tables, u16 *out, float *partials, int group,       \
-                       int kv_heads, int window, float softcap, int split_pages, int width, int kind) {                                  \
-        attend<DIM>(q, pages, tiles, tables, out, partials, group, kv_heads, window, softcap, split_pages, width, kind);                 \
+                       int kv_heads, int head_dim, int window, float softcap, int split_pages, int width, int kind) {                               \
+        attend<DIM>(q, pages, tiles, tables, out, partials, group, kv_heads, head_dim, window, softcap, split_pages, width, kind);                 \
     }
 
-ATTEND(16)
 ATTEND(32)
-ATTEND(48)
 ATTEND(64)
-ATTEND(80)
 ATTEND(96)
-ATTEND(112)
 ATTEND(128)
 ATTEND(192)
 ATTEND(256)
 
-// Brings the splits of a tile together, in their order. Grid: as of `wharf_attend`, without splits.
+// Brings the splits of a tile together, in their order; `stride` is `DIM` of the kernel that has left them. Grid: as of `wharf_attend`, without splits.
 KERNEL(128)
-wharf_merge(const float *partials, const Tile *tiles, u16 *out, int group, int splits, int head_dim, int width, int kind) {
+wharf_merge(const float *partials, const Tile *tiles, u16 *out, int group, int splits, int head_dim, int stride, int width, int kind) {
     Rows rows = rows_of(tiles, group);
-    const float *from = partials + ((u64)blockIdx.x * gridDim.y + blockIdx.y) * (u64)(splits * ROWS * (head_dim + 2));
+    const float *from = partials + ((u64)blockIdx.x * gridDim.y + blockIdx.y) * (u64)(splits * ROWS * (stride + 2));
     for (int i = (int)thread(); i < rows.count * head_dim; i += 128) {
         int row = i / head_dim, dim = i % head_dim;
         float max = MINUS_INFINITY, sum = 0.0f, value = 0.0f;
         for (int split = 0; split < splits; split++) {
-            const float *part = from + (split * ROWS + row) * (head_dim + 2);
-            float higher = fmaxf(max, part[head_dim]);
-            float before = power_of_2(max - higher), now = power_of_2(part[head_dim] - higher);
+            const float *part = from + (split * ROWS + row) * (stride + 2);
+            float higher = fmaxf(max, part[stride]);
+            float before = power_of_2(max - higher), now = power_of_2(part[stride] - higher);
             value = value * before + part[dim] * now;
-            sum = sum * before + part[head_dim + 1] * now;
+            sum = sum * before + part[stride + 1] * now;
             max = higher;
         }
         u16 *to = out + (u64)(rows.tile.first_row + row / rows.heads) * (u64)width;

@@ -38,15 +38,15 @@ DEVICE void rotate_head(float (&value)[MOST_HEAD_DIM / 32], float *room, const f
 }
 
 // A block a row of `qkv` (with bias already added), `[q heads, k heads, v heads]`. `slots[row]` is block * 16 + position in it. `cos` and
-// `sin` are `(rows, pairs)`. Norms are null where there are none.
+// `sin` are `(rows, pairs)`. Norms are null where there are none. Heads that leave have `stride` elements, zeros behind their own.
 KERNEL(ROTATE_THREADS)
 wharf_rotate(const float *qkv, const int *slots, const float *cos, const float *sin, const float *q_norm, const float *k_norm, u16 *q_out,
-             u16 *pages, int heads, int kv_heads, int head_dim, int pairs, int interleaved, float eps, float scale) {
+             u16 *pages, int heads, int kv_heads, int head_dim, int stride, int pairs, int interleaved, float eps, float scale) {
     SHARED float rooms[ROTATE_THREADS / 32][MOST_HEAD_DIM];
     float *room = rooms[warp()];
     u64 row = blockIdx.x;
     qkv += row * (u64)((heads + 2 * kv_heads) * head_dim);
-    q_out += row * (u64)(heads * head_dim);
+    q_out += row * (u64)(heads * stride);
     cos += row * (u64)pairs;
     sin += row * (u64)pairs;
     int block = slots[row] / PAGE, slot = slots[row] % PAGE;
@@ -57,13 +57,13 @@ wharf_rotate(const float *qkv, const int *slots, const float *cos, const float *
         read_head(value, qkv + head * head_dim, is_q ? q_norm : is_k ? k_norm : nullptr, head_dim, eps);
         if (is_q || is_k) rotate_head(value, room, cos, sin, pairs, interleaved);
         int kv = is_q ? 0 : is_k ? head - heads : head - heads - kv_heads;
-        u16 *keys = pages + page_of(block, kv, kv_heads, head_dim);
-        u16 *values = keys + PAGE * head_dim;
+        u16 *keys = pages + page_of(block, kv, kv_heads, stride);
+        u16 *values = keys + PAGE * stride;
         for (int i = 0; i < MOST_HEAD_DIM / 32; i++) {
             int dim = i * 32 + (int)lane();
-            if (dim >= head_dim) continue;
-            if (is_q) q_out[head * head_dim + dim] = half_from(value[i] * scale);
-            else if (is_k) keys[slot * head_dim + dim] = half_from(value[i]);
+            if (dim >= stride) continue;
+            if (is_q) q_out[head * stride + dim] = half_from(value[i] * scale);
+            else if (is_k) keys[slot * stride + dim] = half_from(value[i]);
             else values[dim * PAGE + slot] = half_from(value[i]);
         }
     }

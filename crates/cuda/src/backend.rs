@@ -69,7 +69,7 @@ impl CudaBackend {
     /// Brings a model to a GPU; its files stay mapped, since embeddings are read from them. `progress(done, total)` hears of every layer.
     ///
     /// # Errors
-    /// When a weight is missing or malformed, no kernel has heads of this size, or the GPU has no room.
+    /// When a weight is missing or malformed, no kernel has heads as large, or the GPU has no room.
     pub fn load(
         gpu: Gpu,
         model: Model,
@@ -77,8 +77,9 @@ impl CudaBackend {
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<CudaBackend, LoadError> {
         let config = &model.config;
-        if !HEAD_DIMS.contains(&config.head_dim) {
-            return Err(LoadError::HeadDim { head_dim: config.head_dim });
+        let most = HEAD_DIMS[HEAD_DIMS.len() - 1];
+        if config.head_dim > most {
+            return Err(LoadError::HeadTooLarge { head_dim: config.head_dim, most });
         }
         let failed = |what: &str| {
             let what = what.to_owned();

@@ -7,6 +7,7 @@ use wharf_engine::BLOCK_TOKENS;
 use wharf_model::ModelConfig;
 use wharf_model::config::{Activation, RopeLayout};
 
+use crate::HEAD_DIMS;
 use crate::driver::{Address, Arg, Buffer, DeviceError, Gpu, Grid, Kernel};
 use crate::format::{CHUNK, Kind, TILE};
 use crate::layout::{LOGIT_ROWS, Limits, Offsets, Shape};
@@ -52,7 +53,7 @@ pub(crate) struct Scratch {
     normed: Buffer,
     /// `(rows, q + k + v)`, single precision.
     qkv: Buffer,
-    /// `(rows, n_heads, head_dim)`, half precision.
+    /// `(rows, n_heads, head_dim)`, half precision; heads are filled up.
     q: Buffer,
     /// `(rows, n_heads * head_dim)`, 16 bits.
     attended: Buffer,
@@ -102,16 +103,16 @@ struct Sizes {
 
 impl Sizes {
     fn of(config: &ModelConfig, limits: Limits, rows: usize) -> Sizes {
-        let q = config.n_heads * config.head_dim;
+        let (q, filled) = (config.n_heads * config.head_dim, stride(config));
         let qkv = q + 2 * config.n_kv_heads * config.head_dim;
         Sizes {
             normed: rows * padded(config.hidden_size) * 2,
             qkv: rows * qkv * 4,
-            q: rows * q * 2,
+            q: rows * config.n_heads * filled * 2,
             attended: rows * padded(q) * 2,
             gated: rows * padded(config.ffn_size) * 2,
             branch: if config.post_norms { rows * config.hidden_size * 4 } else { 0 },
-            partials: limits.most_parts() * TILE * (config.head_dim + 2) * 4,
+            partials: limits.most_parts() * TILE * (filled + 2) * 4,
             logits: LOGIT_ROWS * config.vocab_size * 4,
         }
     }
@@ -128,13 +129,19 @@ fn padded(width: usize) -> usize {
     width.next_multiple_of(CHUNK)
 }
 
+/// Elements that a head takes where it is attended to.
+fn stride(config: &ModelConfig) -> usize {
+    let fits = HEAD_DIMS.into_iter().find(|dim| *dim >= config.head_dim);
+    fits.expect("models with larger heads are not loaded")
+}
+
 /// Bytes of keys and values of one position.
 pub(crate) fn kv_bytes_per_token(config: &ModelConfig) -> usize {
     config.layers.len() * kv_layer_bytes_per_token(config)
 }
 
 fn kv_layer_bytes_per_token(config: &ModelConfig) -> usize {
-    config.n_kv_heads * 2 * config.head_dim * 2
+    config.n_kv_heads * 2 * stride(config) * 2
 }
 
 /// The kernels of a module, each looked up once.
@@ -278,6 +285,7 @@ impl Forward<'_> {
             int(n_heads),
             int(n_kv_heads),
             int(head_dim),
+            int(stride(self.config)),
             int(self.config.ropes[rope].inv_freq.len()),
             Arg::I32(i32::from(self.config.rope_layout == RopeLayout::Interleaved)),
             Arg::F32(norm_eps),
@@ -301,6 +309,7 @@ impl Forward<'_> {
             Arg::Address(partials),
             int(group),
             int(n_kv_heads),
+            int(head_dim),
             int(self.config.layers[index].window.unwrap_or(0)),
             Arg::F32(attn_softcap.unwrap_or(0.0)),
             int(split_pages),
@@ -308,7 +317,7 @@ impl Forward<'_> {
             Arg::I32(kind.number()),
         ];
         let heads = self.limits.heads;
-        let name = format!("wharf_attend_{head_dim}");
+        let name = format!("wharf_attend_{}", stride(self.config));
         self.launch(&name, [tiles, heads, splits], ATTEND_THREADS, &arguments)?;
         if splits == 1 {
             return Ok(());
@@ -320,6 +329,7 @@ impl Forward<'_> {
             int(group),
             int(splits),
             int(head_dim),
+            int(stride(self.config)),
             int(width),
             Arg::I32(kind.number()),
         ];

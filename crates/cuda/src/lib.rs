@@ -16,5 +16,5 @@ mod weights;
 pub use backend::{CudaBackend, CudaOptions};
 pub use weights::LoadError;
 
-/// Sizes of heads that there are kernels of attention for.
-pub const HEAD_DIMS: &[usize] = &[16, 32, 48, 64, 80, 96, 112, 128, 192, 256];
+/// Sizes of heads that there are kernels of attention for. Others are filled up with zeros to the next.
+pub(crate) const HEAD_DIMS: [usize; 6] = [32, 64, 96, 128, 192, 256];

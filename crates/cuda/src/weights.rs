@@ -13,14 +13,13 @@ use crate::pack::{Order, common_format, pack};
 /// Why a model could not be brought to a GPU.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// No kernel has heads of this size.
-    #[error(
-        "heads of {head_dim} elements are not supported on CUDA devices; those of {} are",
-        list(crate::HEAD_DIMS)
-    )]
-    HeadDim {
+    /// No kernel has heads as large.
+    #[error("heads of {head_dim} elements are not supported on CUDA devices; the largest is {most}")]
+    HeadTooLarge {
         /// Elements of the model's heads.
         head_dim: usize,
+        /// Most that is supported.
+        most: usize,
     },
     /// A weight is missing.
     #[error("failed to find a weight")]
@@ -41,10 +40,6 @@ pub enum LoadError {
         /// Why.
         source: DeviceError,
     },
-}
-
-fn list(numbers: &[usize]) -> String {
-    numbers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// A matrix that a kernel multiplies with.

@@ -6,13 +6,13 @@
 #pragma once
 
 #include <cmath>
+#include <csetjmp>
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
 #include <functional>
 #include <type_traits>
 #include <vector>
-#include <ucontext.h>
 
 typedef unsigned char u8;
 typedef unsigned short u16;
@@ -51,8 +51,11 @@ struct Copy {
     bool wanted;
 };
 
+// A fiber that is thread `index` of one block after the other.
 struct Thread {
-    ucontext_t context;
+    jmp_buf place;
+    bool made = false;
+    std::vector<char> stack;
     u32 index = 0;
     bool ended = false;
     Wait wait = Wait::Nothing;
@@ -60,6 +63,14 @@ struct Thread {
     u64 block_barriers = 0, warp_meetings = 0;
     std::vector<std::vector<Copy>> groups;
     std::vector<Copy> open;
+
+    void begin() {
+        ended = false;
+        wait = Wait::Nothing;
+        block_barriers = warp_meetings = 0;
+        groups.clear();
+        open.clear();
+    }
 };
 
 struct Warp {
@@ -72,11 +83,11 @@ struct Warp {
 
 struct Block {
     Index index, grid, size;
-    std::vector<Thread> threads;
+    std::vector<Thread *> threads;
     std::vector<Warp> warps;
     u32 arrived = 0;
     u64 barriers = 0;
-    ucontext_t scheduler;
+    jmp_buf scheduler;
     Thread *running = nullptr;
     std::function<void()> body;
     char *error = nullptr;
@@ -91,7 +102,10 @@ struct Block {
 
 extern thread_local Block *block;
 
-inline void give_way() { swapcontext(&block->running->context, &block->scheduler); }
+// Back to the scheduler, until it is this thread's turn again.
+inline void give_way() {
+    if (_setjmp(block->running->place) == 0) _longjmp(block->scheduler, 1);
+}
 
 inline void meet_block() {
     Thread &me = *block->running;

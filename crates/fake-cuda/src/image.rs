@@ -151,11 +151,23 @@ fn entry_of(entry: &str) -> Option<Kernel> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read as _;
+    use std::sync::LazyLock;
+
     use super::*;
 
-    const SM_80: &[u8] = include_bytes!("../../cuda/objects/sm_80.cubin");
-    const SM_90: &[u8] = include_bytes!("../../cuda/objects/sm_90.cubin");
-    const PTX: &[u8] = include_bytes!("../../cuda/objects/wharf.ptx");
+    fn object(compressed: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        flate2::read::GzDecoder::new(compressed).read_to_end(&mut bytes).unwrap();
+        bytes
+    }
+
+    static SM_80: LazyLock<Vec<u8>> =
+        LazyLock::new(|| object(include_bytes!("../../cuda/objects/sm_80.cubin.gz")));
+    static SM_90: LazyLock<Vec<u8>> =
+        LazyLock::new(|| object(include_bytes!("../../cuda/objects/sm_90.cubin.gz")));
+    static PTX: LazyLock<Vec<u8>> =
+        LazyLock::new(|| object(include_bytes!("../../cuda/objects/wharf.ptx.gz")));
 
     fn fill(kernels: &[Kernel]) -> &Kernel {
         kernels.iter().find(|kernel| kernel.name == "wharf_fill").unwrap()
@@ -163,7 +175,7 @@ mod tests {
 
     #[test]
     fn all_objects_say_the_same_of_arguments() {
-        let read = [read(SM_80, (8, 6), 12_000), read(SM_90, (9, 0), 12_000), read(PTX, (12, 0), 12_090)];
+        let read = [read(&SM_80, (8, 6), 12_000), read(&SM_90, (9, 0), 12_000), read(&PTX, (12, 0), 12_090)];
         for kernels in read {
             assert_eq!(fill(&kernels.unwrap()).arguments, [8, 4, 4]);
         }
@@ -177,23 +189,23 @@ mod tests {
             names.sort_unstable();
             names
         };
-        let first = names(read(SM_80, (8, 0), 12_000));
-        assert_eq!(names(read(SM_90, (9, 0), 12_000)), first);
-        assert_eq!(names(read(PTX, (9, 0), 13_000)), first);
+        let first = names(read(&SM_80, (8, 0), 12_000));
+        assert_eq!(names(read(&SM_90, (9, 0), 12_000)), first);
+        assert_eq!(names(read(&PTX, (9, 0), 13_000)), first);
     }
 
     #[test]
     fn cubins_tell_registers() {
-        let registers = fill(&read(SM_90, (9, 0), 12_000).unwrap()).registers.unwrap();
+        let registers = fill(&read(&SM_90, (9, 0), 12_000).unwrap()).registers.unwrap();
         assert!((4..=255).contains(&registers), "{registers}");
     }
 
     #[test]
     fn objects_are_for_some_gpus_and_drivers() {
-        assert_eq!(read(SM_80, (9, 0), 12_000), Err(NO_BINARY_FOR_GPU));
-        assert_eq!(read(SM_90, (8, 9), 12_000), Err(NO_BINARY_FOR_GPU));
-        assert_eq!(read(PTX, (7, 5), 12_090), Err(NO_BINARY_FOR_GPU));
-        assert_eq!(read(PTX, (10, 0), 12_080), Err(UNSUPPORTED_PTX_VERSION));
+        assert_eq!(read(&SM_80, (9, 0), 12_000), Err(NO_BINARY_FOR_GPU));
+        assert_eq!(read(&SM_90, (8, 9), 12_000), Err(NO_BINARY_FOR_GPU));
+        assert_eq!(read(&PTX, (7, 5), 12_090), Err(NO_BINARY_FOR_GPU));
+        assert_eq!(read(&PTX, (10, 0), 12_080), Err(UNSUPPORTED_PTX_VERSION));
         assert_eq!(read(b"something else", (9, 0), 12_090), Err(INVALID_IMAGE));
         assert_eq!(read(&SM_90[..100], (9, 0), 12_090), Err(INVALID_IMAGE));
     }

@@ -138,8 +138,9 @@ impl Context {
         // Not one that waits for the default stream: what others in this process do on the GPU is no business of ours.
         opened.stream = stream::create(stream::StreamKind::NonBlocking)
             .map_err(failed(&format!("open a stream on {what}")))?;
-        // SAFETY: a whole cubin, or PTX that ends with a zero byte.
-        let loaded = unsafe { module::load_data(object.image.as_ptr().cast()) };
+        let image = object.image();
+        // SAFETY: a whole cubin, or PTX that ends with a zero byte. The driver keeps nothing of it.
+        let loaded = unsafe { module::load_data(image.as_ptr().cast()) };
         opened.module = loaded.map_err(failed(&format!("load the kernels into {what}")))?;
         Ok(opened)
     }

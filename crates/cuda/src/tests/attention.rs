@@ -12,6 +12,8 @@ const PAGE: usize = 16;
 #[derive(Clone, Copy)]
 struct Case {
     head_dim: usize,
+    /// Elements that a head takes: those that kernels are for.
+    stride: usize,
     group: usize,
     kv_heads: usize,
     /// For each sequence the first position that attends, and how many do.
@@ -22,7 +24,8 @@ struct Case {
 }
 
 const CASE: Case = Case {
-    head_dim: 32,
+    head_dim: 24,
+    stride: 32,
     group: 2,
     kv_heads: 2,
     sequences: &[(0, 5), (37, 1), (90, 20)],
@@ -48,7 +51,7 @@ fn half(value: f32) -> u16 {
 
 impl Case {
     fn memory(&self) -> Memory {
-        let Case { head_dim, group, kv_heads, window, .. } = *self;
+        let Case { head_dim, stride, group, kv_heads, window, .. } = *self;
         let mut random = Random(head_dim as u64 + group as u64);
         let heads = group * kv_heads;
         let positions = 16 / group.min(16);
@@ -58,7 +61,7 @@ impl Case {
         let mut memory = Memory {
             q: Vec::new(),
             // Behind what is written there may be anything but what is no number.
-            pages: vec![half(1000.0); blocks * kv_heads * 2 * PAGE * head_dim],
+            pages: vec![half(1000.0); blocks * kv_heads * 2 * PAGE * stride],
             tiles: Vec::new(),
             table: Vec::new(),
             expected: Vec::new(),
@@ -79,11 +82,12 @@ impl Case {
             for position in 0..len {
                 let block = memory.table[entry + position / PAGE] as usize;
                 for kv in 0..kv_heads {
-                    let page = (block * kv_heads + kv) * 2 * PAGE * head_dim;
-                    for dim in 0..head_dim {
+                    let page = (block * kv_heads + kv) * 2 * PAGE * stride;
+                    for dim in 0..stride {
                         let at = (position * kv_heads + kv) * head_dim + dim;
-                        memory.pages[page + position % PAGE * head_dim + dim] = keys[at];
-                        memory.pages[page + (head_dim + dim) * PAGE + position % PAGE] = values[at];
+                        let (key, value) = if dim < head_dim { (keys[at], values[at]) } else { (0, 0) };
+                        memory.pages[page + position % PAGE * stride + dim] = key;
+                        memory.pages[page + (stride + dim) * PAGE + position % PAGE] = value;
                     }
                 }
             }
@@ -119,6 +123,7 @@ impl Case {
                         memory.expected.push(weighted.sum::<f64>() / total);
                     }
                     memory.q.extend(q);
+                    memory.q.resize(memory.q.len() + stride - head_dim, 0);
                 }
             }
             row += count;
@@ -129,7 +134,7 @@ impl Case {
     }
 
     fn check(&self, schedule: u64) -> Vec<u16> {
-        let Case { head_dim, group, kv_heads, window, softcap, splits, .. } = *self;
+        let Case { head_dim, stride, group, kv_heads, window, softcap, splits, .. } = *self;
         let memory = self.memory();
         let gpu = gpu(schedule, 4);
         let heads = kv_heads * group.div_ceil(16);
@@ -139,7 +144,7 @@ impl Case {
         let [tile_rows, table] =
             [&memory.tiles, &memory.table].map(|ints| on_gpu(&gpu, bytemuck::cast_slice(ints)));
         let out = gpu.alloc(memory.rows * width * 2).unwrap();
-        let partials = gpu.alloc(tiles * heads * splits * 16 * (head_dim + 2) * 4).unwrap();
+        let partials = gpu.alloc(tiles * heads * splits * 16 * (stride + 2) * 4).unwrap();
         let kind = Kind::Half;
         let (tile_rows, partials) = (Arg::Address(tile_rows.at(0)), Arg::Address(partials.at(0)));
         let blocks = [tiles as u32, heads as u32, splits as u32];
@@ -152,13 +157,14 @@ impl Case {
             partials,
             Arg::I32(group as i32),
             Arg::I32(kv_heads as i32),
+            Arg::I32(head_dim as i32),
             Arg::I32(window as i32),
             Arg::F32(softcap),
             Arg::I32(memory.most_pages.div_ceil(splits) as i32),
             Arg::I32(width as i32),
             Arg::I32(kind.number()),
         ];
-        launch(&gpu, &format!("wharf_attend_{head_dim}"), blocks, 128, &arguments);
+        launch(&gpu, &format!("wharf_attend_{stride}"), blocks, 128, &arguments);
         if splits > 1 {
             let arguments = [
                 partials,
@@ -167,6 +173,7 @@ impl Case {
                 Arg::I32(group as i32),
                 Arg::I32(splits as i32),
                 Arg::I32(head_dim as i32),
+                Arg::I32(stride as i32),
                 Arg::I32(width as i32),
                 Arg::I32(kind.number()),
             ];
@@ -184,8 +191,10 @@ impl Case {
 
 #[test]
 fn heads_of_every_size_attend() {
-    for head_dim in HEAD_DIMS {
-        Case { head_dim: *head_dim, ..CASE }.check(0);
+    for stride in HEAD_DIMS {
+        for head_dim in [stride, stride - 16] {
+            Case { head_dim, stride, ..CASE }.check(0);
+        }
     }
 }
 

@@ -57,7 +57,7 @@ fn every_architecture_gives_the_logits_of_transformers() {
             &bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect::<Vec<_>>();
         // Weights, activations and keys of half precision; bfloat16 has three bits less. What is wrong by more than rounding is wrong by as much as
         // logits differ: 1.7.
-        let most = if folder.ends_with("qwen2-bf16") { 0.2 } else { 0.03 };
+        let (most, most_kl) = if folder.ends_with("qwen2-bf16") { (0.2, 2e-3) } else { (0.08, 1e-4) };
         let gguf = folder.join("model.gguf");
         for path in [folder, &gguf].into_iter().filter(|path| path.exists()) {
             let model = Model::open_with(path, OpenOptions { context_length }).unwrap();
@@ -73,8 +73,10 @@ fn every_architecture_gives_the_logits_of_transformers() {
                     })
                     .collect();
                 let error = largest(&found, reference);
-                if error.is_nan() || error > most {
-                    wrong.push(format!("{} in chunks of {size}: off by {error}", path.display()));
+                let kl = divergence(reference, &found, reference.len() / tokens.len());
+                if error.is_nan() || error > most || kl > most_kl {
+                    wrong
+                        .push(format!("{} in chunks of {size}: off by {error}, KL {kl:.1e}", path.display()));
                 }
             }
         }
@@ -156,7 +158,9 @@ fn batches_of_prompts_and_single_tokens_give_what_the_cpu_gives() {
             let mut backend = cuda(open(&path), 0, multiprocessors);
             let found = conversation(&mut backend);
             let kl = divergence(&expected, &found, opened.config.vocab_size);
-            assert!(kl.is_finite() && kl < 1e-3, "{} on {multiprocessors}: KL {kl:.1e}", model.dtype);
+            // Where weights are integers the CPU rounds activations to integers too, and is further from the truth than the GPU.
+            let most = if matches!(model.dtype, DType::F32 | DType::F16) { 1e-5 } else { 3e-3 };
+            assert!(kl.is_finite() && kl < most, "{} on {multiprocessors}: KL {kl:.1e}", model.dtype);
             assert_eq!(backend.graphs(), 1, "tokens of two sequences are one recorded pass");
             // And again: over keys and values of other blocks than before, through the recorded pass.
             assert_eq!(conversation(&mut backend), found, "the same batches give the same bits");
