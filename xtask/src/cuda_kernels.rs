@@ -8,6 +8,7 @@ mod nvrtc;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read as _, Write as _};
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -103,15 +104,23 @@ fn make(python: &Python, verbose: bool) -> anyhow::Result<Vec<(String, Vec<u8>)>
         bail!("there is no {UNIT} among the kernels");
     };
     let others: Vec<&Source> = sources.iter().filter(|source| source.name != UNIT).collect();
-    let mut files = Vec::new();
-    for (name, architecture, output) in OBJECTS {
+    let compile = |(_, architecture, output): (&str, &str, Output)| {
         let architecture = format!("--gpu-architecture={architecture}");
         let mut options = vec![architecture.as_str()];
         options.extend(OPTIONS);
         if verbose {
             options.push("--ptxas-options=-v");
         }
-        let compiled = nvrtc.compile(unit, &others, &options, output)?;
+        nvrtc.compile(unit, &others, &options, output)
+    };
+    // Each takes half a minute of one CPU.
+    let compiled = std::thread::scope(|scope| {
+        let compilations = OBJECTS.map(|object| scope.spawn(move || compile(object)));
+        compilations.map(|compilation| compilation.join().unwrap_or_else(|panic| resume_unwind(panic)))
+    });
+    let mut files = Vec::new();
+    for ((name, _, _), compiled) in OBJECTS.into_iter().zip(compiled) {
+        let compiled = compiled?;
         if !compiled.log.is_empty() {
             println!("{name}:\n{}", compiled.log.trim_end());
         }
