@@ -13,9 +13,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow};
 use clap::builder::RangedU64ValueParser;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use wharf_api::ServeConfig;
-use wharf_api::config::KvCacheDtype;
+use wharf_api::config::{Device, KvCacheDtype};
 use wharf_telemetry::log;
 
 use self::local::{LocalModel, LocalStream};
@@ -39,11 +40,14 @@ pub(crate) struct Args {
     /// Name of the model to ask for; needed only when the server has several
     #[arg(long, value_name = "NAME", conflicts_with = "model")]
     model_name: Option<String>,
+    /// With --model: what computes, auto, cpu, cuda or cuda:N
+    #[arg(long, value_name = "DEVICE", requires = "model", default_value = "auto", value_parser = configured::<Device>)]
+    device: Device,
     /// With --model: threads that compute [default: one per core]
     #[arg(long, value_name = "N", requires = "model", value_parser = at_least_one::<usize>())]
     threads: Option<usize>,
     /// With --model: how keys and values are stored, f16 or int8
-    #[arg(long, value_name = "TYPE", requires = "model", default_value = "f16", value_parser = kv_cache_dtype)]
+    #[arg(long, value_name = "TYPE", requires = "model", default_value = "f16", value_parser = configured::<KvCacheDtype>)]
     kv_cache_dtype: KvCacheDtype,
     /// With --model: folder to keep packed weights in, so that the next start is faster
     #[arg(long, value_name = "DIR", requires = "model")]
@@ -82,7 +86,7 @@ fn at_least_one<T: TryFrom<u64> + Clone + Send + Sync>() -> RangedU64ValueParser
 }
 
 /// As in the configuration of a server.
-fn kv_cache_dtype(given: &str) -> Result<KvCacheDtype, String> {
+fn configured<T: DeserializeOwned>(given: &str) -> Result<T, String> {
     serde_json::from_value(Value::from(given)).map_err(|error| error.to_string())
 }
 
@@ -184,12 +188,11 @@ fn remote(args: &Args, env: &Env) -> anyhow::Result<Client> {
 }
 
 fn local(path: &Path, args: &Args) -> Result<LocalModel, Failure> {
-    if args.pack_cache.is_some() {
-        // A cache that cannot be used fails nothing, so its warnings have no other way to the user.
-        log::init("chat", log::Format::Text, "warn").context("failed to set up logging").bad_input()?;
-    }
+    // A cache or a GPU that cannot be used fails nothing, so their warnings have no other way to the user.
+    log::init("chat", log::Format::Text, "warn").context("failed to set up logging").bad_input()?;
     // One conversation: no other sequence needs KV memory or a place in a queue.
     let config = ServeConfig {
+        device: args.device,
         threads: args.threads,
         kv_cache_dtype: args.kv_cache_dtype,
         pack_cache: args.pack_cache.clone(),

@@ -57,12 +57,23 @@ template <class F, int TOKEN_TILES> DEVICE void multiply_few(const Matrix &m, co
         from[j] = (const uint4 *)(x + (u64)token * (u64)(m.chunks * CHUNK)) + t;
     }
     float sum[TOKEN_TILES][4] = {};
-#pragma unroll 4
-    for (int chunk = (int)warp(); chunk < m.chunks; chunk += FEW_WARPS) {
-        Fragment w = F::read(m, tile, chunk);
-        Scales<F> scales = read_scales<F>(m, tile, chunk);
+    // Some chunks are asked for before the first is multiplied: a small matrix has too few warps to keep memory busy otherwise.
+    constexpr int AHEAD = TOKEN_TILES <= 2 ? 4 : 2;
+    for (int first = (int)warp(); first < m.chunks; first += AHEAD * FEW_WARPS) {
+        Fragment w[AHEAD];
+        Scales<F> scales[AHEAD];
 #pragma unroll
-        for (int j = 0; j < TOKEN_TILES; j++) multiply_chunk<F>(sum[j], w, scales, from[j][4 * chunk]);
+        for (int i = 0; i < AHEAD; i++) {
+            int chunk = first + i * FEW_WARPS;
+            if (chunk < m.chunks) w[i] = F::read(m, tile, chunk), scales[i] = read_scales<F>(m, tile, chunk);
+        }
+#pragma unroll
+        for (int i = 0; i < AHEAD; i++) {
+            int chunk = first + i * FEW_WARPS;
+            if (chunk >= m.chunks) break;
+#pragma unroll
+            for (int j = 0; j < TOKEN_TILES; j++) multiply_chunk<F>(sum[j], w[i], scales[i], from[j][4 * chunk]);
+        }
     }
 #pragma unroll
     for (int j = 0; j < TOKEN_TILES; j++)

@@ -10,7 +10,7 @@ use wharf_engine::{Backend, EngineConfig, Speculation, StartError, start};
 use wharf_model::Model;
 use wharf_server::Loaded;
 
-use super::device::Device;
+use super::device::{Device, Watched};
 use super::memory::{self, KvPlan, Wanted};
 use super::text::TextSide;
 
@@ -36,10 +36,15 @@ pub(crate) fn load(
                 max_batch_tokens: config.max_num_batched_tokens,
                 threads: machine(config).threads,
             };
-            start_with(model, config, kv, |model| {
+            let mut lost = None;
+            let mut loaded = start_with(model, config, kv, |model| {
                 let backend = CudaBackend::load(*gpu, model, &options, progress);
-                Ok(Box::new(backend.context("failed to load the weights")?))
-            })
+                let (backend, hears) = Watched::new(backend.context("failed to load the weights")?);
+                lost = Some(hears);
+                Ok(Box::new(backend))
+            })?;
+            loaded.lost = lost;
+            Ok(loaded)
         }
     }
 }

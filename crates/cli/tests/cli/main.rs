@@ -3,6 +3,7 @@
 
 mod bench;
 mod chat;
+mod cuda;
 mod distill;
 mod fake;
 mod fetch;
