@@ -53,18 +53,16 @@ fn trim() {
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 fn trim() {}
 
-#[cfg(all(test, target_os = "linux", target_env = "gnu"))]
+#[cfg(test)]
 mod tests {
-    use super::*;
-
-    fn resident() -> usize {
-        let status = std::fs::read_to_string("/proc/self/status").unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
-        line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() << 10
-    }
-
     #[test]
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
     fn what_is_freed_between_what_is_in_use_goes_back_to_the_system() {
+        let resident = || {
+            let status = std::fs::read_to_string("/proc/self/status").unwrap();
+            let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+            line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() << 10
+        };
         // Small pieces, with one that stays after every page of those that go: glibc itself gives none of it back.
         let mut pieces: Vec<Option<Vec<u8>>> = (0..32_768_usize).map(|_| Some(vec![1; 1000])).collect();
         for (number, piece) in pieces.iter_mut().enumerate() {
@@ -73,7 +71,7 @@ mod tests {
             }
         }
         let before = resident();
-        trim();
+        super::trim();
         let after = resident();
         assert!(after + (16 << 20) < before, "{before} bytes before, {after} after");
         assert_eq!(pieces.iter().flatten().count(), 1024);
