@@ -21,6 +21,9 @@ pub struct Settings {
     pub first_pause: Duration,
     /// The longest wait.
     pub longest_pause: Duration,
+    /// Looks come at whole periods after this, so that loops which have it in common wake the process up together; after the last look of one
+    /// loop if nothing is given.
+    pub since: Option<Instant>,
 }
 
 impl Default for Settings {
@@ -29,8 +32,16 @@ impl Default for Settings {
             patience: Duration::from_secs(10),
             first_pause: Duration::from_millis(100),
             longest_pause: Duration::from_secs(30),
+            since: None,
         }
     }
+}
+
+/// When to look again after a look at `now`.
+fn next_tick(since: Option<Instant>, now: Instant, period: Duration) -> Instant {
+    let over =
+        since.map_or(0, |since| now.saturating_duration_since(since).as_nanos() % period.as_nanos().max(1));
+    now + period - Duration::from_nanos(u64::try_from(over).unwrap_or(0))
 }
 
 /// How scaling stands, for `status` and people.
@@ -80,7 +91,7 @@ pub async fn run<T: ScaleTarget>(
             continue;
         }
         if tick <= Instant::now() {
-            tick = Instant::now() + scaler.period();
+            tick = next_tick(settings.since, Instant::now(), scaler.period());
         }
         match step(target, scaler.as_mut(), &mut demand, now(), settings.patience, &mut written, status).await
         {

@@ -1,4 +1,4 @@
-//! What every part of Wharf that works on a cluster shares: kinds of objects kept by watches ([`follow()`]), where pods listen ([`address`])
+//! What every part of Wharf that works on a cluster shares: kinds of objects kept by watches ([`follow()`], [`keep()`]), where pods listen ([`address`])
 //! and what their metrics say ([`MetricsReader`]), and what gateways are asked for ([`DemandStreams`]).
 //!
 //! It decides how the cluster is read, and never writes to it.
@@ -6,12 +6,14 @@
 mod address;
 mod demand;
 mod follow;
+mod packed;
 mod scrape;
 
 pub use address::{Find, address, addresses};
 pub use demand::DemandStreams;
-pub use follow::{Changed, Object, api, follow, reference};
+pub use follow::{Changed, Object, Watched, api, follow, keep, reference};
 pub use kube::Client;
+pub use packed::Packed;
 pub use scrape::MetricsReader;
 
 /// A client of the cluster that the process belongs to, or that a kubeconfig names.

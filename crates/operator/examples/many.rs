@@ -85,6 +85,8 @@ struct Arguments {
     services: usize,
     idle_services: usize,
     idle_seconds: u64,
+    /// Replicas that a service may have at most: from two on each has an autoscaler.
+    most: u32,
 }
 
 impl Arguments {
@@ -100,6 +102,7 @@ impl Arguments {
             services: take("--services", "500").parse()?,
             idle_services: take("--idle-services", "100").parse()?,
             idle_seconds: take("--idle-seconds", "60").parse()?,
+            most: take("--max", "1").parse()?,
         };
         if let Some(unknown) = given.keys().next() {
             return Err(format!("there is no option {unknown}").into());
@@ -158,10 +161,11 @@ impl World {
         Ok(Process(command.spawn()?))
     }
 
-    async fn seed(&self, services: std::ops::Range<usize>) {
+    async fn seed(&self, services: std::ops::Range<usize>, most: u32) {
         for number in services {
             let spec = json!({
                 "model": {"source": "pvc://models/one", "name": "fake-model"}, "rollout": {"warmup": {"prompts": 0}},
+                "scaling": {"max": most},
             });
             let metadata = json!({"name": format!("service-{number}"), "namespace": "demo"});
             self.stage
@@ -211,11 +215,11 @@ impl World {
 
 #[tokio::main]
 async fn main() -> Result<(), Failure> {
-    let Arguments { wharf, services, idle_services, idle_seconds } = Arguments::read()?;
+    let Arguments { wharf, services, idle_services, idle_seconds, most } = Arguments::read()?;
     let world = World::start().await?;
 
     // Idle, with fewer services than the other figure has: they are there first.
-    world.seed(0..idle_services).await;
+    world.seed(0..idle_services, most).await;
     let operator = world.operator(&wharf)?;
     world.settled(idle_services).await?;
     let before = (cost(&operator)?, world.versions());
@@ -223,14 +227,14 @@ async fn main() -> Result<(), Failure> {
     let after = (cost(&operator)?, world.versions());
     let written = after.1.iter().filter(|(uid, version)| before.1.get(*uid) != Some(version)).count();
     let idle = json!({
-        "services": idle_services, "seconds": idle_seconds,
+        "services": idle_services, "seconds": idle_seconds, "max_replicas": most,
         "millicores": 1000.0 * (after.0.cpu - before.0.cpu) / idle_seconds as f64,
         "resident_bytes": after.0.resident, "anonymous_bytes": after.0.anonymous, "peak_bytes": after.0.peak, "objects_written": written,
     });
     drop(operator);
 
     // From cold: all services are there before an operator is.
-    world.seed(idle_services..services).await;
+    world.seed(idle_services..services, most).await;
     let operator = world.operator(&wharf)?;
     let took = world.settled(services).await?;
     let at_work = cost(&operator)?;

@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::api::{DeleteParams, DynamicObject, ObjectMeta, Patch, PatchParams, PostParams, PropagationPolicy};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
-use wharf_cluster::{Object, api, reference};
+use wharf_cluster::{Object, api};
 use wharf_telemetry::metrics::operator as table;
 
 use crate::MANAGER;
@@ -17,7 +17,6 @@ use crate::context::{Applied, ChildName, Context};
 use crate::error::Error;
 use crate::events::Happened;
 use crate::live::{APPLIED, is_as_wanted};
-use crate::view::is_owned_by;
 
 /// Kinds that are never deleted because nobody wants them any more: volumes hold what took hours to make, and pods are others' children.
 const KEPT: &[&str] = &["PersistentVolumeClaim", "Pod"];
@@ -45,17 +44,17 @@ async fn apply_one(context: &Context, child: &Value) -> Result<(), Error> {
     let Some(kept) = context.view.find(&api_version, &kind).await else {
         return Err(Error::Unserved { api_version, kind });
     };
-    let live = kept.store.get(&reference(&kept.resource, &namespace, &name));
+    let live = kept.get(&namespace, &name);
     let digest = text(&child["metadata"]["annotations"][APPLIED]);
     let owner = text(&child["metadata"]["ownerReferences"][0]["uid"]);
     let id = (api_version, kind.clone(), name.clone());
-    let version = live.as_ref().and_then(|live| live.metadata.resource_version.clone());
+    let version = live.as_ref().and_then(|live| live.version().map(str::to_owned));
     if was_applied(context, (&owner, &id), &digest, &version) {
         return Ok(());
     }
-    if let Some(live) = live.filter(|live| is_as_wanted(child, live)) {
+    if live.is_some_and(|live| is_as_wanted(child, &live.value())) {
         // The next look need not compare.
-        let after = live.metadata.resource_version.clone().unwrap_or_default();
+        let after = version.unwrap_or_default();
         note(context, owner, id, Applied { digest, before: None, after });
         return Ok(());
     }
@@ -99,8 +98,7 @@ pub(crate) fn learn(context: &Context, owner: &ObjectMeta) {
         let Some(before) = &applied.before else { continue };
         let Some(kept) = context.view.kind(api_version, kind) else { continue };
         let namespace = owner.namespace.as_deref().unwrap_or_default();
-        let live = kept.store.get(&reference(&kept.resource, namespace, name));
-        if live.and_then(|live| live.metadata.resource_version.clone()) != *before {
+        if kept.get(namespace, name).as_ref().and_then(|live| live.version()) != before.as_deref() {
             applied.before = None;
         }
     }
@@ -117,28 +115,29 @@ pub(crate) async fn prune(
     spared: impl Fn(&DynamicObject) -> bool,
 ) -> Result<(), Error> {
     let uid = owner.uid.as_deref().unwrap_or_default();
-    let name = |object: &Value| {
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        (text(&object["kind"]), text(&object["metadata"]["name"]))
-    };
-    let wanted: BTreeSet<(String, String)> = wanted.iter().map(name).collect();
+    let wanted: BTreeSet<(&str, &str)> = wanted.iter().map(name).collect();
     for kept in context.view.all_kinds() {
         let kind = &kept.resource.kind;
         if KEPT.contains(&kind.as_str()) {
             continue;
         }
-        for child in kept.store.state() {
-            let here = child.metadata.namespace == owner.namespace && is_owned_by(&child, uid);
-            let goes = here
-                && child.metadata.deletion_timestamp.is_none()
-                && !wanted.contains(&(kind.clone(), child.name_any()))
-                && !spared(&child);
-            if goes {
+        let own = kept.find(owner.namespace.as_deref(), |child| child.is_owned_by(uid) && !child.leaves);
+        for child in own {
+            if wanted.contains(&(kind.as_str(), child.name())) {
+                continue;
+            }
+            let child = child.object();
+            if !spared(&child) {
                 delete(context, &child).await?;
             }
         }
     }
     Ok(())
+}
+
+/// Kind and name.
+fn name(object: &Value) -> (&str, &str) {
+    (object["kind"].as_str().unwrap_or_default(), object["metadata"]["name"].as_str().unwrap_or_default())
 }
 
 /// Deletes an object, and what belongs to it after it.

@@ -9,12 +9,10 @@ use std::sync::Arc;
 use kube::ResourceExt;
 use kube::runtime::controller::Action;
 use wharf_cluster::Object;
-use wharf_manifests::names::MODEL;
 
 use crate::context::Context;
 use crate::error::Error;
 use crate::probe::ask_makers;
-use crate::view::is_owned_by;
 use crate::{jobs, status as write};
 
 /// Between two looks at a model that is being made: each may change its status.
@@ -37,10 +35,10 @@ pub(crate) async fn reconcile(object: Object, context: Arc<Context>) -> Result<A
     };
     let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
     let uid = object.metadata.uid.clone().unwrap_or_default();
-    let is_ours = |child: &kube::api::DynamicObject| child.labels().get(MODEL) == Some(&name);
-    let live =
-        context.view.children(("batch/v1", "Job"), &namespace, |job| is_ours(job) && is_owned_by(job, &uid));
-    let pods = context.view.children(("v1", "Pod"), &namespace, is_ours);
+    let live = context
+        .view
+        .children(("batch/v1", "Job"), &namespace, |job| job.is_of_model(&name) && job.is_owned_by(&uid));
+    let pods = context.view.children(("v1", "Pod"), &namespace, |pod| pod.is_of_model(&name));
     ask_makers(&context, &pods).await;
     let progress = jobs::progress(&wanted.jobs, &live, &pods, |uid| context.said(uid));
     let results = jobs::results(&wanted.jobs, &pods);

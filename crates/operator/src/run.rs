@@ -30,7 +30,7 @@ use crate::probe::{HttpProbe, Probe};
 use crate::scaling::Autoscalers;
 use crate::side::Side;
 use crate::view::View;
-use crate::{model, service};
+use crate::{memory, model, service};
 
 /// Name of the Lease of operators.
 pub(crate) const LEASE: &str = "wharf-operator";
@@ -146,7 +146,7 @@ async fn work(operator: &Operator) -> Result<(), reqwest::Error> {
         gateways,
         probe,
         identity: options.lease.as_ref().map_or(LEASE, |lease| &lease.1).to_owned(),
-        autoscalers: Autoscalers::default(),
+        autoscalers: Autoscalers::new(Instant::now()),
         metrics: Arc::clone(side.record()),
         remembered: Default::default(),
     });
@@ -169,6 +169,7 @@ async fn work(operator: &Operator) -> Result<(), reqwest::Error> {
         hand_on(&context, changes, everything),
         control(&context, |context| &context.services, service_queue, service::reconcile),
         control(&context, |context| &context.models, model_queue, model::reconcile),
+        memory::hand_back(),
     );
     Ok(())
 }

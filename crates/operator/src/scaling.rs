@@ -11,6 +11,7 @@ use kube::api::DynamicObject;
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use wharf_api::demand::DemandReport;
 use wharf_autoscaler::{Demand, Now, Policy, Replicas, ScaleTarget, Settings, Status, policy, run, scaler};
 use wharf_cluster::{Object, reference};
@@ -27,8 +28,11 @@ const LINES: usize = 4;
 const OWN: &str = "native";
 
 /// The autoscalers of an operator, by the uid of the service.
-#[derive(Default)]
-pub(crate) struct Autoscalers(Mutex<HashMap<String, Running>>);
+pub(crate) struct Autoscalers {
+    running: Mutex<HashMap<String, Running>>,
+    /// They look together, counted from here: one moment a second at which the process wakes up, however many there are.
+    since: Instant,
+}
 
 /// One that runs. It ends with this.
 struct Running {
@@ -43,14 +47,21 @@ struct Running {
 pub(crate) fn wanted(service: &LLMService) -> Result<Option<Policy>, String> {
     let scaling = &service.spec.scaling;
     match scaling.mode {
-        ScalingMode::Native => policy(scaling).map(Some),
+        // Where there is nothing to choose nobody needs to look.
+        ScalingMode::Native => {
+            policy(scaling).map(|policy| Some(policy).filter(|policy| policy.min < policy.max))
+        }
         ScalingMode::None | ScalingMode::Hpa | ScalingMode::Keda => Ok(None),
     }
 }
 
 impl Autoscalers {
+    pub(crate) fn new(since: Instant) -> Autoscalers {
+        Autoscalers { running: Mutex::default(), since }
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Running>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ends those of services that are gone.
@@ -78,10 +89,11 @@ impl Autoscalers {
         tasks.spawn(pass_on(context.gateways.lines(), sender));
         let bounds = (policy.min, policy.max);
         let target = Target { context: Arc::downgrade(context), namespace, name, bounds };
+        let settings = Settings { since: Some(self.since), ..Settings::default() };
         tasks.spawn(async move {
             // Who decided what is told by Events.
             let (told, _) = watch::channel(Status::default());
-            run(&target, scaler, demand, lines, Settings::default(), &told).await;
+            run(&target, scaler, demand, lines, settings, &told).await;
         });
         running.insert(uid, Running { policy, _tasks: tasks });
     }
@@ -191,6 +203,25 @@ mod tests {
         assert_eq!(replicas(&object(json!(9)), (0, 5)).wanted, 5);
         assert_eq!(replicas(&object(json!(null)), (0, 5)).wanted, 1);
         assert_eq!(replicas(&object(json!(0)), (0, 5)).wanted, 0);
+    }
+
+    #[test]
+    fn nobody_looks_where_there_is_nothing_to_choose() {
+        let service = |scaling: serde_json::Value| -> LLMService {
+            serde_json::from_value(json!({
+                "apiVersion": "wharf.dev/v1alpha1", "kind": "LLMService", "metadata": {"name": "a"},
+                "spec": {"model": {"source": "hf://a/b"}, "scaling": scaling},
+            }))
+            .unwrap()
+        };
+        for fixed in
+            [json!({}), json!({"min": 3}), json!({"min": 2, "max": 2}), json!({"mode": "none", "max": 3})]
+        {
+            assert_eq!(wanted(&service(fixed.clone())), Ok(None), "{fixed}");
+        }
+        for free in [json!({"max": 2}), json!({"min": 0})] {
+            assert!(wanted(&service(free.clone())).unwrap().is_some(), "{free}");
+        }
     }
 
     #[test]

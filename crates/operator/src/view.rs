@@ -1,15 +1,19 @@
-//! What the cluster has, as the watches last showed it. Reads of a look come from here, so that looking costs the API server nothing.
+//! What the cluster has, as the watches last showed it. Reads of a look come from here, so that looking costs the API server nothing. There are
+//! fourteen objects and more for each service: they are kept as text, and those of the object that is looked at become trees.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
-use kube::runtime::reflector::Store;
+use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::watcher;
 use kube::{Client, ResourceExt};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::JoinSet;
-use wharf_cluster::{Changed, Object, api, follow};
+use wharf_cluster::{Changed, Object, Packed, Watched, api, keep};
+use wharf_manifests::names::{MODEL, SERVICE};
+
+use crate::trim::trim;
 
 /// Everything that Wharf makes has this label.
 pub(crate) const OURS: &str = "app.kubernetes.io/managed-by=wharf";
@@ -42,11 +46,68 @@ const PERHAPS: &[(&str, &str, &str)] = &[
     ("monitoring.coreos.com", "v1", "PrometheusRule"),
 ];
 
+/// An object of the cluster, packed.
+pub(crate) type Child = Packed<Marks>;
+
+/// What children are found by.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Marks {
+    service: Option<Box<str>>,
+    model: Option<Box<str>>,
+    /// Uid of what it belongs to.
+    owner: Option<Box<str>>,
+    /// It is being deleted.
+    pub(crate) leaves: bool,
+}
+
+impl Marks {
+    fn of(object: &DynamicObject) -> Marks {
+        let label = |key: &str| object.labels().get(key).map(|name| name.as_str().into());
+        let mut owners = object.metadata.owner_references.iter().flatten();
+        let owner = owners.find(|owner| owner.controller == Some(true));
+        Marks {
+            service: label(SERVICE),
+            model: label(MODEL),
+            owner: owner.map(|owner| owner.uid.as_str().into()),
+            leaves: object.metadata.deletion_timestamp.is_some(),
+        }
+    }
+
+    /// Whether it belongs to the object with this uid.
+    pub(crate) fn is_owned_by(&self, uid: &str) -> bool {
+        self.owner.as_deref() == Some(uid)
+    }
+
+    /// Whether it has the label of this service.
+    pub(crate) fn is_of_service(&self, name: &str) -> bool {
+        self.service.as_deref() == Some(name)
+    }
+
+    /// Whether it has the label of this Model.
+    pub(crate) fn is_of_model(&self, name: &str) -> bool {
+        self.model.as_deref() == Some(name)
+    }
+}
+
 /// A kind of object and those that there are.
 #[derive(Clone)]
 pub(crate) struct Kept {
-    pub(crate) resource: ApiResource,
-    pub(crate) store: Store<DynamicObject>,
+    pub(crate) resource: Arc<ApiResource>,
+    store: Store<Child>,
+}
+
+impl Kept {
+    /// The object of this name.
+    pub(crate) fn get(&self, namespace: &str, name: &str) -> Option<Arc<Child>> {
+        self.store.get(&ObjectRef::new_with(name, Arc::clone(&self.resource)).within(namespace))
+    }
+
+    /// Objects of a namespace that satisfy `fits`, by name.
+    pub(crate) fn find(&self, namespace: Option<&str>, fits: impl Fn(&Marks) -> bool) -> Vec<Arc<Child>> {
+        let mut found = self.store.state_filter(|child| child.namespace() == namespace && fits(&child.marks));
+        found.sort_by(|a, b| a.name().cmp(b.name()));
+        found
+    }
 }
 
 /// What the cluster has.
@@ -114,19 +175,16 @@ impl View {
         &self,
         kind: (&str, &str),
         namespace: &str,
-        fits: impl Fn(&DynamicObject) -> bool,
+        fits: impl Fn(&Marks) -> bool,
     ) -> Vec<Object> {
         let Some(kept) = self.kind(kind.0, kind.1) else { return Vec::new() };
-        let here = |object: &Object| object.metadata.namespace.as_deref() == Some(namespace) && fits(object);
-        let mut found: Vec<Object> = kept.store.state().into_iter().filter(here).collect();
-        found.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
-        found
+        kept.find(Some(namespace), fits).iter().map(|child| child.object()).collect()
     }
 
     /// Uids of all objects of a kind.
     pub(crate) fn uids(&self, api_version: &str, kind: &str) -> BTreeSet<String> {
         let all = self.kind(api_version, kind).map(|kept| kept.store.state()).unwrap_or_default();
-        all.iter().filter_map(|object| object.metadata.uid.clone()).collect()
+        all.iter().filter_map(|child| child.uid().map(str::to_owned)).collect()
     }
 
     fn keep(&self, kind: &GroupVersionKind) -> Kept {
@@ -138,14 +196,36 @@ impl View {
         };
         let api = api(&self.client, self.namespace.as_deref(), &resource);
         let mut tasks = self.tasks.write().unwrap_or_else(PoisonError::into_inner);
-        let store = follow(api, &resource, watcher::Config::default().labels(OURS), tell, &mut tasks);
-        let kept = Kept { resource: resource.clone(), store };
+        let config = watcher::Config::default().labels(OURS);
+        let trim = trim(&resource.kind);
+        let store = keep(Watched { api, resource: &resource, config, trim }, Marks::of, tell, &mut tasks);
+        let kept = Kept { resource: Arc::new(resource.clone()), store };
         let mut known = self.kept.write().unwrap_or_else(PoisonError::into_inner);
         known.entry((resource.api_version, resource.kind)).or_insert(kept).clone()
     }
 }
 
-/// Whether an object belongs to the one with this uid.
-pub(crate) fn is_owned_by(object: &DynamicObject, uid: &str) -> bool {
-    object.owner_references().iter().any(|owner| owner.uid == uid && owner.controller == Some(true))
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_object_is_found_by_its_labels_and_by_what_it_belongs_to() {
+        let object = |metadata: serde_json::Value| -> DynamicObject {
+            serde_json::from_value(json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata}))
+                .unwrap()
+        };
+        let owner = |uid: &str, controller: bool| json!({"apiVersion": "v1", "kind": "X", "name": "x", "uid": uid, "controller": controller});
+        let marks = Marks::of(&object(json!({
+            "name": "c", "labels": {SERVICE: "a"}, "ownerReferences": [owner("other", false), owner("mine", true)],
+        })));
+        assert!(marks.is_of_service("a") && !marks.is_of_service("b") && !marks.is_of_model("a"));
+        assert!(marks.is_owned_by("mine") && !marks.is_owned_by("other") && !marks.leaves);
+        let marks = Marks::of(&object(
+            json!({"name": "c", "labels": {MODEL: "m"}, "deletionTimestamp": "2026-01-01T00:00:00Z"}),
+        ));
+        assert!(marks.is_of_model("m") && !marks.is_owned_by("") && marks.leaves);
+    }
 }

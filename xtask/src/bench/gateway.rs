@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use serde::Serialize;
 
-use self::programs::{Load, Programs, Router};
+use self::programs::{Load, Ours, Programs, Router};
 use super::checkpoint::Circumstances;
 use super::optimize::figures::{HEAD, Row};
 use super::report::{aligned, markdown_table};
@@ -29,6 +29,7 @@ Examples:
   cargo xtask bench gateway --write-docs
   cargo xtask bench gateway --pairs 1 --seconds 2
   cargo xtask bench gateway --output figures.json
+  cargo xtask bench gateway --streams-only        the memory of idle streams alone: no peers, nginx or wrk
 
 Needs nginx and wrk (on Debian: apt install nginx-light wrk). Exits with 1 when a bar is missed, else with 3 when a row is
 inconclusive: see `cargo xtask bench peers --help`.")]
@@ -42,6 +43,9 @@ pub(super) struct Args {
     /// Idle streams whose memory is measured
     #[arg(long, value_name = "N", default_value_t = 8000)]
     streams: usize,
+    /// Measure the memory of idle streams alone
+    #[arg(long, conflicts_with_all = ["output", "write_docs"])]
+    streams_only: bool,
     /// What our gateway logs; `info` is a line for each request, which the others do not write here
     #[arg(long, value_name = "LEVEL", default_value = "warn")]
     log_level: String,
@@ -78,6 +82,11 @@ struct Report {
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    if args.streams_only {
+        let row = memory(&Ours::find(server::build()?, &args.log_level)?, args.streams)?;
+        println!("{}", aligned(HEAD, &[row.cells()]));
+        return Ok(ExitCode::from(exit_code(&[row.verdict()])));
+    }
     let cache = Cache::open()?;
     let threads = std::thread::available_parallelism().context("failed to count the cores")?.get();
     let circumstances = Circumstances::now(threads)?;
@@ -103,11 +112,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     drop(routers);
     let mut rows = rows(&samples);
-    let streams = streams::memory(&programs, args.streams)?;
-    let memory = format!("memory of {} idle streams", args.streams);
-    let ours = streams.bytes_each / 1e3;
-    let limit = ("limit", STREAM_BYTES / 1e3);
-    rows.push(Row::fixed(memory, "kB each", Some(ours), limit, Some(Bar::AtMost(1.0))));
+    rows.push(memory(&programs.ours, args.streams)?);
     let report = Report { circumstances, pairs: args.pairs, seconds: args.seconds, rows };
     println!("{}", report.table());
     if let Some(path) = &args.output {
@@ -119,6 +124,18 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     let verdicts: Vec<_> = report.rows.iter().map(Row::verdict).collect();
     Ok(ExitCode::from(exit_code(&verdicts)))
+}
+
+fn memory(ours: &Ours, streams: usize) -> anyhow::Result<Row> {
+    let each = streams::memory(ours, streams)?.bytes_each / 1e3;
+    let limit = ("limit", STREAM_BYTES / 1e3);
+    Ok(Row::fixed(
+        format!("memory of {streams} idle streams"),
+        "kB each",
+        Some(each),
+        limit,
+        Some(Bar::AtMost(1.0)),
+    ))
 }
 
 impl Samples {

@@ -29,6 +29,9 @@ pub(super) struct Args {
     /// How long nothing happens, in seconds
     #[arg(long, value_name = "S", default_value_t = 60)]
     idle_seconds: u64,
+    /// Replicas that a service may have at most; from two on each has an autoscaler that looks every second
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    max: u64,
     /// Write the figures as JSON
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -65,6 +68,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         ("--services", args.services as u64),
         ("--idle-services", args.idle_services as u64),
         ("--idle-seconds", args.idle_seconds),
+        ("--max", args.max),
     ] {
         command.arg(name).arg(value.to_string());
     }

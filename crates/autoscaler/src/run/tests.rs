@@ -58,6 +58,10 @@ struct Running<T> {
 }
 
 fn start<T: ScaleTarget + 'static>(target: T, name: &str) -> Running<T> {
+    start_with(target, name, Settings::default())
+}
+
+fn start_with<T: ScaleTarget + 'static>(target: T, name: &str, settings: Settings) -> Running<T> {
     let target = Arc::new(target);
     let (lines, receiver) = mpsc::channel(64);
     let (sender, status) = watch::channel(Status::default());
@@ -65,7 +69,7 @@ fn start<T: ScaleTarget + 'static>(target: T, name: &str) -> Running<T> {
     let scaler = scaler(name, &policy()).unwrap();
     let of = Arc::clone(&target);
     let task = tokio::spawn(async move {
-        run(&*of, scaler, demand, receiver, Settings::default(), &sender).await;
+        run(&*of, scaler, demand, receiver, settings, &sender).await;
     });
     Running { target, lines, status, task }
 }
@@ -119,6 +123,46 @@ async fn a_policy_that_does_not_react_waits_for_its_tick() {
     running.lines.send(line(1, 9, 9)).await.unwrap();
     tokio::time::sleep(Duration::from_secs(200)).await;
     assert_eq!(running.target.written().len(), 1);
+}
+
+/// Remembers when it was read.
+#[derive(Default)]
+struct Noting {
+    reads: Mutex<Vec<Instant>>,
+    memory: Memory,
+}
+
+impl ScaleTarget for Noting {
+    type Error = Infallible;
+
+    async fn read(&self) -> Result<Replicas, Infallible> {
+        self.reads.lock().unwrap().push(Instant::now());
+        self.memory.read().await
+    }
+
+    async fn set(&self, replicas: u32, reason: &str) -> Result<(), Infallible> {
+        self.memory.set(replicas, reason).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn loops_that_begin_at_different_moments_look_at_the_same_ones() {
+    let since = Instant::now();
+    let settings = Settings { since: Some(since), ..Settings::default() };
+    let mut running = Vec::new();
+    for after in [0, 130, 470] {
+        sleep_until(since + Duration::from_millis(after)).await;
+        running.push(start_with(Noting::default(), "native", settings));
+    }
+    sleep_until(since + Duration::from_millis(4500)).await;
+    for running in running {
+        let reads = running.target.reads.lock().unwrap().clone();
+        // The first is at once; all that follow are together.
+        let seconds: Vec<f64> = reads[1..].iter().map(|read| (*read - since).as_secs_f64().round()).collect();
+        let late = reads[1..].iter().map(|read| (*read - since).subsec_millis());
+        assert_eq!(seconds, [1.0, 2.0, 3.0, 4.0]);
+        assert!(late.max() < Some(3), "{reads:?}");
+    }
 }
 
 /// Fails until told otherwise, and counts the tries.

@@ -3,12 +3,12 @@
 use kube::ResourceExt;
 use serde_json::Value;
 use wharf_cluster::{Object, reference};
-use wharf_manifests::names::{PART, Part, SERVICE};
+use wharf_manifests::names::{PART, Part};
 use wharf_spec::Model;
 
 use crate::context::Context;
 use crate::observe::{Workload, workload};
-use crate::view::is_owned_by;
+use crate::view::Marks;
 
 /// What there is.
 pub(crate) struct Found {
@@ -28,11 +28,9 @@ pub(crate) struct Found {
 pub(super) fn dereference(context: &Context, object: &Object) -> Found {
     let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
     let uid = object.metadata.uid.clone().unwrap_or_default();
-    let is_ours = |child: &kube::api::DynamicObject| child.labels().get(SERVICE) == Some(&name);
     let owned = |api_version, kind| {
-        context
-            .view
-            .children((api_version, kind), &namespace, |child| is_ours(child) && is_owned_by(child, &uid))
+        let fits = |child: &Marks| child.is_of_service(&name) && child.is_owned_by(&uid);
+        context.view.children((api_version, kind), &namespace, fits)
     };
     let workloads = [("apps/v1", "Deployment"), ("leaderworkerset.x-k8s.io/v1", "LeaderWorkerSet")]
         .into_iter()
@@ -40,7 +38,7 @@ pub(super) fn dereference(context: &Context, object: &Object) -> Found {
         .filter(|workload| workload.metadata.deletion_timestamp.is_none())
         .filter_map(|object| workload(&object))
         .collect();
-    let pods = context.view.children(("v1", "Pod"), &namespace, is_ours);
+    let pods = context.view.children(("v1", "Pod"), &namespace, |pod| pod.is_of_service(&name));
     let (servers, makers) = pods
         .into_iter()
         .partition(|pod| pod.labels().get(PART).map(String::as_str) == Some(Part::Server.name()));

@@ -91,32 +91,21 @@ impl fmt::Display for Load {
     }
 }
 
-/// Where the programs are.
-pub(super) struct Programs {
+/// Our gateway, and where it works.
+pub(super) struct Ours {
     wharf: PathBuf,
-    python: Python,
-    peers: Vec<PathBuf>,
     work: PathBuf,
-    /// What our gateway logs.
+    /// What it logs.
     log_level: String,
 }
 
-impl Programs {
-    pub(super) fn find(cache: &Cache, wharf: PathBuf, log_level: &str) -> anyhow::Result<Programs> {
-        for program in ["nginx", "wrk"] {
-            if !shell::works(Command::new(program).arg("-v")) && which(program).is_none() {
-                bail!("{program} is not there (on Debian: apt install nginx-light wrk)");
-            }
-        }
-        let python = Python::find().context(Python::MISSING)?;
-        let peers =
-            PEERS.iter().map(|peer| python.packages(cache, peer.requirement)).collect::<Result<_, _>>()?;
+impl Ours {
+    pub(super) fn find(wharf: PathBuf, log_level: &str) -> anyhow::Result<Ours> {
         let work = shell::target()?.join("bench-gateway");
         std::fs::create_dir_all(&work).with_context(|| format!("failed to create {}", work.display()))?;
-        let programs = Programs { wharf, python, peers, work, log_level: log_level.to_owned() };
-        programs.write("post.lua", POST)?;
-        programs.write("keys", &format!("{KEY}\n"))?;
-        Ok(programs)
+        let ours = Ours { wharf, work, log_level: log_level.to_owned() };
+        ours.write("keys", &format!("{KEY}\n"))?;
+        Ok(ours)
     }
 
     fn write(&self, name: &str, text: &str) -> anyhow::Result<PathBuf> {
@@ -125,41 +114,8 @@ impl Programs {
         Ok(path)
     }
 
-    /// nginx in the foreground, so that it ends with us.
-    pub(super) fn upstream(&self) -> anyhow::Result<Upstream> {
-        let ports = [free_port()?, free_port()?];
-        let conf = NGINX
-            .replace("FOLDER", &self.work.display().to_string())
-            .replace("PORT1", &ports[0].to_string())
-            .replace("PORT2", &ports[1].to_string());
-        let conf = self.write("nginx.conf", &conf)?;
-        let nginx = start(Command::new("nginx").arg("-c").arg(conf), &self.work.join("nginx.log"))?;
-        for port in ports {
-            ready("nginx", port)?;
-        }
-        Ok(Upstream { _nginx: nginx, ports })
-    }
-
-    /// Ours first.
-    pub(super) fn routers(&self, upstream: &Upstream) -> anyhow::Result<Vec<Router>> {
-        let [a, b] = upstream.ports.map(|port| format!("127.0.0.1:{port}"));
-        let mut routers = vec![self.ours(&[a.clone(), b.clone()])?];
-        for (peer, packages) in PEERS.iter().zip(&self.peers) {
-            let (port, metrics) = (free_port()?, free_port()?);
-            let mut command = self.python.command();
-            command.env("PYTHONPATH", packages).args(["-m", peer.module, "--host", "127.0.0.1"]);
-            command.args(["--port", &port.to_string(), "--prometheus-port", &metrics.to_string()]);
-            command.args(["--worker-urls", &format!("http://{a}"), &format!("http://{b}")]);
-            command.args(["--policy", "cache_aware"]).args(peer.quiet);
-            let program = start(&mut command, &self.work.join(format!("{}.log", peer.name)))?;
-            ready(peer.name, port)?;
-            routers.push(Router { name: peer.name, port, program });
-        }
-        Ok(routers)
-    }
-
     /// Our gateway in front of these addresses.
-    pub(super) fn ours(&self, addresses: &[String]) -> anyhow::Result<Router> {
+    pub(super) fn start(&self, addresses: &[String]) -> anyhow::Result<Router> {
         let (port, metrics) = (free_port()?, free_port()?);
         let list: Vec<String> = addresses.iter().map(|address| format!("'{address}'")).collect();
         let config = format!(
@@ -173,16 +129,72 @@ impl Programs {
         command
             .args(["gateway", "--log-format", "json", "--log-level", &self.log_level, "--config"])
             .arg(config);
-        let program = start(&mut command, &self.work.join("gateway.log"))?;
+        let program = run(&mut command, &self.work.join("gateway.log"))?;
         ready("the gateway", port)?;
         Ok(Router { name: "wharf", port, program })
+    }
+}
+
+/// Where the programs are.
+pub(super) struct Programs {
+    pub(super) ours: Ours,
+    python: Python,
+    peers: Vec<PathBuf>,
+}
+
+impl Programs {
+    pub(super) fn find(cache: &Cache, wharf: PathBuf, log_level: &str) -> anyhow::Result<Programs> {
+        for program in ["nginx", "wrk"] {
+            if !shell::works(Command::new(program).arg("-v")) && which(program).is_none() {
+                bail!("{program} is not there (on Debian: apt install nginx-light wrk)");
+            }
+        }
+        let python = Python::find().context(Python::MISSING)?;
+        let peers =
+            PEERS.iter().map(|peer| python.packages(cache, peer.requirement)).collect::<Result<_, _>>()?;
+        let ours = Ours::find(wharf, log_level)?;
+        ours.write("post.lua", POST)?;
+        Ok(Programs { ours, python, peers })
+    }
+
+    /// nginx in the foreground, so that it ends with us.
+    pub(super) fn upstream(&self) -> anyhow::Result<Upstream> {
+        let ports = [free_port()?, free_port()?];
+        let conf = NGINX
+            .replace("FOLDER", &self.ours.work.display().to_string())
+            .replace("PORT1", &ports[0].to_string())
+            .replace("PORT2", &ports[1].to_string());
+        let conf = self.ours.write("nginx.conf", &conf)?;
+        let nginx = run(Command::new("nginx").arg("-c").arg(conf), &self.ours.work.join("nginx.log"))?;
+        for port in ports {
+            ready("nginx", port)?;
+        }
+        Ok(Upstream { _nginx: nginx, ports })
+    }
+
+    /// Ours first.
+    pub(super) fn routers(&self, upstream: &Upstream) -> anyhow::Result<Vec<Router>> {
+        let [a, b] = upstream.ports.map(|port| format!("127.0.0.1:{port}"));
+        let mut routers = vec![self.ours.start(&[a.clone(), b.clone()])?];
+        for (peer, packages) in PEERS.iter().zip(&self.peers) {
+            let (port, metrics) = (free_port()?, free_port()?);
+            let mut command = self.python.command();
+            command.env("PYTHONPATH", packages).args(["-m", peer.module, "--host", "127.0.0.1"]);
+            command.args(["--port", &port.to_string(), "--prometheus-port", &metrics.to_string()]);
+            command.args(["--worker-urls", &format!("http://{a}"), &format!("http://{b}")]);
+            command.args(["--policy", "cache_aware"]).args(peer.quiet);
+            let program = run(&mut command, &self.ours.work.join(format!("{}.log", peer.name)))?;
+            ready(peer.name, port)?;
+            routers.push(Router { name: peer.name, port, program });
+        }
+        Ok(routers)
     }
 
     /// So many connections that ask as fast as they are answered.
     pub(super) fn load(&self, port: u16, connections: u32, seconds: u32) -> anyhow::Result<Load> {
         let mut wrk = Command::new("wrk");
         wrk.args(["-t1", &format!("-c{connections}"), &format!("-d{seconds}s"), "--latency", "-s"]);
-        wrk.arg(self.work.join("post.lua")).arg(format!("http://127.0.0.1:{port}/"));
+        wrk.arg(self.ours.work.join("post.lua")).arg(format!("http://127.0.0.1:{port}/"));
         parse(&shell::read(&mut wrk)?)
     }
 }
@@ -205,7 +217,7 @@ fn which(program: &str) -> Option<PathBuf> {
         .find(|path| path.exists())
 }
 
-fn start(command: &mut Command, log: &Path) -> anyhow::Result<Program> {
+fn run(command: &mut Command, log: &Path) -> anyhow::Result<Program> {
     let file = std::fs::File::create(log).with_context(|| format!("failed to create {}", log.display()))?;
     let errors = file.try_clone().context("failed to share the log file")?;
     command.stdin(Stdio::null()).stdout(file).stderr(errors);

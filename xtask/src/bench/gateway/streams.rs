@@ -8,7 +8,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::programs::{Programs, request};
+use super::programs::{Ours, request};
 
 /// Streams that are opened at the same time.
 const AT_ONCE: usize = 64;
@@ -21,7 +21,7 @@ pub(super) struct Memory {
 }
 
 /// Opens so many streams through the gateway to a server that sends one token and then nothing.
-pub(super) fn memory(programs: &Programs, streams: usize) -> anyhow::Result<Memory> {
+pub(super) fn memory(ours: &Ours, streams: usize) -> anyhow::Result<Memory> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -34,7 +34,7 @@ pub(super) fn memory(programs: &Programs, streams: usize) -> anyhow::Result<Memo
                 tokio::spawn(one_token(stream));
             }
         });
-        let router = programs.ours(&[address.to_string()])?;
+        let router = ours.start(&[address.to_string()])?;
         // What the first streams allocate for all is not counted with the rest.
         let mut open = many(router.port, AT_ONCE).await?;
         let before = resident(router.program.id())?;
