@@ -13,6 +13,7 @@ mod demo_model;
 mod distill_demo;
 mod environment;
 mod fuzz;
+mod gpu;
 mod image;
 mod python;
 mod quickstart;
@@ -52,6 +53,7 @@ enum Command {
     Demo(demo::Args),
     DistillDemo(distill_demo::Args),
     Fuzz(fuzz::Args),
+    Gpu(gpu::Args),
     Image(image::Args),
     Tidy(tidy::Args),
     VerifyConsole(verify_console::Args),
@@ -75,6 +77,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::DistillDemo(args) => distill_demo::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),
+        Command::Gpu(args) => gpu::run(&args),
         Command::Image(args) => image::run(&args),
         Command::Tidy(args) => tidy::run(&args),
         Command::VerifyConsole(args) => verify_console::run(&args),

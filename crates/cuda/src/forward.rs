@@ -20,11 +20,11 @@ const ROTATE_THREADS: u32 = 128;
 /// Threads of a block of attention.
 const ATTEND_THREADS: u32 = 128;
 /// Threads of a block that multiplies.
-const MATMUL_THREADS: u32 = 256;
+pub(crate) const MATMUL_THREADS: u32 = 256;
 /// Most tokens that the warps of a block compute by sharing columns.
 const FEW_TOKENS: usize = 64;
 /// Tokens, and tiles of rows, of a block where there are more.
-const MANY: (usize, usize) = (128, 8);
+pub(crate) const MANY: (usize, usize) = (128, 8);
 
 /// What becomes of a product: `Epilogue` in `kernels/matmul.cu`.
 #[derive(Clone, Copy)]

@@ -6,6 +6,8 @@ pub mod driver;
 mod format;
 mod forward;
 mod layout;
+#[doc(hidden)]
+pub mod measure;
 pub mod memory;
 mod objects;
 mod pack;

@@ -108,7 +108,7 @@ static const std::map<std::string, Maker> KERNELS = {
     KERNEL_NAMED(wharf_attend_32) KERNEL_NAMED(wharf_attend_64) KERNEL_NAMED(wharf_attend_96)
     KERNEL_NAMED(wharf_attend_128) KERNEL_NAMED(wharf_attend_192) KERNEL_NAMED(wharf_attend_256)
     KERNEL_NAMED(wharf_merge) KERNEL_NAMED(wharf_fill) KERNEL_NAMED(wharf_norm) KERNEL_NAMED(wharf_branch) KERNEL_NAMED(wharf_logits)
-    KERNEL_NAMED(wharf_rotate)
+    KERNEL_NAMED(wharf_rotate) KERNEL_NAMED(wharf_copy)
     MATMULS(half) MATMULS(brain) MATMULS(bytes) MATMULS(bytes_affine) MATMULS(bytes_16)
     MATMULS(nibbles) MATMULS(nibbles_affine) MATMULS(nibbles_16) MATMULS(nibbles_16_affine)
     // clang-format on

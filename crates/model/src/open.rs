@@ -217,6 +217,18 @@ impl Model {
         header::config_of_gguf(metadata, tensors, path)
     }
 
+    /// The model with its layers over and over until there are `layers`: for measurements, which need a large model's shape and not its file.
+    ///
+    /// # Panics
+    /// When it has no layers.
+    #[doc(hidden)]
+    pub fn repeated(mut self, layers: usize) -> Model {
+        let stored = self.config.layers.len();
+        self.config.layers = self.config.layers.iter().cycle().take(layers).cloned().collect();
+        self.weights.repeat(stored, layers);
+        self
+    }
+
     /// [`Model::open`] with choices.
     pub fn open_with(path: &Path, options: OpenOptions) -> Result<Model, OpenError> {
         match locate(path)? {

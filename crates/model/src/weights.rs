@@ -244,6 +244,18 @@ impl Weights {
         self.files[view.file].release(view.offset, view.stored)
     }
 
+    /// The first `stored` layers again and again, until there are `layers`.
+    pub(crate) fn repeat(&mut self, stored: usize, layers: usize) {
+        let of = |layer: usize| {
+            move |((of, role), slot): (&(Option<usize>, Role), &Slot)| {
+                (*of == Some(layer % stored)).then_some(((Some(layer), *role), *slot))
+            }
+        };
+        let more: Vec<_> =
+            (stored..layers).flat_map(|layer| self.slots.iter().filter_map(of(layer))).collect();
+        self.slots.extend(more);
+    }
+
     /// Every tensor in the order of the files, for reports.
     pub fn tensors(&self) -> impl ExactSizeIterator<Item = &StoredTensor> {
         self.tensors.iter()

@@ -2,8 +2,10 @@
 
 pub mod fixtures;
 pub mod gguf;
+mod noise;
 mod tiny;
 mod vocabulary;
 
+pub use noise::noise;
 pub use tiny::TinyModel;
 pub use vocabulary::{CHAT_TEMPLATE, Vocabulary};

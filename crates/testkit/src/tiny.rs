@@ -8,6 +8,7 @@ use wharf_kernels::DType;
 use wharf_kernels::block::quantize;
 
 use crate::gguf::{Builder, Value};
+use crate::noise::noise;
 use crate::vocabulary::{CHAT_TEMPLATE, Vocabulary};
 
 /// A Llama with random weights, a byte-level tokenizer and a chat template, written as one GGUF file.
@@ -34,7 +35,7 @@ pub struct TinyModel {
     pub n_heads: usize,
     /// Key and value heads.
     pub n_kv_heads: usize,
-    /// Type of the matrices: F32, F16, BF16, Q8_0, Q4_0 or Q4_1.
+    /// Type of the matrices: F32, F16, BF16, Q8_0, Q4_0 or Q4_1; of [noise](TinyModel::noise) any.
     pub dtype: DType,
     /// Type of the embedding.
     pub embedding_dtype: DType,
@@ -44,6 +45,8 @@ pub struct TinyModel {
     pub window: Option<u32>,
     /// `tokenizer.chat_template`; `None` leaves it out.
     pub chat_template: Option<String>,
+    /// Whether matrices are random bits ([`noise`](crate::noise)) instead of numbers that are quantised.
+    pub noise: bool,
 }
 
 impl Default for TinyModel {
@@ -63,6 +66,7 @@ impl Default for TinyModel {
             tied: true,
             window: None,
             chat_template: Some(CHAT_TEMPLATE.to_owned()),
+            noise: false,
         }
     }
 }
@@ -96,6 +100,10 @@ impl TinyModel {
         let (hidden, ffn) = (self.hidden_size, self.ffn_size);
         let kv = hidden / self.n_heads * self.n_kv_heads;
         let mut matrix = |file: &mut Builder, name: &str, rows: usize, cols: usize, dtype: DType| {
+            if self.noise {
+                file.tensor(name, rows, cols, dtype.ggml(), noise(dtype, rows, cols, random.next()));
+                return;
+            }
             // Scaled so that activations neither vanish nor explode, and wide enough that logits differ.
             let values = random.normal(rows * cols, 1.5 / (cols as f32).sqrt());
             let data = quantize(dtype, &values).expect("the sizes fit the types");
@@ -148,10 +156,10 @@ impl TinyModel {
 }
 
 /// SplitMix64: small, seedable, the same on every machine.
-struct Random(u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -61,6 +61,7 @@ const SYMBOLS: [&str; 40] = [
 pub(super) struct Context {
     pub(super) name: String,
     pub(super) capability: (u32, u32),
+    pub(super) version: CudaVersion,
     pub(super) multiprocessors: usize,
     /// Bytes that one block may use if its kernel asks for it.
     pub(super) shared_limit: u32,
@@ -124,6 +125,7 @@ impl Context {
         let mut opened = Context {
             name,
             capability,
+            version,
             multiprocessors,
             shared_limit,
             stream: ptr::null_mut(),

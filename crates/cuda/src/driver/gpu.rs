@@ -9,7 +9,7 @@ use cudarc::driver::result::{DriverError, event, mem_get_info};
 use cudarc::driver::sys::{self, CUevent, CUevent_flags, CUresult};
 
 use super::context::Context;
-use super::error::{DeviceError, OpenError};
+use super::error::{CudaVersion, DeviceError, OpenError};
 use super::memory::Pinned;
 
 /// A GPU whose work is done in order. It may be moved to another thread, and buffers outlive it.
@@ -51,6 +51,11 @@ impl Gpu {
     /// CUDA's compute capability, major and minor.
     pub fn capability(&self) -> (u32, u32) {
         self.context.capability
+    }
+
+    /// The newest CUDA that the driver knows.
+    pub fn driver(&self) -> CudaVersion {
+        self.context.version
     }
 
     /// How many blocks' worth of hardware there is.

@@ -9,6 +9,7 @@ use wharf_kernels::DType;
 use wharf_model::{Model, OpenOptions};
 use wharf_testkit::{TinyModel, fixtures};
 
+use super::compare::{self, blocks, divergence, largest};
 use super::support::gpu;
 use crate::driver::Gpu;
 use crate::{CudaBackend, CudaOptions};
@@ -19,21 +20,12 @@ fn cuda(model: Model, schedule: u64, multiprocessors: u32) -> CudaBackend {
     CudaBackend::load(gpu(schedule, multiprocessors), model, &OPTIONS, &mut |_, _| {}).unwrap()
 }
 
-fn blocks(from: u32, count: u32) -> Vec<BlockId> {
-    (from..from + count).rev().map(BlockId).collect()
-}
-
 fn run(backend: &mut dyn Backend, chunks: &[Chunk<'_>]) -> Vec<f32> {
-    let mut logits = Logits::default();
-    backend.forward(chunks, &mut logits).unwrap();
-    logits.data
+    compare::run(backend, chunks).unwrap()
 }
 
-/// Largest difference; what is no number is no small difference.
-fn largest(a: &[f32], b: &[f32]) -> f32 {
-    assert_eq!(a.len(), b.len());
-    let errors = a.iter().zip(b).map(|(a, b)| (a - b).abs());
-    errors.fold(0.0, |most, error| if error.is_nan() || error > most { error } else { most })
+fn conversation(backend: &mut dyn Backend) -> Vec<f32> {
+    compare::conversation(backend).unwrap()
 }
 
 #[test]
@@ -93,48 +85,6 @@ fn tiny(model: &TinyModel) -> (tempfile::TempPath, Model) {
 
 fn open(path: &Path) -> Model {
     Model::open(path).unwrap()
-}
-
-/// Two prompts, then some tokens of each, as a scheduler has them computed: logits of every pass.
-fn conversation(backend: &mut dyn Backend) -> Vec<f32> {
-    let tokens = |seed: u32, count: u32| (0..count).map(|i| (seed + 37 * i) % 280).collect::<Vec<u32>>();
-    let (a, b) = (tokens(1, 130), tokens(2, 25));
-    let (blocks_a, blocks_b) = (blocks(0, 12), blocks(14, 5));
-    fn chunk<'a>(tokens: &'a [u32], start: usize, blocks: &'a [BlockId], logits: LogitsFor) -> Chunk<'a> {
-        Chunk { tokens, start, blocks, logits }
-    }
-    let mut all = run(
-        backend,
-        &[chunk(&a[..90], 0, &blocks_a, LogitsFor::None), chunk(&b[..20], 0, &blocks_b, LogitsFor::Last)],
-    );
-    all.extend(run(backend, &[chunk(&a[90..], 90, &blocks_a, LogitsFor::All)]));
-    all.extend(run(backend, &[chunk(&b[20..], 20, &blocks_b, LogitsFor::Last)]));
-    for step in 0..6 {
-        let (next_a, next_b) = ([step as u32 + 5], [step as u32 + 9]);
-        all.extend(run(
-            backend,
-            &[
-                chunk(&next_a, 130 + step, &blocks_a, LogitsFor::Last),
-                chunk(&next_b, 25 + step, &blocks_b, LogitsFor::Last),
-            ],
-        ));
-    }
-    all
-}
-
-/// Mean divergence of the distributions over the next token.
-fn divergence(reference: &[f32], found: &[f32], vocab: usize) -> f64 {
-    let log_softmax = |logits: &[f32]| {
-        let most = logits.iter().fold(f32::MIN, |most, x| most.max(*x));
-        let total: f64 = logits.iter().map(|x| f64::from(x - most).exp()).sum();
-        logits.iter().map(|x| f64::from(x - most) - total.ln()).collect::<Vec<f64>>()
-    };
-    let rows = reference.len() / vocab;
-    let each = reference.chunks(vocab).zip(found.chunks(vocab)).map(|(p, q)| {
-        let (p, q) = (log_softmax(p), log_softmax(q));
-        p.iter().zip(q).map(|(p, q)| p.exp() * (p - q)).sum::<f64>()
-    });
-    each.sum::<f64>() / rows as f64
 }
 
 #[test]
