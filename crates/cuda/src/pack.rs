@@ -84,20 +84,16 @@ impl<'a> Packer<'a> {
             let scales = &mut scales[index * tile_scales..][..tile_scales];
             for (half, g) in (0..2).flat_map(|half| (0..TILE / 2).map(move |g| (half, g))) {
                 let Some((dtype, data)) = self.source(tile, half, g) else { continue };
+                let cols = self.cols;
                 match self.format {
                     Format::Floats(kind) => {
-                        self.row.floats(dtype, data, self.cols, kind, (half, g), codes)?
+                        dequantize(dtype, data, &mut self.row.floats[..cols])?;
+                        self.row.put_floats(kind, (half, g), codes);
                     }
                     Format::Integers { four_bits, affine, .. } => {
-                        self.row.integers(
-                            dtype,
-                            data,
-                            self.cols,
-                            (four_bits, affine),
-                            (half, g),
-                            codes,
-                            scales,
-                        )?;
+                        let integers = self.row.read_integers(dtype, data, cols)?;
+                        self.row.put_codes(integers, four_bits, (half, g), codes);
+                        self.row.put_scales(integers, affine, (half, g), scales);
                     }
                 }
             }
@@ -140,17 +136,14 @@ impl Row {
         Row { floats: vec![0.0; cols], codes: vec![0; cols], scales: vec![0.0; subs], mins: vec![0.0; subs] }
     }
 
+    fn read_integers(&mut self, dtype: DType, data: &[u8], cols: usize) -> Result<Integers, BlockError> {
+        let integers = Integers::of(dtype).expect("integers come from quantised types");
+        integers.read(dtype, data, &mut self.codes[..cols], &mut self.scales, &mut self.mins)?;
+        Ok(integers)
+    }
+
     /// `[chunk][half][lane][8]` of 16 bits.
-    fn floats(
-        &mut self,
-        dtype: DType,
-        data: &[u8],
-        cols: usize,
-        kind: Kind,
-        (half, g): (usize, usize),
-        to: &mut [u8],
-    ) -> Result<(), BlockError> {
-        dequantize(dtype, data, &mut self.floats[..cols])?;
+    fn put_floats(&self, kind: Kind, (half, g): (usize, usize), to: &mut [u8]) {
         for (k, value) in self.floats.iter().enumerate() {
             let bits = match kind {
                 Kind::Half => f16::from_f32(value.clamp(-65504.0, 65504.0)).to_bits(),
@@ -160,27 +153,16 @@ impl Row {
             let at = ((chunk * 2 + half) * 32 + lane) * 8 + e;
             to[2 * at..][..2].copy_from_slice(&bits.to_le_bytes());
         }
-        Ok(())
     }
 
-    /// Codes: `[chunk][lane][half][8]`, of bytes or of four bits. Scales and minima: `[chunk][plane][g][half]`.
-    fn integers(
-        &mut self,
-        dtype: DType,
-        data: &[u8],
-        cols: usize,
-        (four_bits, affine): (bool, bool),
-        (half, g): (usize, usize),
-        to: &mut [u8],
-        scales_to: &mut [u16],
-    ) -> Result<(), BlockError> {
-        let integers = Integers::of(dtype).expect("integers come from quantised types");
-        integers.read(dtype, data, &mut self.codes[..cols], &mut self.scales, &mut self.mins)?;
+    /// `[chunk][lane][half][8]`, of bytes or of four bits.
+    fn put_codes(&self, integers: Integers, four_bits: bool, (half, g): (usize, usize), to: &mut [u8]) {
         for (k, code) in self.codes.iter().enumerate() {
             let (chunk, (lane, e)) = (k / CHUNK, lane(g, k));
             let at = (chunk * 32 + lane) * 2 + half;
             if four_bits {
-                let stored = if affine { *code } else { code + 8 - integers.zero };
+                // Where there is no minimum, kernels take 8 off.
+                let stored = if integers.affine { *code } else { code + 8 - integers.zero };
                 // Bit of the 32 that a lane has of the row: even elements in the lower half, odd ones above.
                 let bit = e % 2 * 16 + e / 2 * 4;
                 to[at * 4 + bit / 8] |= stored << (bit % 8);
@@ -188,19 +170,22 @@ impl Row {
                 to[at * 8 + e] = code.wrapping_sub(integers.zero);
             }
         }
+    }
+
+    /// `[chunk][plane][g][half]`: scales of the sub-blocks, then minima.
+    fn put_scales(&self, integers: Integers, affine: bool, (half, g): (usize, usize), to: &mut [u16]) {
         let subs = CHUNK / integers.sub_block;
         let planes = if affine { 2 * subs } else { subs };
         for (index, (scale, min)) in self.scales.iter().zip(&self.mins).enumerate() {
             let (chunk, sub) = (index / subs, index % subs);
             let mut put = |plane: usize, value: f32| {
-                scales_to[((chunk * planes + plane) * 8 + g) * 2 + half] = f16::from_f32(value).to_bits();
+                to[((chunk * planes + plane) * 8 + g) * 2 + half] = f16::from_f32(value).to_bits();
             };
             put(sub, *scale);
             if affine {
                 put(subs + sub, *min);
             }
         }
-        Ok(())
     }
 }
 
@@ -232,10 +217,10 @@ mod tests {
                 .to_f32()
         };
         // Tile 1, chunk 1, upper half, lane 4 * 2 + 1, its element 3: row 16 + 2, column 32 + 4 + 3.
-        assert_eq!(at(((1 * 2 + 1) * 2 * 32 + 9) * 8 + 3), 18.0 * 40.0 + 39.0);
+        assert_eq!(at((3 * 64 + 9) * 8 + 3), 18.0 * 40.0 + 39.0);
         // Its element 4 is column 32 + 16 + 4, which there is not; nor are there rows 20 to 31.
-        assert_eq!(at(((1 * 2 + 1) * 2 * 32 + 9) * 8 + 4), 0.0);
-        assert_eq!(at(((1 * 2 + 1) * 2 * 32 + 32 + 9) * 8 + 3), 0.0);
+        assert_eq!(at((3 * 64 + 9) * 8 + 4), 0.0);
+        assert_eq!(at((3 * 64 + 32 + 9) * 8 + 3), 0.0);
         // The lower half of tile 0, lane 4 * 7 + 3, chunk 0, element 7: row 15, column 16 + 12 + 3.
         assert_eq!(at((32 + 31) * 8 + 7), 15.0 * 40.0 + 31.0);
     }
