@@ -90,8 +90,7 @@ impl<'a> Packer<'a> {
                     }
                     Format::Integers { four_bits, affine, .. } => {
                         self.row.integers(
-                            dtype,
-                            data,
+                            (dtype, data),
                             self.cols,
                             (four_bits, affine),
                             (half, g),
@@ -166,8 +165,7 @@ impl Row {
     /// Codes: `[chunk][lane][half][8]`, of bytes or of four bits. Scales and minima: `[chunk][plane][g][half]`.
     fn integers(
         &mut self,
-        dtype: DType,
-        data: &[u8],
+        (dtype, data): (DType, &[u8]),
         cols: usize,
         (four_bits, affine): (bool, bool),
         (half, g): (usize, usize),
@@ -231,11 +229,12 @@ mod tests {
             f16::from_bits(u16::from_le_bytes([packed.codes[2 * index], packed.codes[2 * index + 1]]))
                 .to_f32()
         };
+        let (tile, chunk) = (1, 1);
         // Tile 1, chunk 1, upper half, lane 4 * 2 + 1, its element 3: row 16 + 2, column 32 + 4 + 3.
-        assert_eq!(at(((1 * 2 + 1) * 2 * 32 + 9) * 8 + 3), 18.0 * 40.0 + 39.0);
+        assert_eq!(at(((tile * 2 + chunk) * 2 * 32 + 9) * 8 + 3), 18.0 * 40.0 + 39.0);
         // Its element 4 is column 32 + 16 + 4, which there is not; nor are there rows 20 to 31.
-        assert_eq!(at(((1 * 2 + 1) * 2 * 32 + 9) * 8 + 4), 0.0);
-        assert_eq!(at(((1 * 2 + 1) * 2 * 32 + 32 + 9) * 8 + 3), 0.0);
+        assert_eq!(at(((tile * 2 + chunk) * 2 * 32 + 9) * 8 + 4), 0.0);
+        assert_eq!(at(((tile * 2 + chunk) * 2 * 32 + 32 + 9) * 8 + 3), 0.0);
         // The lower half of tile 0, lane 4 * 7 + 3, chunk 0, element 7: row 15, column 16 + 12 + 3.
         assert_eq!(at((32 + 31) * 8 + 7), 15.0 * 40.0 + 31.0);
     }
