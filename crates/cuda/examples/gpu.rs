@@ -222,9 +222,10 @@ fn measure(
     say("\nrandom weights of real shapes");
     let reserved = if peers { PEERS } else { Duration::ZERO };
     let own = Budget { start, whole: budget.saturating_sub(reserved) };
+    let enough = Duration::from_millis(if small { 100 } else { 2000 });
     let shapes = shapes::all(small);
     for shape in &shapes {
-        let place = Place { gpu, folder, budget: own, threads };
+        let place = Place { gpu, folder, budget: own, threads, enough };
         rows::run(shape, &place, &limits, report, say);
     }
     if peers {

@@ -23,8 +23,6 @@ const MAX_BATCH_TOKENS: usize = 2048;
 const WARM: usize = 3;
 /// As many runs count at least, and at most.
 const RUNS: (usize, usize) = (5, 200);
-/// After so long no other run begins, once there are enough.
-const ENOUGH: Duration = Duration::from_secs(2);
 /// What a row takes at most beside its runs.
 const ROW: Duration = Duration::from_secs(5);
 /// What writing and packing weights reaches at least, bytes a second.
@@ -52,6 +50,8 @@ pub(crate) struct Place<'a> {
     pub(crate) folder: &'a Path,
     pub(crate) budget: Budget,
     pub(crate) threads: usize,
+    /// After so long no other run of a row begins, once there are enough.
+    pub(crate) enough: Duration,
 }
 
 /// Times all that is asked of a shape; what does not fit into the budget or the GPU is dropped, and what fails is told.
@@ -97,7 +97,7 @@ fn timed(
     let loaded = begun.elapsed();
     for ask in shape.asks.iter().filter(|ask| !matches!(ask, Ask::Start { .. })) {
         let mut skip = |why| report.dropped.push((format!("{title}: {}", ask.name()), why));
-        if place.budget.left() < ENOUGH + ROW {
+        if place.budget.left() < place.enough + ROW {
             skip(spent(place));
             continue;
         }
@@ -105,7 +105,7 @@ fn timed(
             skip(format!("the GPU has room for keys and values of {kv_tokens} tokens beside the weights"));
             continue;
         }
-        let runs = runs(&mut backend, *ask)?;
+        let runs = runs(&mut backend, *ask, place.enough)?;
         let work = shape.work(*ask, backend.weight_bytes(), per_token);
         let least = work.map(|(bytes, flops)| limits.least(bytes, flops));
         tell(Row { model: title.clone(), what: ask.name(), runs, tokens: ask.tokens(), least }, report, say);
@@ -134,14 +134,14 @@ fn tell(row: Row, report: &mut Report, say: &mut dyn FnMut(&str)) {
 }
 
 /// Milliseconds of each run.
-fn runs(backend: &mut CudaBackend, ask: Ask) -> Result<Vec<f64>, Failure> {
+fn runs(backend: &mut CudaBackend, ask: Ask, enough: Duration) -> Result<Vec<f64>, Failure> {
     let mut batch = Batch::of(ask, backend.vocab_size());
     let mut logits = Logits::default();
     for _ in 0..WARM {
         batch.pass(backend, &mut logits)?;
     }
     let (begun, mut runs) = (Instant::now(), Vec::new());
-    while runs.len() < RUNS.0 || (runs.len() < RUNS.1 && begun.elapsed() < ENOUGH) {
+    while runs.len() < RUNS.0 || (runs.len() < RUNS.1 && begun.elapsed() < enough) {
         let begun = Instant::now();
         batch.pass(backend, &mut logits)?;
         runs.push(1e3 * begun.elapsed().as_secs_f64());

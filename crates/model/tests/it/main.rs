@@ -5,3 +5,4 @@
 mod forward;
 mod golden;
 mod hostile_files;
+mod repeated;
