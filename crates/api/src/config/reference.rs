@@ -54,6 +54,7 @@ fn type_in_words(rust_type: &str) -> &str {
         "bool" => "`true` or `false`",
         "ByteSize" => "bytes, or a size such as `512MiB`",
         "String" | "Secret" => "string",
+        "Device" => "`auto`, `cpu`, `cuda` or `cuda:N`",
         "CpuPinning" => "`on` or `off`",
         "KvCacheDtype" => "`f16` or `int8`",
         "LogFormat" => "`json` or `text`",
