@@ -143,6 +143,13 @@ class Shipper:
         self.process.send_signal(signal.SIGTERM)
         self.process.wait(PATIENCE)
 
+    def end(self):
+        """Asks first: a supervisor that is killed leaves its worker, and the worker its port."""
+        try:
+            self.stop()
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+
 
 class Facts:
     def __init__(self):
@@ -208,7 +215,7 @@ def check(kind, rendered, port, lines_program, cluster_program, command):
         try:
             follow(fact, kind, node, place, elastic, shipper, ours, long, wide)
         finally:
-            shipper.process.kill()
+            shipper.end()
         if fact.broken:
             print(shipper.said.read_text()[-6000:])
     finally:

@@ -49,15 +49,18 @@ pub(crate) struct Args {
     /// Most tokens that are computed in one step; 512 on CPUs and 2048 on GPUs if absent
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=MOST_BATCH))]
     batch_tokens: Option<u64>,
-    /// Plan for this GPU, at most so many of it; without this and --nodes the plan is for this machine's CPU
-    #[arg(long, value_name = "PRODUCT[:COUNT]", conflicts_with = "nodes")]
+    /// Plan for this GPU, at most so many of it; without this, --nodes and --cluster the plan is for this machine's CPU
+    #[arg(long, value_name = "PRODUCT[:COUNT]", conflicts_with_all = ["nodes", "cluster"])]
     gpu: Option<String>,
     /// GPUs that a host has
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=64))]
     gpus_per_node: u64,
     /// Plan for a cluster's GPUs: what `kubectl get nodes -o json` prints
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "cluster")]
     nodes: Option<PathBuf>,
+    /// Plan for the GPUs of the kubeconfig's cluster, whose nodes are listed
+    #[arg(long)]
+    cluster: bool,
     #[command(flatten)]
     machine: MachineArgs,
     /// Read a URL's headers from private, loopback and link-local addresses too
@@ -73,16 +76,16 @@ pub(crate) struct Args {
 #[group(skip)]
 struct MachineArgs {
     /// Threads that compute; as many as this machine has CPUs if absent
-    #[arg(long, value_name = "N", conflicts_with_all = ["gpu", "nodes"])]
+    #[arg(long, value_name = "N", conflicts_with_all = ["gpu", "nodes", "cluster"])]
     threads: Option<usize>,
     /// Memory that the server may take; what is free here if absent
-    #[arg(long, value_name = "BYTES", conflicts_with_all = ["gpu", "nodes"])]
+    #[arg(long, value_name = "BYTES", conflicts_with_all = ["gpu", "nodes", "cluster"])]
     memory: Option<String>,
     /// Gigabytes of weights a second that the CPU reads; measured in a fraction of a second if absent
-    #[arg(long, value_name = "GB/S", conflicts_with_all = ["gpu", "nodes"])]
+    #[arg(long, value_name = "GB/S", conflicts_with_all = ["gpu", "nodes", "cluster"])]
     bandwidth: Option<f64>,
     /// Billions of operations a second that its products reach, a multiply-add being two; measured if absent
-    #[arg(long, value_name = "GFLOPS", conflicts_with_all = ["gpu", "nodes"])]
+    #[arg(long, value_name = "GFLOPS", conflicts_with_all = ["gpu", "nodes", "cluster"])]
     gflops: Option<f64>,
 }
 
@@ -92,6 +95,7 @@ Examples:
   wharf plan hf://Qwen/Qwen2.5-0.5B-Instruct              from its headers alone
   wharf plan ./Llama-3.1-8B --quantize int4-awq --gpu L4 --context 16384 --streams 8
   wharf plan ./Llama-3.1-70B/config.json --quantize fp8 --gpu H100:8 --output json
+  wharf plan ./Llama-3.1-70B --cluster                    on the GPUs of the kubeconfig's cluster
   kubectl get nodes -o json > nodes.json && wharf plan ./Llama-3.1-70B --nodes nodes.json
   wharf plan -f llm.yaml                                  what a service asks for
   wharf plan ./Llama-3.1-8B -f llm.yaml                   the same, from headers that lie here
@@ -133,7 +137,7 @@ pub(crate) fn run(args: &Args, env: &Env) -> Result<(), Failure> {
     };
     let header = header(place, &settings(args, env)?).bad_input()?;
     let wanted = wanted(args, &asked, &header).bad_input()?;
-    let target = target(args, &asked, &header, &wanted).bad_input()?;
+    let target = target(args, &asked, &header, &wanted)?;
     let report = Report::new(&header, &wanted, &target);
     let text = match args.output {
         Output::Text => report.to_string(),
@@ -199,7 +203,7 @@ pub(crate) fn weight_bytes(header: &Header, scheme: Option<&str>) -> anyhow::Res
 }
 
 fn wanted(args: &Args, asked: &Asked, header: &Header) -> anyhow::Result<Wanted> {
-    let on_gpus = args.gpu.is_some() || args.nodes.is_some() || asked.gpus.is_some();
+    let on_gpus = args.gpu.is_some() || args.nodes.is_some() || args.cluster || asked.gpus.is_some();
     let default_batch = if on_gpus { BATCH_TOKENS.1 } else { BATCH_TOKENS.0 };
     let flag = args.kv_cache.map(|kv_cache| match kv_cache {
         KvCache::F16 => KvType::F16,
@@ -223,16 +227,26 @@ fn wanted(args: &Args, asked: &Asked, header: &Header) -> anyhow::Result<Wanted>
 }
 
 /// Where the plan is for: what flags say, else what the service asks for, else this machine.
-fn target(args: &Args, asked: &Asked, header: &Header, wanted: &Wanted) -> anyhow::Result<Target> {
+fn target(args: &Args, asked: &Asked, header: &Header, wanted: &Wanted) -> Result<Target, Failure> {
     if let Some(gpu) = &args.gpu {
-        return Ok(Target::Gpus(product(gpu, args.gpus_per_node)?));
+        return product(gpu, args.gpus_per_node).map(Target::Gpus).bad_input();
     }
     if let Some(path) = &args.nodes {
-        return cluster(path).map(Target::Gpus);
+        let place = path.display().to_string();
+        let json = std::fs::read(path).with_context(|| format!("failed to read the nodes in {place}"));
+        return inventory(&json.bad_input()?, &place).map(Target::Gpus).bad_input();
     }
+    if args.cluster {
+        return inventory(&nodes_of_cluster()?, "the cluster").map(Target::Gpus).bad_input();
+    }
+    described(args, asked, header, wanted).bad_input()
+}
+
+/// What the service asks for, else this machine.
+fn described(args: &Args, asked: &Asked, header: &Header, wanted: &Wanted) -> anyhow::Result<Target> {
     if let Some(gpus) = &asked.gpus {
         let name = gpus.product.as_deref().context(
-            "the service asks for GPUs of any product; name one with --gpu, or the cluster's with --nodes",
+            "the service asks for GPUs of any product; name one with --gpu, or the cluster's with --cluster or --nodes",
         )?;
         let (stock, split) = gpus.of(Product::find(name)?);
         return Ok(Target::Fixed(stock, split));
@@ -246,14 +260,29 @@ fn target(args: &Args, asked: &Asked, header: &Header, wanted: &Wanted) -> anyho
     Ok(Target::Machine(machine::describe(&header.shape, &weights, memory, known)?))
 }
 
-/// GPUs of the nodes that a file lists.
-fn cluster(path: &Path) -> anyhow::Result<Inventory> {
-    let what = || format!("failed to read the nodes in {}", path.display());
-    let json = std::fs::read(path).with_context(what)?;
-    let inventory = Inventory::of_nodes(&json).with_context(what)?;
+/// Lists the nodes of the kubeconfig's cluster: what `kubectl get nodes -o json` prints of them.
+///
+/// # Errors
+/// Bad input when there is no usable kubeconfig, a failure when the cluster does not answer or does not let us.
+fn nodes_of_cluster() -> Result<Vec<u8>, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("failed to start the asynchronous runtime")?;
+    runtime.block_on(async {
+        let client = wharf_cluster::connect().await.context("failed to find the cluster").bad_input()?;
+        let nodes = wharf_cluster::nodes(&client).await.context("failed to list the cluster's nodes")?;
+        Ok(serde_json::to_vec(&nodes).context("failed to write the nodes as JSON")?)
+    })
+}
+
+/// GPUs of the nodes that are listed at a place.
+fn inventory(json: &[u8], place: &str) -> anyhow::Result<Inventory> {
+    let inventory =
+        Inventory::of_nodes(json).with_context(|| format!("failed to read the nodes in {place}"))?;
     if inventory.stocks.is_empty() {
         let notes: String = inventory.notes.iter().map(|note| format!("\n  {note}")).collect();
-        bail!("no node in {} has GPUs to give out{notes}", path.display());
+        bail!("no node in {place} has GPUs to give out{notes}");
     }
     Ok(inventory)
 }

@@ -12,6 +12,9 @@ mod scrape;
 pub use address::{Find, address, addresses};
 pub use demand::DemandStreams;
 pub use follow::{Changed, Object, Watched, api, follow, keep, reference};
+use k8s_openapi::api::core::v1::Node;
+use kube::api::{Api, ListParams, ObjectList};
+
 pub use kube::Client;
 pub use packed::Packed;
 pub use scrape::MetricsReader;
@@ -22,4 +25,12 @@ pub use scrape::MetricsReader;
 /// When there is neither a kubeconfig nor a pod's service account, or either is unusable.
 pub async fn connect() -> Result<Client, kube::Error> {
     Client::try_default().await
+}
+
+/// All nodes of the cluster, as they are now.
+///
+/// # Errors
+/// When the API server does not answer, or does not let us list nodes.
+pub async fn nodes(client: &Client) -> Result<ObjectList<Node>, kube::Error> {
+    Api::all(client.clone()).list(&ListParams::default()).await
 }

@@ -15,7 +15,7 @@ use crate::manifest::{Manifest, ManifestFile};
 use crate::object::Object;
 use crate::place::{Found, Place};
 use crate::progress::Progress;
-use crate::remote::{Kind, Remote, RemoteFile, open};
+use crate::remote::{Kind, Packing, Remote, RemoteFile, open};
 use crate::settings::Settings;
 use crate::transfer::{Budget, Transfer, Whole, hash};
 use crate::unpack::unpack;
@@ -203,9 +203,9 @@ async fn bring(
                 let Whole { size, sha256 } = *whole;
                 files.push(ManifestFile { path: file.name.clone(), size, sha256, tag: file.tag.clone() });
             }
-            Kind::Tar { gzip } => {
+            Kind::Tar(packing) => {
                 progress.at(format!("unpacking {}", file.name));
-                let made = in_background(part, gzip, &folder, &unpacking).await?;
+                let made = in_background(part, packing, &folder, &unpacking).await?;
                 // A later layer may replace a file of an earlier one.
                 unpacked.retain(|there| made.iter().all(|made| made.path != there.path));
                 unpacked.extend(made);
@@ -257,12 +257,12 @@ fn link(path: &Path, part: &Path) -> bool {
 
 async fn in_background(
     archive: &Path,
-    gzip: bool,
+    packing: Packing,
     folder: &Path,
     budget: &Arc<Budget>,
 ) -> Result<Vec<ManifestFile>, FetchError> {
     let (archive, folder, budget) = (archive.to_owned(), folder.to_owned(), Arc::clone(budget));
-    match tokio::task::spawn_blocking(move || unpack(&archive, gzip, &folder, &budget)).await {
+    match tokio::task::spawn_blocking(move || unpack(&archive, packing, &folder, &budget)).await {
         Ok(outcome) => outcome,
         Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
         Err(_) => Err(FetchError::answer("the archive", "the runtime is ending")),

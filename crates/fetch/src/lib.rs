@@ -27,6 +27,7 @@ mod store;
 mod transfer;
 mod unpack;
 mod web;
+mod zstd;
 
 pub use error::FetchError;
 pub use fetch::{Report, Request, fetch};

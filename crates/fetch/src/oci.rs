@@ -17,7 +17,7 @@ use crate::error::FetchError;
 use crate::http::{Get, Http, HttpError};
 use crate::names::RelativeName;
 use crate::object::{Object, WebObject};
-use crate::remote::{Kind, Remote, RemoteFile};
+use crate::remote::{Kind, Packing, Remote, RemoteFile};
 use crate::settings::Settings;
 
 pub(crate) use auth::Login;
@@ -123,18 +123,20 @@ fn choose(manifests: &[Descriptor]) -> Option<&Descriptor> {
 }
 
 /// What a layer's media type and annotations make of it: a title means a file, whatever the media type, unless ORAS has packed a folder.
-fn kind(layer: &Descriptor) -> Result<Kind, &'static str> {
+fn kind(layer: &Descriptor) -> Kind {
     let (media, has) = (layer.media_type.as_str(), |name| layer.annotations.contains_key(name));
     let packed = layer.annotations.get(UNPACK).is_some_and(|value| value == "true");
     let archive = [".tar", ".layer.", "rootfs"].iter().any(|word| media.contains(word));
     if !packed && (has(TITLE) || !archive) {
-        return Ok(Kind::File);
-    }
-    if media.contains("zstd") {
-        return Err("it is packed with zstd, which is not supported; use gzip");
+        return Kind::File;
     }
     // ORAS packs folders with gzip and does not always say so.
-    Ok(Kind::Tar { gzip: media.contains("gzip") || (packed && !media.ends_with(".tar")) })
+    let gzip = media.contains("gzip") || (packed && !media.ends_with(".tar"));
+    Kind::Tar(match media.contains("zstd") {
+        true => Packing::Zstd,
+        false if gzip => Packing::Gzip,
+        false => Packing::None,
+    })
 }
 
 /// One repository of a registry.
@@ -223,7 +225,7 @@ impl Registry {
         }
         let what = || format!("layer {} of {}", index + 1, self.name());
         let sha256: Digest = layer.digest.parse().map_err(|error| FetchError::answer(what(), error))?;
-        let kind = kind(layer).map_err(|why| FetchError::answer(what(), why))?;
+        let kind = kind(layer);
         let title = layer.annotations.get(TITLE).or_else(|| layer.annotations.get(FILE_PATH));
         let name = match (kind, title) {
             (Kind::File, Some(title)) => RelativeName::new(title)?,
@@ -231,7 +233,7 @@ impl Registry {
                 let why = format!("it has no name ({TITLE}), so it is no artifact of files");
                 return Err(FetchError::answer(what(), why));
             }
-            (Kind::Tar { .. }, _) => RelativeName::new(&format!("layer-{}", sha256.hex()))?,
+            (Kind::Tar(_), _) => RelativeName::new(&format!("layer-{}", sha256.hex()))?,
         };
         let get = Get::new(self.url(&format!("blobs/{sha256}"))?, None);
         let object = WebObject::new(self.http.clone(), get, false).with_login(Arc::clone(&self.login));
@@ -262,7 +264,8 @@ mod tests {
 
     #[test]
     fn layers_are_files_or_archives() {
-        let (file, tar, gzip) = (Ok(Kind::File), Ok(Kind::Tar { gzip: false }), Ok(Kind::Tar { gzip: true }));
+        let file = Kind::File;
+        let [tar, gzip, zstd] = [Packing::None, Packing::Gzip, Packing::Zstd].map(Kind::Tar);
         for (media, annotations, expected) in [
             ("application/octet-stream", &[(TITLE, "a.gguf")][..], file),
             ("application/vnd.oci.image.layer.v1.tar", &[(TITLE, "a.gguf")], file),
@@ -270,12 +273,13 @@ mod tests {
             ("application/vnd.oci.image.layer.v1.tar+gzip", &[], gzip),
             ("application/vnd.oci.image.layer.v1.tar+gzip", &[(TITLE, "model"), (UNPACK, "true")], gzip),
             ("application/vnd.docker.image.rootfs.diff.tar.gzip", &[], gzip),
+            ("application/vnd.oci.image.layer.v1.tar+zstd", &[], zstd),
+            ("application/vnd.oci.image.layer.v1.tar+zstd", &[(TITLE, "model"), (UNPACK, "true")], zstd),
             ("application/vnd.cncf.model.weight.v1.tar", &[(FILE_PATH, "a")], tar),
             ("application/vnd.cncf.model.weight.v1.raw", &[(FILE_PATH, "a")], file),
         ] {
             assert_eq!(kind(&layer(media, annotations)), expected, "{media} {annotations:?}");
         }
-        assert!(kind(&layer("application/vnd.oci.image.layer.v1.tar+zstd", &[])).is_err());
     }
 
     #[test]

@@ -37,9 +37,15 @@ pub struct RemoteFile {
 pub(crate) enum Kind {
     File,
     /// An archive whose files take its place.
-    Tar {
-        gzip: bool,
-    },
+    Tar(Packing),
+}
+
+/// How an archive is packed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Packing {
+    None,
+    Gzip,
+    Zstd,
 }
 
 impl RemoteFile {

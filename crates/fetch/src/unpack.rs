@@ -16,22 +16,25 @@ use wharf_api::Digest;
 use crate::error::FetchError;
 use crate::manifest::ManifestFile;
 use crate::names::RelativeName;
+use crate::remote::Packing;
 use crate::transfer::Budget;
+use crate::zstd::ZstdFrames;
 
 const MAX_ENTRIES: usize = 100_000;
 
 /// Unpacks `archive` into `folder` and says what is there then.
 pub(crate) fn unpack(
     archive: &Path,
-    gzip: bool,
+    packing: Packing,
     folder: &Path,
     budget: &Budget,
 ) -> Result<Vec<ManifestFile>, FetchError> {
     let file = File::open(archive).map_err(FetchError::file("open", archive))?;
     let reader = BufReader::with_capacity(1 << 20, file);
-    match gzip {
-        true => entries(MultiGzDecoder::new(reader), archive, folder, budget),
-        false => entries(reader, archive, folder, budget),
+    match packing {
+        Packing::None => entries(reader, archive, folder, budget),
+        Packing::Gzip => entries(MultiGzDecoder::new(reader), archive, folder, budget),
+        Packing::Zstd => entries(ZstdFrames::new(reader), archive, folder, budget),
     }
 }
 
@@ -185,7 +188,7 @@ mod tests {
             std::fs::write(&archive, self.0.into_inner().unwrap()).unwrap();
             let into = folder.path().join("in");
             std::fs::create_dir(&into).unwrap();
-            let outcome = unpack(&archive, false, &into, &Budget::new(limit));
+            let outcome = unpack(&archive, Packing::None, &into, &Budget::new(limit));
             (folder, outcome)
         }
     }

@@ -4,6 +4,7 @@
 //! 200 begin differently. Every router picks by prefix; ours checks a key as well. Rounds are as in `bench peers`: everybody runs
 //! once in each, who goes first changes, and only figures of one round are compared.
 
+mod delays;
 mod programs;
 mod streams;
 
@@ -29,7 +30,7 @@ Examples:
   cargo xtask bench gateway --write-docs
   cargo xtask bench gateway --pairs 1 --seconds 2
   cargo xtask bench gateway --output figures.json
-  cargo xtask bench gateway --streams-only        the memory of idle streams alone: no peers, nginx or wrk
+  cargo xtask bench gateway --streams-only        streams alone, idle and a thousand busy ones: no peers, nginx or wrk
 
 Needs nginx and wrk (on Debian: apt install nginx-light wrk). Exits with 1 when a bar is missed, else with 3 when a row is
 inconclusive: see `cargo xtask bench peers --help`.")]
@@ -43,7 +44,7 @@ pub(super) struct Args {
     /// Idle streams whose memory is measured
     #[arg(long, value_name = "N", default_value_t = 8000)]
     streams: usize,
-    /// Measure the memory of idle streams alone
+    /// Measure streams alone: the memory of idle ones, and how late tokens are with many
     #[arg(long, conflicts_with_all = ["output", "write_docs"])]
     streams_only: bool,
     /// What our gateway logs; `info` is a line for each request, which the others do not write here
@@ -83,9 +84,10 @@ struct Report {
 
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if args.streams_only {
-        let row = memory(&Ours::find(server::build()?, &args.log_level)?, args.streams)?;
-        println!("{}", aligned(HEAD, &[row.cells()]));
-        return Ok(ExitCode::from(exit_code(&[row.verdict()])));
+        let rows = streams(&Ours::find(server::build()?, &args.log_level)?, args.streams)?;
+        let cells: Vec<_> = rows.iter().map(Row::cells).collect();
+        println!("{}", aligned(HEAD, &cells));
+        return Ok(ExitCode::from(exit_code(&rows.map(|row| row.verdict()))));
     }
     let cache = Cache::open()?;
     let threads = std::thread::available_parallelism().context("failed to count the cores")?.get();
@@ -112,7 +114,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     drop(routers);
     let mut rows = rows(&samples);
-    rows.push(memory(&programs.ours, args.streams)?);
+    rows.extend(streams(&programs.ours, args.streams)?);
     let report = Report { circumstances, pairs: args.pairs, seconds: args.seconds, rows };
     println!("{}", report.table());
     if let Some(path) = &args.output {
@@ -126,16 +128,20 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(exit_code(&verdicts)))
 }
 
-fn memory(ours: &Ours, streams: usize) -> anyhow::Result<Row> {
+/// What streams cost that nothing is sent on, and what they wait for each other.
+fn streams(ours: &Ours, streams: usize) -> anyhow::Result<[Row; 2]> {
     let each = streams::memory(ours, streams)?.bytes_each / 1e3;
     let limit = ("limit", STREAM_BYTES / 1e3);
-    Ok(Row::fixed(
+    let memory = Row::fixed(
         format!("memory of {streams} idle streams"),
         "kB each",
         Some(each),
         limit,
         Some(Bar::AtMost(1.0)),
-    ))
+    );
+    let delays = delays::measure(ours)?;
+    let late = Row::compared(delays::row(), "µs", &delays.through, ("no gateway", &delays.alone), None);
+    Ok([memory, late])
 }
 
 impl Samples {

@@ -123,6 +123,44 @@ fn bad_input_exits_with_2() {
     assert!(finished.err.contains("nothing.gguf"), "{}", finished.err);
 }
 
+#[test]
+fn the_kubeconfigs_cluster_is_planned_for_when_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("config.json");
+    fs::write(&config, CONFIG).unwrap();
+    let server = serve(|request: axum::extract::Request| async move {
+        assert_eq!((request.method().as_str(), request.uri().path()), ("GET", "/api/v1/nodes"));
+        if request.headers().get("authorization").is_none_or(|token| token != "Bearer may-list") {
+            let status = r#"{"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 403,
+                "reason": "Forbidden", "message": "nodes is forbidden"}"#;
+            return Response::builder().status(403).body(Body::from(status)).unwrap();
+        }
+        let nodes = r#"{"kind": "NodeList", "apiVersion": "v1", "metadata": {"resourceVersion": "7"}, "items": [
+            {"metadata": {"name": "n", "labels": {"nvidia.com/gpu.product": "NVIDIA-A10"}},
+            "status": {"allocatable": {"nvidia.com/gpu": "1"}}}]}"#;
+        Response::builder().header("content-type", "application/json").body(Body::from(nodes)).unwrap()
+    });
+    let cluster = |token: &str| {
+        let kubeconfig = folder.path().join("kubeconfig");
+        let yaml = format!(
+            "apiVersion: v1\nkind: Config\ncurrent-context: c\ncontexts: [{{name: c, context: {{cluster: c, user: u}}}}]\n\
+             clusters: [{{name: c, cluster: {{server: '{server}'}}}}]\nusers: [{{name: u, user: {{token: {token}}}}}]\n"
+        );
+        fs::write(&kubeconfig, yaml).unwrap();
+        let mut command = wharf::command(&["plan", text(&config), "--cluster"]);
+        Finished::from(command.env("KUBECONFIG", &kubeconfig).output().unwrap())
+    };
+    let finished = cluster("may-list");
+    assert_eq!(finished.code, Some(0), "{}", finished.err);
+    assert!(finished.out.contains("1 × NVIDIA-A10: fits"), "{}", finished.out);
+    let refused = cluster("may-not");
+    assert_eq!(refused.code, Some(1), "{}", refused.err);
+    assert!(refused.err.contains("nodes is forbidden"), "{}", refused.err);
+    let mut nowhere = wharf::command(&["plan", text(&config), "--cluster"]);
+    let nowhere = Finished::from(nowhere.env("KUBECONFIG", folder.path().join("none")).output().unwrap());
+    assert_eq!(nowhere.code, Some(2), "{}", nowhere.err);
+}
+
 /// A Hub with one repository of two files; counts the bytes that it has handed out.
 fn hub(model: Vec<u8>) -> (String, Arc<AtomicUsize>) {
     let sent = Arc::new(AtomicUsize::new(0));
@@ -154,6 +192,15 @@ fn hub(model: Vec<u8>) -> (String, Arc<AtomicUsize>) {
                 .unwrap()
         }
     };
+    (serve(answer), sent)
+}
+
+/// A server that answers every request in one way, until the tests end; gets its URL.
+fn serve<A, F>(answer: A) -> String
+where
+    A: Fn(axum::extract::Request) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Response> + Send,
+{
     let (address, started) = mpsc::channel();
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -163,7 +210,7 @@ fn hub(model: Vec<u8>) -> (String, Arc<AtomicUsize>) {
             axum::serve(listener, Router::new().fallback(answer)).await.unwrap();
         });
     });
-    (format!("http://{}", started.recv().unwrap()), sent)
+    format!("http://{}", started.recv().unwrap())
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::io::Write as _;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use ruzstd::encoding::{CompressionLevel, compress_to_vec};
 use wharf_api::Digest;
 
 use super::server::{Route, Server};
@@ -111,7 +112,7 @@ async fn a_layer_that_is_not_what_its_digest_says_is_not_kept() {
 #[tokio::test]
 async fn archives_are_unpacked_and_those_that_climb_are_refused() {
     let (case, registry) = (Case::new(&[]), Registry::start().await);
-    let archive = |name: &str| {
+    let tar = |name: &str| {
         let mut header = tar::Header::new_gnu();
         header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
         header.set_size(5);
@@ -119,8 +120,11 @@ async fn archives_are_unpacked_and_those_that_climb_are_refused() {
         header.set_cksum();
         let mut builder = tar::Builder::new(Vec::new());
         builder.append(&header, &b"hello"[..]).unwrap();
+        builder.into_inner().unwrap()
+    };
+    let archive = |name: &str| {
         let mut packer = GzEncoder::new(Vec::new(), Compression::fast());
-        packer.write_all(&builder.into_inner().unwrap()).unwrap();
+        packer.write_all(&tar(name)).unwrap();
         packer.finish().unwrap()
     };
     let layer = "application/vnd.oci.image.layer.v1.tar+gzip";
@@ -129,6 +133,13 @@ async fn archives_are_unpacked_and_those_that_climb_are_refused() {
     case.fetch(&registry.source(":good")).await.unwrap();
     assert_eq!(case.read("models/a.gguf"), b"hello");
     assert_eq!(names(&case.target()), ["manifest.json", "models"]);
+
+    let case = Case::new(&[]);
+    let zstd = compress_to_vec(&tar("b.gguf")[..], CompressionLevel::Fastest);
+    let layer_of_zstd = "application/vnd.oci.image.layer.v1.tar+zstd";
+    registry.manifest("zstd", &[registry.layer(&zstd, layer_of_zstd, "")]);
+    case.fetch(&registry.source(":zstd")).await.unwrap();
+    assert_eq!(case.read("b.gguf"), b"hello");
 
     let case = Case::new(&[]);
     let error = case.fetch(&registry.source(":bad")).await.unwrap_err();

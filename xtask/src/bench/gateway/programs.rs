@@ -200,9 +200,10 @@ impl Programs {
 }
 
 /// The request that opens a stream, or any other.
-pub(super) fn request(stream: bool) -> String {
-    let body =
-        format!(r#"{{"model":"m","stream":{stream},"messages":[{{"role":"user","content":"hello"}}]}}"#);
+pub(super) fn request(stream: bool, content: &str) -> String {
+    let body = format!(
+        r#"{{"model":"m","stream":{stream},"messages":[{{"role":"user","content":"{content}"}}]}}"#
+    );
     format!(
         "POST /v1/chat/completions HTTP/1.1\r\nhost: bench\r\nauthorization: Bearer {KEY}\r\n\
          content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
@@ -232,7 +233,7 @@ fn ready(name: &str, port: u16) -> anyhow::Result<()> {
     let answered = || -> std::io::Result<bool> {
         let mut stream = std::net::TcpStream::connect(("127.0.0.1", port))?;
         stream.set_read_timeout(Some(Duration::from_secs(2)))?;
-        stream.write_all(request(false).as_bytes())?;
+        stream.write_all(request(false, "hello").as_bytes())?;
         let mut head = [0; 12];
         stream.read_exact(&mut head)?;
         Ok(head.ends_with(b"200"))

@@ -1,5 +1,6 @@
 //! What an idle stream costs: many clients that each wait for the next token, and the gateway's memory before and after.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -12,7 +13,7 @@ use super::programs::{Ours, request};
 
 /// Streams that are opened at the same time.
 const AT_ONCE: usize = 64;
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The gateway's memory.
 pub(super) struct Memory {
@@ -22,11 +23,8 @@ pub(super) struct Memory {
 
 /// Opens so many streams through the gateway to a server that sends one token and then nothing.
 pub(super) fn memory(ours: &Ours, streams: usize) -> anyhow::Result<Memory> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context("failed to start the asynchronous runtime")?;
-    runtime.block_on(async {
+    let asked = Arc::new(request(true, "hello"));
+    runtime()?.block_on(async {
         let upstream = TcpListener::bind("127.0.0.1:0").await.context("failed to listen")?;
         let address = upstream.local_addr().context("failed to look at a port")?;
         tokio::spawn(async move {
@@ -36,11 +34,9 @@ pub(super) fn memory(ours: &Ours, streams: usize) -> anyhow::Result<Memory> {
         });
         let router = ours.start(&[address.to_string()])?;
         // What the first streams allocate for all is not counted with the rest.
-        let mut open = many(router.port, AT_ONCE).await?;
+        let mut open = many(router.port, AT_ONCE, asked.clone()).await?;
         let before = resident(router.program.id())?;
-        while open.len() < streams + AT_ONCE {
-            open.extend(many(router.port, AT_ONCE.min(streams + AT_ONCE - open.len())).await?);
-        }
+        open.extend(many(router.port, streams, asked).await?);
         let after = resident(router.program.id())?;
         let bytes_each = (after - before) / streams as f64;
         eprintln!(
@@ -75,21 +71,32 @@ async fn one_token(mut stream: TcpStream) -> std::io::Result<()> {
     }
 }
 
-async fn many(port: u16, count: usize) -> anyhow::Result<Vec<TcpStream>> {
-    let mut opening = JoinSet::new();
-    for _ in 0..count {
-        opening.spawn(timeout(PATIENCE, open(port)));
-    }
+pub(super) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("failed to start the asynchronous runtime")
+}
+
+/// Opens so many streams that have had their first event.
+pub(super) async fn many(port: u16, count: usize, asked: Arc<String>) -> anyhow::Result<Vec<TcpStream>> {
     let mut streams = Vec::with_capacity(count);
-    while let Some(opened) = opening.join_next().await {
-        streams.push(opened.context("a stream's task panicked")?.context("a stream did not open in time")??);
+    while streams.len() < count {
+        let mut opening = JoinSet::new();
+        for _ in 0..AT_ONCE.min(count - streams.len()) {
+            opening.spawn(timeout(PATIENCE, open(port, asked.clone())));
+        }
+        while let Some(opened) = opening.join_next().await {
+            let opened = opened.context("a stream's task panicked")?;
+            streams.push(opened.context("a stream did not open in time")??);
+        }
     }
     Ok(streams)
 }
 
-async fn open(port: u16) -> anyhow::Result<TcpStream> {
+async fn open(port: u16, asked: Arc<String>) -> anyhow::Result<TcpStream> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await.context("failed to connect")?;
-    stream.write_all(request(true).as_bytes()).await.context("failed to ask for a stream")?;
+    stream.write_all(asked.as_bytes()).await.context("failed to ask for a stream")?;
     let mut received = Vec::new();
     let mut buffer = [0; 2048];
     while !received.windows(6).any(|window| window == b"data: ") {
