@@ -1,5 +1,6 @@
-//! `wharf fetch`: a model from wherever it is into a folder, whole or not at all.
+//! `wharf fetch`: a model from wherever it is into a folder, whole or not at all; and out of it again.
 
+mod remove;
 mod wait;
 
 use std::path::PathBuf;
@@ -28,17 +29,20 @@ pub(crate) struct Args {
     // Not as a comment: brackets are links there.
     #[arg(
         value_name = "URL",
-        required_unless_present = "path",
+        required_unless_present_any = ["path", "remove"],
         help = "hf://owner/repo[@revision][/path], https://…/file, s3://bucket/prefix, gs://bucket/prefix, \
                 oci://registry/repo[:tag|@digest], file:///path or pvc://claim/path"
     )]
     source: Option<SourceUrl>,
     /// The folder that will hold the model and its manifest.json
-    #[arg(short, long, value_name = "DIR", required_unless_present = "path")]
+    #[arg(short, long, value_name = "DIR", required_unless_present_any = ["path", "remove"])]
     out: Option<PathBuf>,
     /// Fetch nothing; wait until another process has put the model at this path
     #[arg(long = "await", id = "path", value_name = "PATH", conflicts_with_all = ["source", "out"])]
     path: Option<PathBuf>,
+    /// Fetch nothing; remove the source-… or artifact-… that a Job has put at this path, and what interrupted ones left beside it
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["source", "out", "path"])]
+    remove: Option<PathBuf>,
     /// Fail unless it is this: sha256:… of the only file, of the OCI manifest, or of what `sha256sum` prints of all files
     #[arg(long, value_name = "SHA256")]
     digest: Option<Digest>,
@@ -82,6 +86,7 @@ Examples:
   HF_ENDPOINT=https://hub.corp.example wharf fetch hf://acme/model -o ./model --ca corp.pem --allow-private
   wharf fetch pvc://models/qwen -o ./qwen --volume models=/mnt/models
   wharf fetch --await /models/source-0123456789
+  wharf fetch --remove /models/artifact-0123456789.gguf
 
 Stopped by Ctrl-C, a kill or a full disk, the same command goes on where it was. Tokens come from HF_TOKEN, AWS_…, \
 GOOGLE_APPLICATION_CREDENTIALS, Docker's config.json or --token-file; proxies from HTTPS_PROXY and NO_PROXY.";
@@ -116,11 +121,16 @@ fn volume(text: &str) -> Result<(String, PathBuf), String> {
 
 /// Runs to the end, or to the first signal.
 pub(crate) fn run(args: &Args, env: &Env) -> Result<(), Failure> {
+    if let Some(path) = &args.remove {
+        return remove::run(path, &args.job);
+    }
     let runtime = tokio::runtime::Runtime::new().context("failed to start the network's threads")?;
     let (source, target) = match (&args.path, &args.source, &args.out) {
         (Some(path), _, _) => return runtime.block_on(wait::for_path(path)),
         (None, Some(source), Some(out)) => (source.clone(), out.clone()),
-        (None, _, _) => return Err(Failure::BadInput(anyhow!("give a URL and -o DIR, or --await PATH"))),
+        (None, _, _) => {
+            return Err(Failure::BadInput(anyhow!("give a URL and -o DIR, --await PATH or --remove PATH")));
+        }
     };
     let mut settings = settings(args, env).map_err(failure)?;
     for text in

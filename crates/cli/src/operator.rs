@@ -36,7 +36,7 @@ pub(crate) struct Args {
     /// Address that this port is bound to
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0")]
     host: String,
-    /// Print the ClusterRole that the operator needs, and stop
+    /// Print the ClusterRole that the operator needs with these settings, and stop
     #[arg(long)]
     print_role: bool,
     /// How the log looks
@@ -61,10 +61,11 @@ const ROLE: &str = "wharf-operator";
 
 /// Runs the command to its end.
 pub(crate) fn run(args: &Args, env: &Env) -> Result<(), Failure> {
-    if args.print_role {
-        return Ok(exit::print(&wharf_manifests::print_yaml(&[cluster_role(ROLE)]))?);
-    }
     let settings = args.settings.as_deref().map(settings).transpose().bad_input()?.unwrap_or_default();
+    if args.print_role {
+        let role = cluster_role(ROLE, settings.foresee_room);
+        return Ok(exit::print(&wharf_manifests::print_yaml(&[role]))?);
+    }
     log::init("operator", args.log_format.into(), &args.log_level)
         .context("failed to set up logging")
         .bad_input()?;

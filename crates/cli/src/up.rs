@@ -5,6 +5,7 @@ mod child;
 mod detach;
 mod down;
 mod files;
+mod forecast;
 mod logs;
 mod machine;
 mod ps;

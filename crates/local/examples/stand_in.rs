@@ -1,7 +1,7 @@
 //! Stands in for the `wharf` binary in tests of the supervisor: `run-child` is the real one, `serve` is a fake engine that does what its
-//! model file says, `quantize` copies the file if the gate that it is given lets it through.
+//! model file says and prints what it was told to compute on, `quantize` copies the file if the gate that it is given lets it through.
 //!
-//! A model file is JSON: `{"start_ms": 50, "exit": 1, "ttft_ms": 900, "errors_after": 2, "kl": 0.5}`, each field optional.
+//! A model file is JSON: `{"start_ms": 50, "exit": 1, "ttft_ms": 900, "errors_after": 2, "kl": 0.5, "make_ms": 80}`, each field optional.
 #![expect(clippy::print_stdout, reason = "it is a program of its own")]
 
 use std::path::Path;
@@ -13,7 +13,7 @@ use serde::Deserialize;
 use tokio::signal::unix::{SignalKind, signal};
 use wharf_fakes::engine::{EngineConfig, FakeEngine, Fault, Target};
 use wharf_gateway::GatewayConfig;
-use wharf_local::{Folder, Machine, Objects, Options, Planner, Up, Written};
+use wharf_local::{Folder, Machine, Needs, Objects, Options, Planner, Up, Written};
 use wharf_spec::{Document, LLMService, Object, check};
 
 /// How a model behaves.
@@ -34,6 +34,8 @@ struct Model {
     errors_after: Option<usize>,
     /// What the gate measures.
     kl: f64,
+    /// Milliseconds that it takes to quantise it.
+    make_ms: u64,
 }
 
 fn main() -> ExitCode {
@@ -103,6 +105,11 @@ fn serve(folder: &Path) -> Result<u8, String> {
     let value = documents.first().ok_or("no configuration")?.value().clone();
     let config: ServerConfig = serde_json::from_value(value).map_err(text)?;
     let model = read(&model_path)?;
+    for (name, value) in std::env::vars() {
+        if ["CUDA_VISIBLE_DEVICES", "WHARF_DEVICE", "WHARF_GPU_MEMORY_FRACTION"].contains(&name.as_str()) {
+            println!("told {name}={value}");
+        }
+    }
     let config_of = EngineConfig {
         model: model_name,
         ttft: Duration::from_millis(model.ttft_ms),
@@ -144,6 +151,7 @@ fn quantize(words: &[&str]) -> Result<u8, String> {
     }
     let out = after("-o").ok_or("no output")?;
     println!("writing {out}");
+    std::thread::sleep(Duration::from_millis(model.make_ms));
     std::fs::copy(source, out).map_err(text)?;
     Ok(0)
 }
@@ -169,7 +177,7 @@ fn up(state: &str, models: &str, file: &str) -> Result<u8, String> {
         reader,
         listener: Arc::new(|service, event| eprintln!("{service} {} {}", event.reason, event.message)),
         planner: Arc::new(Nothing),
-        machine: Machine::detect(None),
+        machine: Machine { gpus: Vec::new(), ..Machine::detect(None) },
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     runtime.map_err(text)?.block_on(async {
@@ -188,7 +196,7 @@ fn up(state: &str, models: &str, file: &str) -> Result<u8, String> {
 struct Nothing;
 
 impl Planner for Nothing {
-    fn memory(&self, _: &LLMService, _: &Path) -> Option<u64> {
+    fn needs(&self, _: &LLMService, _: &Path) -> Option<Needs> {
         None
     }
 }

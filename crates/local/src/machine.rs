@@ -10,7 +10,7 @@ use crate::place::{Gpu, Machine};
 const GPUS: &str = "/proc/driver/nvidia/gpus";
 
 impl Machine {
-    /// This machine: the CPUs that this process may use, and the GPUs that the driver knows.
+    /// This machine: the CPUs that this process may use, and the GPUs that the driver knows, without their memory.
     pub fn detect(memory: Option<u64>) -> Machine {
         let cpus = match sched_getaffinity(None) {
             Ok(set) => (0..CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect(),
@@ -38,7 +38,7 @@ fn gpu(information: &str) -> Option<Gpu> {
         let mut lines = information.lines().filter_map(|line| line.split_once(':'));
         lines.find_map(|(field, value)| (field.trim() == name).then(|| value.trim().to_owned()))
     };
-    Some(Gpu { id: field("GPU UUID")?, product: field("Model").unwrap_or_default() })
+    Some(Gpu { id: field("GPU UUID")?, product: field("Model").unwrap_or_default(), memory: None })
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use wharf_api::console::EventView;
 use wharf_gateway::GatewayConfig;
 use wharf_spec::{LLMService, Model};
 
-use crate::place::Machine;
+use crate::place::{Gpu, Machine};
 
 /// A service as its user wrote it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -36,8 +36,37 @@ pub type Listener = Arc<dyn Fn(&str, &EventView) + Send + Sync>;
 
 /// Forecasts what a model needs.
 pub trait Planner: Send + Sync {
-    /// Memory of one replica in bytes, from the headers of a model that is there; none if it cannot be told.
-    fn memory(&self, object: &LLMService, model: &Path) -> Option<u64>;
+    /// What one replica needs, from the headers of a model that is there; none if it cannot be told.
+    fn needs(&self, object: &LLMService, model: &Path) -> Option<Needs>;
+}
+
+/// What a replica needs.
+#[derive(Clone)]
+pub struct Needs {
+    /// Bytes of memory, where it computes on CPUs.
+    pub memory: u64,
+    /// Bytes that a GPU must have, where it computes on those; 0 if it cannot be told.
+    pub gpu_memory: u64,
+    /// Says why it does not fit.
+    pub explain: Arc<dyn Fn(&Room) -> Explanation + Send + Sync>,
+}
+
+/// Where a replica does not fit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// So many bytes of memory are free.
+    Memory(u64),
+    /// The largest GPU that it could have.
+    Gpu(Gpu),
+}
+
+/// Why a replica does not fit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explanation {
+    /// What it needs in all, and for what.
+    pub needs: String,
+    /// What can be asked of the model instead, each for itself.
+    pub changes: Vec<String>,
 }
 
 /// What a supervisor is told when it starts.

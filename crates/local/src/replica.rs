@@ -18,6 +18,7 @@ use crate::folder::Folder;
 use crate::place::Place;
 use crate::probe::{Prober, free_port};
 use crate::supervisor::Message;
+use crate::waiting::Waited;
 
 /// How often a replica that was ready is asked whether it lives.
 const ALIVE_EVERY: Duration = Duration::from_secs(5);
@@ -78,6 +79,8 @@ pub(crate) struct Replica {
     pub(crate) since: Instant,
     pub(crate) since_ms: u64,
     pub(crate) started: Instant,
+    /// Before that.
+    pub(crate) waited: Waited,
     pub(crate) warmth: Warmth,
     pub(crate) place: Place,
     pub(crate) child: Child,
@@ -172,6 +175,7 @@ impl Start<'_> {
             since: now,
             since_ms: now_ms,
             started: now,
+            waited: Waited::default(),
             warmth: Warmth::Cold,
             place,
             child,
@@ -191,7 +195,7 @@ fn write_config(folder: &PathBuf, files: &Value) -> io::Result<()> {
     Ok(())
 }
 
-/// The engine's own variables, those that choose its GPUs, then the user's, which win.
+/// The engine's own variables, those that say what it computes on, then the user's, which win.
 fn environment(object: &LLMService, engine: &[Value], place: &Place) -> BTreeMap<String, String> {
     let mut env: BTreeMap<String, String> = engine
         .iter()
@@ -199,9 +203,7 @@ fn environment(object: &LLMService, engine: &[Value], place: &Place) -> BTreeMap
             Some((variable["name"].as_str()?.to_owned(), variable["value"].as_str()?.to_owned()))
         })
         .collect();
-    if object.spec.resources.gpu.is_some() {
-        env.insert("CUDA_VISIBLE_DEVICES".to_owned(), place.gpus.join(","));
-    }
+    env.extend(place.device.variables().into_iter().map(|(name, value)| (name.to_owned(), value)));
     for theirs in &object.spec.runtime.env {
         if let Some(value) = &theirs.value {
             env.insert(theirs.name.clone(), value.clone());

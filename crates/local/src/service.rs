@@ -2,18 +2,19 @@
 //! they meet processes.
 
 mod gateway;
+mod model;
 mod scaling;
 mod versions;
 mod view;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 use wharf_api::console::{ColdStartView, EventView, ScaleChange};
-use wharf_manifests::{Mode, Settings, process, revision};
+use wharf_manifests::{Mode, Settings, revision};
 use wharf_rollout::{
     Action, Command, CommandKind, Desired, GatewaySeen, Observed, Policy, Prepared as Model, Room, State,
     step,
@@ -22,11 +23,12 @@ use wharf_spec::LLMService;
 use wharf_spec::service::{Colour, Strategy, Traffic};
 
 use crate::options::Written;
-use crate::place::{Ask, place};
-use crate::prepare::{self, Prepared};
-use crate::supervisor::{Context, Message, Seen};
+use crate::place::place;
+use crate::prepare::Prepared;
+use crate::supervisor::{Context, Seen};
 
 use self::gateway::Pushed;
+use self::model::Known;
 use self::scaling::Scaling;
 use self::versions::Version;
 
@@ -64,15 +66,20 @@ pub(crate) struct Service {
     sequence: u64,
     versions: BTreeMap<Colour, Version>,
     models: BTreeMap<String, Prepared>,
-    asks: BTreeMap<String, Ask>,
+    known: BTreeMap<String, Known>,
+    /// When models began to be made.
+    begun: BTreeMap<String, Instant>,
     preparing: BTreeMap<String, AbortHandle>,
     scaling: Scaling,
+    /// Since when there should be replicas; none while there should not.
+    wanted_since: Option<Instant>,
     traffic: Vec<Traffic>,
     pushed: Option<Pushed>,
     replicas_started: u64,
     pub(crate) events: VecDeque<EventView>,
     changes: VecDeque<ScaleChange>,
-    cold_start: Option<ColdStartView>,
+    /// The last cold start, and of which replica.
+    cold_start: Option<(String, ColdStartView)>,
     /// It is in none of the files any more, or everything ends.
     going: bool,
     /// What is wrong with the files as they are now.
@@ -102,8 +109,10 @@ impl Service {
             sequence,
             versions: BTreeMap::new(),
             models: BTreeMap::new(),
-            asks: BTreeMap::new(),
+            known: BTreeMap::new(),
+            begun: BTreeMap::new(),
             preparing: BTreeMap::new(),
+            wanted_since: None,
             traffic: Vec::new(),
             pushed: None,
             replicas_started: 0,
@@ -160,53 +169,6 @@ impl Service {
         self.versions.values().all(|version| version.replicas.is_empty())
     }
 
-    /// Makes the model of a revision, if nobody does.
-    fn prepare(&mut self, revision: &str, context: &Context) {
-        let busy = matches!(self.models.get(revision), Some(Prepared::Ready | Prepared::Running { .. }));
-        let Some(written) = self.objects.get(revision).filter(|_| !busy) else { return };
-        let places = context.folders.places(PathBuf::new(), 0, 0);
-        let process = match process(&written.object, places) {
-            Ok(process) => process,
-            Err(error) => {
-                self.models.insert(revision.to_owned(), Prepared::Failed(error.to_string()));
-                return;
-            }
-        };
-        self.models.insert(revision.to_owned(), Prepared::Running { verb: "prepare", said: String::new() });
-        let (told, mut hears) = tokio::sync::mpsc::unbounded_channel();
-        let log = context.folder.log(&format!("{}-model", flat(&self.name)));
-        let turns = Arc::clone(&context.turns);
-        let made = prepare::prepare(context.wharf.clone(), process.steps, process.model, log, turns, told);
-        let (service, of) = (self.name.clone(), revision.to_owned());
-        let messages = context.messages.clone();
-        let task = tokio::spawn(async move {
-            let hearing = async {
-                while let Some(how) = hears.recv().await {
-                    let message = Message::Prepared { service: service.clone(), revision: of.clone(), how };
-                    let _ = messages.send(message);
-                }
-            };
-            tokio::join!(made, hearing);
-        });
-        self.preparing.insert(revision.to_owned(), task.abort_handle());
-    }
-
-    /// A model is so far.
-    pub(crate) fn prepared(&mut self, revision: &str, how: Prepared, context: &Context) {
-        if how == Prepared::Ready
-            && let Some(written) = self.objects.get(revision)
-            && let Ok(process) = process(&written.object, context.folders.places(PathBuf::new(), 0, 0))
-        {
-            let ask =
-                ask(&written.object, || context.planner.memory(&written.object, process.model.as_ref()));
-            self.asks.insert(revision.to_owned(), ask);
-        }
-        if let Prepared::Failed(reason) = &how {
-            self.tell(true, "ModelFailed", reason.clone(), context);
-        }
-        self.models.insert(revision.to_owned(), how);
-    }
-
     /// Somebody gave a command; the answer is there after the next look.
     pub(crate) fn command(&mut self, kind: CommandKind) {
         self.sequence += 1;
@@ -225,6 +187,8 @@ impl Service {
     /// Looks at everything and does what follows. Says after how many milliseconds to look again at the latest.
     pub(crate) fn look(&mut self, context: &Context, seen: &Seen) -> u64 {
         let mut look_again = LOOK_AGAIN_MS;
+        self.wanted_since =
+            (self.scaling.wanted() > 0).then(|| self.wanted_since.unwrap_or_else(Instant::now));
         let written = self.written().map(Arc::clone);
         if let (false, Some(written)) = (self.going, &written) {
             let observed = self.observe(context, seen, &written.object);
@@ -292,19 +256,21 @@ impl Service {
         let there = self.versions.values().any(|version| version.of.revision == self.revision);
         let alone = self.versions.values().all(|version| version.replicas.is_empty());
         let strategy = object.spec.rollout.strategy;
-        let Some(ask) = self.asks.get(&self.revision).filter(|_| !there && !alone) else { return Room::Fits };
+        let Some(known) = self.known.get(&self.revision).filter(|_| !there && !alone) else {
+            return Room::Fits;
+        };
         if strategy == Strategy::Recreate {
             return Room::Fits;
         }
         let mut taken = context.taken();
         let wanted = if strategy == Strategy::Rolling { 1 } else { self.scaling.wanted().max(1) };
         for number in 0..wanted {
-            match place(&context.machine, &taken, ask) {
+            match place(&context.machine, &context.division, &taken, &known.ask) {
                 Ok(place) => drop(taken.insert(format!("asked for {number}"), place)),
-                Err(why) => {
-                    return Room::Lacks(format!(
-                        "the new version does not fit beside the old one: {why}; rollout.strategy Recreate needs no room for both"
-                    ));
+                Err(refusal) => {
+                    let recreate = "rollout.strategy: Recreate, which needs no room for both".to_owned();
+                    let why = refusal.told(known.needs.as_ref(), &[recreate]);
+                    return Room::Lacks(format!("the new version does not fit beside the old one: {why}"));
                 }
             }
         }
@@ -387,38 +353,25 @@ impl Service {
         let released =
             [state.active.as_ref(), state.candidate.as_ref(), state.kept.as_ref().map(|kept| &kept.version)];
         let running = self.versions.values().map(|version| &version.of);
-        let known: Vec<&str> = released
+        let used: Vec<&str> = released
             .into_iter()
             .flatten()
             .chain(running)
             .map(|version| version.revision.as_str())
             .chain([self.revision.as_str()])
             .collect();
-        self.objects.retain(|revision, _| known.contains(&revision.as_str()));
-        self.models.retain(|revision, _| known.contains(&revision.as_str()));
-        self.asks.retain(|revision, _| known.contains(&revision.as_str()));
+        self.objects.retain(|revision, _| used.contains(&revision.as_str()));
+        self.models.retain(|revision, _| used.contains(&revision.as_str()));
+        self.known.retain(|revision, _| used.contains(&revision.as_str()));
+        self.begun.retain(|revision, _| used.contains(&revision.as_str()));
         // Dropping the handle lets a step run on; abandoning a revision ends it.
         self.preparing.retain(|revision, task| {
-            let keep = known.contains(&revision.as_str());
+            let keep = used.contains(&revision.as_str());
             if !keep {
                 task.abort();
             }
             keep && !task.is_finished()
         });
-    }
-}
-
-/// What a replica of a service asks for.
-fn ask(object: &LLMService, forecast: impl FnOnce() -> Option<u64>) -> Ask {
-    let resources = &object.spec.resources;
-    let (requests, limits) = (&resources.requests, &resources.limits);
-    let cpus = requests.cpu.as_ref().or(limits.cpu.as_ref()).map_or(0, |cpu| cpu.milli() / 1000);
-    let memory = requests.memory.as_ref().or(limits.memory.as_ref()).map(|memory| memory.units());
-    Ask {
-        cpus: usize::try_from(cpus).unwrap_or(usize::MAX),
-        memory: memory.or_else(forecast).unwrap_or(0),
-        gpus: resources.gpu.as_ref().map_or(0, |gpu| gpu.count),
-        product: resources.gpu.as_ref().and_then(|gpu| gpu.product.clone()),
     }
 }
 

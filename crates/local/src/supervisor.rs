@@ -16,6 +16,7 @@ use wharf_gateway::{Addresses, Gateway, Handle, ServeError};
 
 use crate::child::Exit;
 use crate::control::{self, Order, Reply};
+use crate::division::{Division, divide};
 use crate::folder::{Folder, FolderError};
 use crate::objects;
 use crate::options::{Listener, Options, Planner, Reader};
@@ -66,6 +67,8 @@ pub(crate) struct Context {
     pub(crate) messages: mpsc::UnboundedSender<Message>,
     /// When this life of the gateway began, in milliseconds since 1970.
     pub(crate) epoch: u64,
+    /// How GPUs are divided among those that ask for none.
+    pub(crate) division: Division,
     taken: Mutex<Taken>,
     keys: Mutex<BTreeMap<String, WatchedKeys>>,
 }
@@ -180,6 +183,7 @@ impl Up {
             turns: Arc::default(),
             messages,
             epoch: gateway.handle().demand().epoch,
+            division: Division::default(),
             taken: Mutex::default(),
             keys: Mutex::default(),
             folder,
@@ -278,6 +282,7 @@ impl Supervisor {
         for service in self.services.values_mut().filter(|service| !wanted.contains_key(&service.name)) {
             service.leave();
         }
+        self.context.division = divide(&self.context.machine, wanted.values().map(|written| &written.object));
         for (name, written) in wanted {
             let context = &self.context;
             let service = self.services.entry(name.clone()).or_insert_with(|| {

@@ -9,6 +9,13 @@ use wharf_spec::service::Optimize;
 use crate::Places;
 use crate::names::{digest_of, short_digest};
 
+/// What the names of fetched folders begin with; ten digits follow.
+pub(crate) const SOURCE: &str = "source-";
+/// What the names of made files and folders begin with; ten digits follow.
+pub(crate) const ARTIFACT: &str = "artifact-";
+/// What the name of a made file ends with.
+pub(crate) const GGUF: &str = ".gguf";
+
 /// Names what is kept in the cache volume.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Store<'a>(pub(crate) &'a Places);
@@ -43,7 +50,7 @@ impl Store<'_> {
     /// Where a source is fetched to.
     pub(crate) fn fetched(self, source: &Source, digest: Option<&str>) -> String {
         let key = short_digest(&format!("{source} {}", digest.unwrap_or_default()));
-        format!("{}/source-{key}", self.0.models)
+        format!("{}/{SOURCE}{key}", self.0.models)
     }
 
     /// The file of a fetched source that is one file, otherwise its folder.
@@ -86,13 +93,13 @@ impl Store<'_> {
         let models = &self.0.models;
         let student = optimize.distill.as_ref().map(|distill| {
             let recipe = recipe(json!({"distill": distill}));
-            format!("{models}/artifact-{recipe}")
+            format!("{models}/{ARTIFACT}{recipe}")
         });
         let quantized = optimize.quantize.map(|scheme| {
             let recipe =
                 recipe(json!({"distill": optimize.distill, "quantize": scheme, "data": optimize.data}));
-            let end = if scheme.makes_gguf() { ".gguf" } else { "" };
-            format!("{models}/artifact-{recipe}{end}")
+            let end = if scheme.makes_gguf() { GGUF } else { "" };
+            format!("{models}/{ARTIFACT}{recipe}{end}")
         });
         let path = quantized.clone().or_else(|| student.clone()).unwrap_or(original);
         Artifact { path, student, quantized }

@@ -42,7 +42,7 @@ const OF_SERVICE: &[Builder] = &[
     monitoring::objects,
 ];
 
-pub(crate) use jobs::place_of_model;
+pub(crate) use jobs::{claim_of_model, place_of_model, removal, steps_of_model};
 pub(crate) use pod::template as pod_template;
 
 pub(crate) fn of_service(facts: &Facts<'_>) -> Vec<Value> {

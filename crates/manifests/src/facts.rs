@@ -4,7 +4,7 @@ use std::cell::OnceCell;
 
 use wharf_spec::LLMService;
 use wharf_spec::scalar::Source;
-use wharf_spec::service::{CacheType, Engine, LLMServiceSpec, ScalingMode};
+use wharf_spec::service::{CacheType, Engine, LLMServiceSpec, ModelSection, ScalingMode};
 
 use crate::artifacts::{Artifact, Store};
 use crate::launch::{self, Launch};
@@ -210,10 +210,11 @@ fn files(service: &LLMService, name: &str, mode: Mode, places: &Places) -> (File
             let path = format!("{}/{path}", places.models).trim_end_matches('/').to_owned();
             (Files::TheirClaim(claim.to_owned()), Artifact::plain(path))
         }
-        CacheType::Pvc => {
-            let claim = model.cache.claim_name.clone();
-            let claim = claim.unwrap_or_else(|| names::child(name, "cache"));
-            (Files::OwnClaim(claim), made(store.fetched_file(source, digest)))
-        }
+        CacheType::Pvc => (Files::OwnClaim(own_claim(name, model)), made(store.fetched_file(source, digest))),
     }
+}
+
+/// The claim that Jobs of a service fill.
+pub(crate) fn own_claim(name: &str, model: &ModelSection) -> String {
+    model.cache.claim_name.clone().unwrap_or_else(|| names::child(name, "cache"))
 }

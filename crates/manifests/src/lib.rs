@@ -14,6 +14,7 @@ mod places;
 mod process;
 mod recipe;
 mod settings;
+mod stored;
 mod version;
 
 use serde_json::Value;
@@ -27,6 +28,7 @@ pub use places::Places;
 pub use process::{Process, process, revision};
 pub use recipe::Step;
 pub use settings::{Peer, Settings};
+pub use stored::{Stored, is_made, made_in, model_makes, model_needs, service_needs};
 pub use version::{Colour, State, Version};
 
 /// Who else is there.
@@ -79,6 +81,11 @@ pub fn model(object: &Model, settings: &Settings, mode: Mode) -> Vec<Value> {
 /// Where a model is when its Jobs are done: the name of the claim, and the path in it. Another source or recipe is another path.
 pub fn model_place(object: &Model) -> (String, String) {
     children::place_of_model(object)
+}
+
+/// The Job of a Model that removes what nothing needs any more. `mark` tells it from earlier ones for the same files.
+pub fn removal(object: &Model, stored: &Stored, mark: &str, settings: &Settings) -> Value {
+    children::removal(object, stored, mark, settings)
 }
 
 #[cfg(test)]

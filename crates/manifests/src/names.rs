@@ -14,6 +14,8 @@ pub const MODEL: &str = "wharf.dev/model";
 pub const PART: &str = "wharf.dev/part";
 /// Label that tells which version of a service a pod is of.
 pub const COLOUR: &str = "wharf.dev/colour";
+/// Label of Jobs that remove a file or folder of a model, and of their pods: its name.
+pub const REMOVES: &str = "wharf.dev/removes";
 
 /// Metrics of pods that autoscalers ask for, and Wharf's metrics API answers.
 pub mod metric {
@@ -83,10 +85,13 @@ pub fn child(parent: &str, suffix: &str) -> String {
     format!("{kept}-{digest}-{suffix}")
 }
 
+/// Digits of a digest in names.
+pub(crate) const DIGITS: usize = 10;
+
 /// Ten hexadecimal digits that stand for a text.
 pub fn short_digest(text: &str) -> String {
     let digest = Sha256::digest(text.as_bytes());
-    digest.iter().take(5).map(|byte| format!("{byte:02x}")).collect()
+    digest.iter().take(DIGITS / 2).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The same for JSON, whatever the order of its keys.

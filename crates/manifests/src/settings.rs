@@ -39,6 +39,9 @@ pub struct Settings {
     /// Whether node agents read metrics of the pods on their nodes (`exporter.serving`), and are let through to them.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub serving_metrics: bool,
+    /// Whether the operator watches nodes, and says of a release when the GPUs that they have free are too few for a second version.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub foresee_room: bool,
     /// The cluster's name server.
     pub dns: Peer,
     /// Where KEDA finds Wharf's scaler.
@@ -64,6 +67,7 @@ impl Default for Settings {
             metrics_api: peer("wharf-system", "app.kubernetes.io/component", "metrics-api"),
             node_agents: peer("wharf-nodes", "app.kubernetes.io/component", "node-agent"),
             serving_metrics: false,
+            foresee_room: false,
             dns: peer("kube-system", "k8s-app", "kube-dns"),
             scaler_address: "wharf-metrics-api.wharf-system.svc:9003".to_owned(),
             prometheus_url: "http://prometheus-operated.monitoring.svc:9090".to_owned(),

@@ -7,6 +7,7 @@ mod guide;
 mod guide_chart;
 mod network;
 mod properties;
+mod removal;
 mod stability;
 mod typed;
 

@@ -89,6 +89,12 @@ fn was_applied(
     applied.before.as_ref() == Some(version) || version.as_deref() == Some(applied.after.as_str())
 }
 
+/// Whether a child of this owner was made that the watch has not shown yet.
+pub(crate) fn is_awaited(context: &Context, owner: &str, id: &ChildName) -> bool {
+    let memory = context.memory();
+    memory.applied.get(owner).and_then(|of| of.get(id)).is_some_and(|applied| applied.before.is_some())
+}
+
 /// Takes note of what the watch shows of children that were applied: once it shows another version than before, it is not late any more, and
 /// what is not there then was deleted.
 pub(crate) fn learn(context: &Context, owner: &ObjectMeta) {

@@ -8,13 +8,14 @@ use kube::Client;
 use kube::api::{ApiResource, DynamicObject};
 use kube::runtime::reflector::{ObjectRef, Store};
 use tokio::sync::mpsc::UnboundedSender;
-use wharf_cluster::reference;
-use wharf_manifests::Settings;
+use wharf_cluster::{Packed, reference};
+use wharf_manifests::{Settings, Stored};
 use wharf_spec::Object;
 use wharf_spec::job::JobProgress;
 use wharf_telemetry::metrics::Metrics;
 
 use crate::gateways::Gateways;
+use crate::needs::Read;
 use crate::probe::Probe;
 use crate::scaling::Autoscalers;
 use crate::service::Refusal;
@@ -39,6 +40,8 @@ pub(crate) struct Context {
     pub(crate) models: Followed,
     /// Pods of the gateway.
     pub(crate) gateway_pods: Store<DynamicObject>,
+    /// Nodes, where room is to be foreseen.
+    pub(crate) nodes: Option<Store<Packed<()>>>,
     pub(crate) gateways: Arc<dyn Gateways>,
     pub(crate) probe: Arc<dyn Probe>,
     pub(crate) autoscalers: Autoscalers,
@@ -91,6 +94,8 @@ pub(crate) struct Memory {
     pub(crate) checked: HashMap<String, (i64, Result<Object, Refusal>)>,
     /// How often looks at an object have failed in a row, by its uid.
     pub(crate) failures: HashMap<String, u32>,
+    /// What an object needs of the files of models, by its uid, and the version that it was read off.
+    pub(crate) needs: HashMap<String, (String, Arc<[Stored]>)>,
 }
 
 impl Memory {
@@ -101,6 +106,7 @@ impl Memory {
         self.trouble.retain(|uid, _| known.contains(uid));
         self.checked.retain(|uid, _| known.contains(uid));
         self.failures.retain(|uid, _| known.contains(uid));
+        self.needs.retain(|uid, _| known.contains(uid));
     }
 }
 
@@ -124,6 +130,21 @@ impl Context {
     /// How far the command of a pod is, as it said last.
     pub(crate) fn said(&self, uid: &str) -> Option<JobProgress> {
         self.memory().said.get(uid).cloned()
+    }
+
+    /// What a service or a Model needs of the files of models, as `read` reads it; read once for each version.
+    pub(crate) fn needs(&self, object: &DynamicObject, read: Read) -> Arc<[Stored]> {
+        let (Some(uid), Some(version)) = (&object.metadata.uid, &object.metadata.resource_version) else {
+            return read(object).into();
+        };
+        if let Some((of, needs)) = self.memory().needs.get(uid)
+            && of == version
+        {
+            return Arc::clone(needs);
+        }
+        let needs: Arc<[Stored]> = read(object).into();
+        self.memory().needs.insert(uid.clone(), (version.clone(), Arc::clone(&needs)));
+        needs
     }
 
     pub(crate) fn now_ms(&self) -> u64 {

@@ -1,12 +1,13 @@
 //! The Jobs that make a model: which one runs next, and how far all are. Pure.
 
 use kube::ResourceExt;
+use kube::api::DynamicObject;
 use serde_json::Value;
 use wharf_cluster::Object;
 use wharf_rollout::Prepared;
 use wharf_spec::job::{JobProgress, JobResult};
 
-use crate::observe::{failure, line};
+use crate::observe::{failure, has_ended as pod_has_ended, line};
 
 /// How far a model is, and what should run now.
 #[derive(Clone, Debug, PartialEq)]
@@ -95,12 +96,50 @@ pub(crate) fn results(jobs: &[Value], pods: &[Object]) -> JobResult {
     all
 }
 
+/// How a Job is that stands alone.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Fate {
+    /// Nothing is there of it.
+    Absent,
+    /// It works, or pods of it still do.
+    Works,
+    /// It succeeded; what its command said.
+    Done(JobResult),
+    /// It failed; why.
+    Failed(String),
+}
+
+/// How the Job of this name is.
+pub(crate) fn fate(name: &str, live: &[Object], pods: &[Object]) -> Fate {
+    let own: Vec<&Object> = pods.iter().filter(|pod| is_of(pod, name)).collect();
+    match live.iter().find(|job| job.metadata.name.as_deref() == Some(name)).map(|job| ended(job)) {
+        Some(Some(Ended::Well)) => {
+            let said = last_words(&own).and_then(|said| serde_json::from_str(&said).ok());
+            Fate::Done(said.unwrap_or_default())
+        }
+        Some(Some(Ended::Badly(said))) => Fate::Failed(last_words(&own).unwrap_or(said)),
+        Some(None) => Fate::Works,
+        None if own.iter().any(|pod| !pod_has_ended(pod)) => Fate::Works,
+        None => Fate::Absent,
+    }
+}
+
+/// Whether a Job has succeeded, or failed for good.
+pub(crate) fn has_ended(job: &DynamicObject) -> bool {
+    ended(job).is_some()
+}
+
+/// The Job that a pod belongs to.
+pub(crate) fn job_of(pod: &DynamicObject) -> Option<&str> {
+    JOB_NAMES.iter().find_map(|key| pod.labels().get(*key)).map(String::as_str)
+}
+
 enum Ended {
     Well,
     Badly(String),
 }
 
-fn ended(job: &Object) -> Option<Ended> {
+fn ended(job: &DynamicObject) -> Option<Ended> {
     let conditions = job.data["status"]["conditions"].as_array()?;
     let holds = |kind: &str| conditions.iter().find(|c| c["type"] == kind && c["status"] == "True");
     if holds("Complete").is_some() {
@@ -110,11 +149,11 @@ fn ended(job: &Object) -> Option<Ended> {
     Some(Ended::Badly(line(failed["message"].as_str().unwrap_or("its Job does not say why"))))
 }
 
+/// Labels that tell a pod's Job, the one that old clusters have last.
+const JOB_NAMES: [&str; 2] = ["batch.kubernetes.io/job-name", "job-name"];
+
 fn is_of(pod: &Object, job: &str) -> bool {
-    let labels = pod.labels();
-    ["batch.kubernetes.io/job-name", "job-name"]
-        .iter()
-        .any(|key| labels.get(*key).is_some_and(|name| name == job))
+    job_of(pod) == Some(job)
 }
 
 /// What the process said before it ended: that tells more than its Job, which only counts.
@@ -215,6 +254,20 @@ mod tests {
         assert_eq!(progress(&jobs, &[Object::clone(&done)], &[], silent).next, Some(&jobs[1]));
         let both = [done, with("a-quantize", "Complete")];
         assert_eq!(progress(&jobs, &both, &[], silent).prepared, Prepared::Ready);
+    }
+
+    #[test]
+    fn a_job_works_until_its_last_pod_has_ended_though_it_is_gone() {
+        let runs = [pod("a-remove", "Running", "")];
+        assert_eq!(fate("a-remove", &[], &runs), Fate::Works);
+        assert_eq!(fate("a-remove", &[], &[pod("a-remove", "Failed", "")]), Fate::Absent);
+        assert_eq!(fate("a-remove", &[], &[pod("another", "Running", "")]), Fate::Absent);
+        let said = [pod("a-remove", "Succeeded", r#"{"bytes":7}"#)];
+        let done = JobResult { bytes: Some(7), ..JobResult::default() };
+        assert_eq!(fate("a-remove", &[with("a-remove", "Complete")], &said), Fate::Done(done));
+        let busy = [pod("a-remove", "Failed", "Device or resource busy\n")];
+        let failed = fate("a-remove", &[with("a-remove", "Failed")], &busy);
+        assert_eq!(failed, Fate::Failed("Device or resource busy".to_owned()));
     }
 
     #[test]

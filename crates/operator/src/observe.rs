@@ -106,7 +106,8 @@ pub(crate) fn is_serving(pod: &DynamicObject) -> bool {
         && condition(pod, "Ready").is_some_and(|c| c["status"] == "True")
 }
 
-fn has_ended(pod: &DynamicObject) -> bool {
+/// Whether none of its containers will run again.
+pub(crate) fn has_ended(pod: &DynamicObject) -> bool {
     matches!(pod.data["status"]["phase"].as_str(), Some("Succeeded" | "Failed"))
 }
 

@@ -39,13 +39,17 @@ const RULES: &[Rule] = &[
     ("coordination.k8s.io", &["leases"], &["get", "create", "update"]),
 ];
 
-/// The ClusterRole of the operator, as Kubernetes takes it.
-pub fn cluster_role(name: &str) -> Value {
+/// What an operator needs beside that to foresee whether a second version has room (`foreseeRoom` of the settings).
+const FORESEES: &[Rule] = &[("", &["nodes"], &["list", "watch"])];
+
+/// The ClusterRole of the operator, as Kubernetes takes it; of one that foresees room if asked.
+pub fn cluster_role(name: &str, foresees: bool) -> Value {
     let rule =
         |(group, kinds, verbs): &Rule| json!({"apiGroups": [group], "resources": kinds, "verbs": verbs});
+    let beside = if foresees { FORESEES } else { &[] };
     json!({
         "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
         "metadata": {"name": name, "labels": {"app.kubernetes.io/managed-by": "wharf"}},
-        "rules": RULES.iter().map(rule).collect::<Vec<Value>>(),
+        "rules": RULES.iter().chain(beside).map(rule).collect::<Vec<Value>>(),
     })
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use futures_util::StreamExt;
 use kube::api::{ApiResource, DynamicObject};
 use kube::runtime::controller::{Action, Config};
-use kube::runtime::reflector::ObjectRef;
+use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::{applier, watcher};
 use kube::{Client, Resource, ResourceExt};
 use tokio::sync::Notify;
@@ -16,7 +16,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tokio_stream::wrappers::UnboundedReceiverStream;
-use wharf_cluster::{Changed, Object, api, follow};
+use wharf_cluster::{Changed, Object, Packed, Watched, api, follow, keep};
 use wharf_manifests::Settings;
 use wharf_manifests::names::{MODEL, SERVICE};
 use wharf_spec::{LLMService, Model};
@@ -29,6 +29,7 @@ use crate::lease::{HOLDS, Wanted, lead};
 use crate::probe::{HttpProbe, Probe};
 use crate::scaling::Autoscalers;
 use crate::side::Side;
+use crate::trim::trim;
 use crate::view::View;
 use crate::{memory, model, service};
 
@@ -124,6 +125,7 @@ async fn work(operator: &Operator) -> Result<(), reqwest::Error> {
     let (models, model_queue) = own_kind::<Model>(client, options, &told, &mut tasks);
     let gateways_changed = Arc::new(Notify::new());
     let gateway_pods = gateway_pods(client, options, &told, &gateways_changed, &mut tasks);
+    let nodes = options.settings.foresee_room.then(|| nodes(client, &told, &mut tasks));
     let gateways = match gateways {
         Some(gateways) => Arc::clone(gateways),
         None => Arc::new(HttpGateways::new(gateway_pods.clone(), gateways_changed)?),
@@ -143,6 +145,7 @@ async fn work(operator: &Operator) -> Result<(), reqwest::Error> {
         services,
         models,
         gateway_pods,
+        nodes,
         gateways,
         probe,
         identity: options.lease.as_ref().map_or(LEASE, |lease| &lease.1).to_owned(),
@@ -199,7 +202,7 @@ fn gateway_pods(
     told: &Told,
     changed: &Arc<Notify>,
     tasks: &mut JoinSet<()>,
-) -> kube::runtime::reflector::Store<DynamicObject> {
+) -> Store<DynamicObject> {
     let peer = &options.settings.gateway;
     let labels: Vec<String> = peer.pods.iter().map(|(key, value)| format!("{key}={value}")).collect();
     let resource = ApiResource::erase::<k8s_openapi::api::core::v1::Pod>(&());
@@ -217,6 +220,20 @@ fn gateway_pods(
     };
     let config = watcher::Config::default().labels(&labels.join(","));
     follow(api(client, Some(&peer.namespace), &resource), &resource, config, tell, tasks)
+}
+
+/// Watches nodes. Nobody waits for them: an operator that may not do so works as one that was not told to.
+fn nodes(client: &Client, told: &Told, tasks: &mut JoinSet<()>) -> Store<Packed<()>> {
+    let resource = ApiResource::erase::<k8s_openapi::api::core::v1::Node>(&());
+    let told = told.clone();
+    // What changes of a node is for the next look of whoever needs one.
+    let tell = move |change| {
+        if let Changed::Broke(_) = change {
+            drop(told.send(change));
+        }
+    };
+    let (api, config) = (api(client, None, &resource), watcher::Config::default());
+    keep(Watched { api, resource: &resource, config, trim: trim("Node") }, |_| (), tell, tasks)
 }
 
 /// Whoever a change is of is looked at.

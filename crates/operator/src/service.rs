@@ -8,7 +8,7 @@ mod status;
 mod validate;
 
 pub(crate) use dereference::referred;
-pub(crate) use validate::{COMMAND, Refusal, checked, word};
+pub(crate) use validate::{COMMAND, Refusal, SPECS, checked, word};
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -55,7 +55,7 @@ pub(crate) fn conditions(
 }
 
 /// A moment as Kubernetes writes it, in seconds.
-fn rfc3339(ms: u64) -> String {
+pub(crate) fn rfc3339(ms: u64) -> String {
     let seconds = i64::try_from(ms / 1000).unwrap_or(0);
     jiff::Timestamp::from_second(seconds).unwrap_or_default().to_string()
 }

@@ -11,9 +11,13 @@ use kube::{Client, ResourceExt};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::JoinSet;
 use wharf_cluster::{Changed, Object, Packed, Watched, api, keep};
-use wharf_manifests::names::{MODEL, SERVICE};
+use wharf_manifests::Stored;
+use wharf_manifests::names::{MODEL, REMOVES, SERVICE};
 
+use crate::needs;
+use crate::room::{Holds, holds};
 use crate::trim::trim;
+use crate::users::user;
 
 /// Everything that Wharf makes has this label.
 pub(crate) const OURS: &str = "app.kubernetes.io/managed-by=wharf";
@@ -56,6 +60,12 @@ pub(crate) struct Marks {
     model: Option<Box<str>>,
     /// Uid of what it belongs to.
     owner: Option<Box<str>>,
+    /// What of a model's files it removes.
+    removes: Option<Box<str>>,
+    /// What of the files of models it needs.
+    pub(crate) needs: Box<[Stored]>,
+    /// What of its node's devices it holds.
+    pub(crate) holds: Option<Box<Holds>>,
     /// It is being deleted.
     pub(crate) leaves: bool,
 }
@@ -69,6 +79,9 @@ impl Marks {
             service: label(SERVICE),
             model: label(MODEL),
             owner: owner.map(|owner| owner.uid.as_str().into()),
+            removes: label(REMOVES),
+            needs: needs::of_child(object).into(),
+            holds: holds(object).map(Box::new),
             leaves: object.metadata.deletion_timestamp.is_some(),
         }
     }
@@ -86,6 +99,17 @@ impl Marks {
     /// Whether it has the label of this Model.
     pub(crate) fn is_of_model(&self, name: &str) -> bool {
         self.model.as_deref() == Some(name)
+    }
+
+    /// The service or Model whose label it has, as somebody who needs something is called.
+    pub(crate) fn user(&self) -> Option<String> {
+        let of_service = self.service.as_deref().map(|name| user("LLMService", name));
+        of_service.or_else(|| self.model.as_deref().map(|name| user("Model", name)))
+    }
+
+    /// What of a model's files it removes.
+    pub(crate) fn removes(&self) -> Option<&str> {
+        self.removes.as_deref()
     }
 }
 
@@ -187,6 +211,15 @@ impl View {
         all.iter().filter_map(|child| child.uid().map(str::to_owned)).collect()
     }
 
+    /// What pods of all namespaces hold of their nodes' devices, but those that `spared` speaks for.
+    pub(crate) fn held(&self, spared: impl Fn(&Child) -> bool) -> Vec<Holds> {
+        let pods =
+            self.kind("v1", "Pod").map(|kept| kept.store.state_filter(|pod| pod.marks.holds.is_some()));
+        let pods = pods.unwrap_or_default();
+        let held = pods.iter().filter(|pod| !spared(pod)).filter_map(|pod| pod.marks.holds.as_deref());
+        held.cloned().collect()
+    }
+
     fn keep(&self, kind: &GroupVersionKind) -> Kept {
         let resource = ApiResource::from_gvk(kind);
         let changes = self.changes.clone();
@@ -222,10 +255,12 @@ mod tests {
             "name": "c", "labels": {SERVICE: "a"}, "ownerReferences": [owner("other", false), owner("mine", true)],
         })));
         assert!(marks.is_of_service("a") && !marks.is_of_service("b") && !marks.is_of_model("a"));
+        assert_eq!((marks.user().as_deref(), marks.removes()), (Some("LLMService a"), None));
         assert!(marks.is_owned_by("mine") && !marks.is_owned_by("other") && !marks.leaves);
         let marks = Marks::of(&object(
             json!({"name": "c", "labels": {MODEL: "m"}, "deletionTimestamp": "2026-01-01T00:00:00Z"}),
         ));
         assert!(marks.is_of_model("m") && !marks.is_owned_by("") && marks.leaves);
+        assert_eq!(marks.user().as_deref(), Some("Model m"));
     }
 }

@@ -20,7 +20,7 @@ fn granted(rendering: &str, kind: &str, name: &str, namespace: Option<&str>) -> 
 
 #[test]
 fn the_chart_has_the_rules_of_the_operator() {
-    let role = wharf_operator::cluster_role("wharf-operator");
+    let role = wharf_operator::cluster_role("wharf-operator", true);
     let text = serde_saphyr::to_string(&role["rules"]).expect("JSON has a form in YAML");
     let head = "# The operator's rights, from crates/operator/src/rbac.rs: UPDATE_EXPECT=1 cargo test -p wharf-operator --test chart\n";
     expect_test::expect_file!["../../../deploy/helm/wharf/files/operator-rules.yaml"]
@@ -29,7 +29,7 @@ fn the_chart_has_the_rules_of_the_operator() {
 
 #[test]
 fn an_installation_grants_all_of_them_and_leases_at_home_alone() {
-    let needed = rules(&wharf_operator::cluster_role("wharf-operator"));
+    let needed = rules(&wharf_operator::cluster_role("wharf-operator", false));
     let is_lease = |rule: &Value| rule["resources"] == serde_json::json!(["leases"]);
     let (leases, others): (Vec<Value>, Vec<Value>) = needed.into_iter().partition(is_lease);
     let home = Some("wharf-system");
@@ -46,4 +46,14 @@ fn an_installation_grants_all_of_them_and_leases_at_home_alone() {
         at_home[leases.len()..],
         [serde_json::json!({"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]})]
     );
+}
+
+#[test]
+fn an_installation_that_foresees_room_lets_the_operator_see_nodes() {
+    let needed = rules(&wharf_operator::cluster_role("wharf-operator", true));
+    let is_lease = |rule: &Value| rule["resources"] == serde_json::json!(["leases"]);
+    let others: Vec<Value> = needed.into_iter().filter(|rule| !is_lease(rule)).collect();
+    let production = include_str!("../../../deploy/helm/rendered/production.yaml");
+    assert!(production.contains("foreseeRoom: true"));
+    assert_eq!(granted(production, "ClusterRole", "wharf-operator", None), others);
 }

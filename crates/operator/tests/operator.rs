@@ -4,6 +4,8 @@
 
 #[path = "operator/api.rs"]
 mod api;
+#[path = "operator/artifacts.rs"]
+mod artifacts;
 #[path = "operator/failures.rs"]
 mod failures;
 #[path = "operator/leading.rs"]

@@ -7,7 +7,7 @@ use crate::fit::{self, Placement, Wanted};
 use crate::footprint::{KvType, Load};
 use crate::hardware::Product;
 use crate::inventory::Stock;
-use crate::report::units::{bytes, count};
+use crate::report::units::{bytes, count, plural};
 use crate::scheme::Scheme;
 use crate::shape::Shape;
 use crate::split::Split;
@@ -19,6 +19,8 @@ pub struct Advice {
     pub change: String,
     /// Flags of `wharf plan` that try it.
     pub flags: String,
+    /// Fields of an `LLMService` that ask for it.
+    pub fields: String,
 }
 
 /// Where a model should fit.
@@ -52,26 +54,36 @@ const MOST: u64 = 64;
 
 /// What makes a model fit that does not.
 pub fn advise(shape: &Shape, wanted: &Wanted, place: Place<'_>) -> Vec<Advice> {
+    let mut advice = ask_less(shape, wanted, place);
+    if let Place::Stock(stock) | Place::Fixed(stock, _) = place {
+        advice.extend(more_gpus(shape, wanted, stock, place));
+    }
+    advice.extend(other_product(shape, wanted, place));
+    advice
+}
+
+/// What can be asked of the model instead, so that it fits in the very place.
+pub fn ask_less(shape: &Shape, wanted: &Wanted, place: Place<'_>) -> Vec<Advice> {
     let placed = |wanted: &Wanted| place.place(shape, wanted);
     let with = |load: Load| Wanted { load, ..wanted.clone() };
     let load = wanted.load;
     let mut advice = Vec::new();
-    let mut say = |change: String, flags: String| advice.push(Advice { change, flags });
+    let mut say =
+        |change: String, flags: String, fields: String| advice.push(Advice { change, flags, fields });
 
     if load.streams > 1
         && let Some(streams) =
             largest(load.streams - 1, |streams| placed(&with(Load { streams, ..load })).fits)
     {
-        let change = format!("{} streams of {} tokens fit", count(streams), count(load.context));
-        say(format!("fewer streams: {change}"), format!("--streams {streams}"));
+        let change = format!("fewer streams: {}", streams_fit(streams, load.context));
+        say(change, format!("--streams {streams}"), format!("scaling.target.concurrency: {streams}"));
     }
     let steps = load.context.saturating_sub(1) / CONTEXT_STEP;
     let fits = |steps: u64| placed(&with(Load { context: steps * CONTEXT_STEP, ..load })).fits;
     if let Some(steps) = largest(steps, fits) {
         let context = steps * CONTEXT_STEP;
-        let change =
-            format!("a shorter context: {} streams of {} tokens fit", count(load.streams), count(context));
-        say(change, format!("--context {context}"));
+        let change = format!("a shorter context: {}", streams_fit(load.streams, context));
+        say(change, format!("--context {context}"), format!("server.maxModelLen: {context}"));
     }
     if load.kv_cache == KvType::F16 {
         // FP8 is no type of Wharf's CPU engine, and smaller than bytes with scales.
@@ -81,7 +93,7 @@ pub fn advise(shape: &Shape, wanted: &Wanted, place: Place<'_>) -> Vec<Advice> {
         if let Some(kv) = kv {
             let per_token = bytes(kv.bytes_per_token(shape) as f64);
             let change = format!("keys and values in {}: {per_token} a token", kv.name());
-            say(change, format!("--kv-cache {}", kv.name()));
+            say(change, format!("--kv-cache {}", kv.name()), format!("server.kvCache.type: {}", kv.name()));
         }
     }
     let now = placed(wanted).footprint.weights;
@@ -90,54 +102,52 @@ pub fn advise(shape: &Shape, wanted: &Wanted, place: Place<'_>) -> Vec<Advice> {
     for scheme in schemes {
         let smaller = placed(&Wanted { scheme: Some(scheme), ..wanted.clone() });
         if smaller.fits && smaller.footprint.weights < now {
-            let weights = bytes(smaller.footprint.weights as f64);
-            let change =
-                format!("quantise to {}: {weights} of weights instead of {}", scheme.name, bytes(now as f64));
-            say(change, format!("--quantize {}", scheme.name));
+            let (name, weights) = (scheme.name, bytes(smaller.footprint.weights as f64));
+            let change = format!("quantise to {name}: {weights} of weights instead of {}", bytes(now as f64));
+            say(change, format!("--quantize {name}"), format!("model.optimize.quantize: {name}"));
             break;
         }
     }
-    if let Place::Stock(stock) | Place::Fixed(stock, _) = place {
-        more_gpus(shape, wanted, stock, place, &mut say);
-    }
-    other_product(shape, wanted, place, &mut say);
     advice
 }
 
-fn more_gpus(
-    shape: &Shape,
-    wanted: &Wanted,
-    stock: &Stock,
-    place: Place<'_>,
-    say: &mut dyn FnMut(String, String),
-) {
+fn streams_fit(streams: u64, context: u64) -> String {
+    let fit = if streams == 1 { "fits" } else { "fit" };
+    format!("{} of {} tokens {fit}", plural(streams, "stream"), count(context))
+}
+
+fn more_gpus(shape: &Shape, wanted: &Wanted, stock: &Stock, place: Place<'_>) -> Option<Advice> {
     let more = Stock { per_node: stock.per_node.max(8), nodes: MOST / 8, ..stock.clone() };
     let placed = fit::on_stock(shape, wanted, &more);
     let there_are = match place {
         Place::Fixed(_, split) => split.gpus(),
         Place::Machine(_) | Place::Stock(_) => stock.per_node * stock.nodes,
     };
-    if let (true, fit::Hardware::Gpu { product, count, split, .. }) = (placed.fits, &placed.hardware)
-        && *count > there_are
-    {
-        let Split { tensor, pipeline } = split;
-        let change = format!("more GPUs: {count} of {}, tensor {tensor}, pipeline {pipeline}", product.name);
-        say(change, format!("--gpu {}:{count}", product.name));
-    }
+    let fit::Hardware::Gpu { product, count, nodes, split } = &placed.hardware else { return None };
+    let Split { tensor, pipeline } = split;
+    (placed.fits && *count > there_are).then(|| Advice {
+        change: format!("more GPUs: {count} of {}, tensor {tensor}, pipeline {pipeline}", product.name),
+        flags: format!("--gpu {}:{count}", product.name),
+        fields: format!(
+            "resources.gpu.count: {}, parallelism: {{tensor: {tensor}, pipeline: {pipeline}, nodes: {nodes}}}",
+            count.div_ceil(*nodes)
+        ),
+    })
 }
 
-fn other_product(shape: &Shape, wanted: &Wanted, place: Place<'_>, say: &mut dyn FnMut(String, String)) {
+fn other_product(shape: &Shape, wanted: &Wanted, place: Place<'_>) -> Option<Advice> {
     let one = |product: &Product| Stock { product: product.clone(), per_node: 1, nodes: 1 };
-    let products = Product::all();
-    let fitting = products.iter().find(|product| fit::on_stock(shape, wanted, &one(product)).fits);
+    let product =
+        Product::all().into_iter().find(|product| fit::on_stock(shape, wanted, &one(product)).fits)?;
     let others = match place {
         Place::Machine(_) => "a GPU",
         Place::Stock(_) | Place::Fixed(..) => "another GPU",
     };
-    if let Some(product) = fitting {
-        let memory = bytes(product.memory as f64);
-        say(format!("{others}: one {} with {memory}", product.name), format!("--gpu {}", product.name));
-    }
+    Some(Advice {
+        change: format!("{others}: one {} with {}", product.name, bytes(product.memory as f64)),
+        flags: format!("--gpu {}", product.name),
+        fields: format!("resources.gpu: {{count: 1, product: {}}}", product.name),
+    })
 }
 
 /// The largest number from 1 to `most` that `fits`, if what fits is all up to some number.

@@ -26,8 +26,8 @@ pub struct Machine {
     pub memory: u64,
     /// Threads that compute.
     pub threads: u64,
-    /// What its products reach.
-    pub rates: Rates,
+    /// What its products reach; `None` where only memory is asked about.
+    pub rates: Option<Rates>,
     /// Where the rates come from.
     pub measured: bool,
 }

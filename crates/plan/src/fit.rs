@@ -86,11 +86,12 @@ pub fn on_machine(shape: &Shape, wanted: &Wanted, machine: &Machine) -> Placemen
     let footprint = cpu::on_cpu(shape, &weights, &wanted.load, machine.threads);
     let fits = footprint.peak <= machine.memory;
     let per_stream = wanted.load.context * wanted.load.kv_cache.bytes_per_token(shape);
+    let rates = machine.rates.as_ref().filter(|_| fits);
     Placement {
         fits,
         usable: machine.memory,
         streams_that_fit: streams(machine.memory, footprint.fixed(), per_stream),
-        forecast: fits.then(|| forecast(shape, &weights, &wanted.load, &Device::Cpu(&machine.rates))),
+        forecast: rates.map(|rates| forecast(shape, &weights, &wanted.load, &Device::Cpu(rates))),
         footprint,
         hardware: Hardware::Cpu { machine: machine.clone() },
     }

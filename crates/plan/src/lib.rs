@@ -15,6 +15,7 @@ pub mod inventory;
 pub mod report;
 pub mod scheme;
 pub mod shape;
+pub mod shortage;
 pub mod split;
 pub mod types;
 
@@ -27,3 +28,4 @@ pub use inventory::Inventory;
 pub use report::Report;
 pub use scheme::{Scheme, SchemeError};
 pub use shape::{Group, Shape};
+pub use shortage::Shortage;

@@ -31,8 +31,12 @@ pub struct Abilities {
     pub request_defaults: bool,
     /// Takes penalties among them.
     pub penalties: bool,
+    /// Divides a model among GPUs.
+    pub several_gpus: bool,
     /// How it can store keys and values.
     pub kv_cache: &'static [KvCacheType],
+    /// How it can on a GPU.
+    pub kv_cache_on_gpus: &'static [KvCacheType],
     /// Arguments that Wharf gives, and a user must not.
     pub reserved_args: &'static [&'static str],
 }
@@ -52,7 +56,9 @@ pub const ABILITIES: &[Abilities] = &[
         tls: true,
         request_defaults: true,
         penalties: true,
+        several_gpus: false,
         kv_cache: &[KvCacheType::F16, KvCacheType::Int8],
+        kv_cache_on_gpus: &[KvCacheType::F16],
         reserved_args: &["--model", "--config", "--port", "--host", "--metrics-port", "--tensor-parallel"],
     },
     Abilities {
@@ -68,7 +74,9 @@ pub const ABILITIES: &[Abilities] = &[
         tls: false,
         request_defaults: true,
         penalties: false,
+        several_gpus: true,
         kv_cache: &[KvCacheType::F16, KvCacheType::Fp8],
+        kv_cache_on_gpus: &[KvCacheType::F16, KvCacheType::Fp8],
         reserved_args: &["--model", "--port", "--host", "--served-model-name", "--tensor-parallel-size"],
     },
     Abilities {
@@ -84,7 +92,9 @@ pub const ABILITIES: &[Abilities] = &[
         tls: false,
         request_defaults: false,
         penalties: false,
+        several_gpus: true,
         kv_cache: &[KvCacheType::F16, KvCacheType::Fp8],
+        kv_cache_on_gpus: &[KvCacheType::F16, KvCacheType::Fp8],
         reserved_args: &["--model-path", "--port", "--host", "--served-model-name", "--tp-size"],
     },
     Abilities {
@@ -100,7 +110,9 @@ pub const ABILITIES: &[Abilities] = &[
         tls: false,
         request_defaults: true,
         penalties: true,
+        several_gpus: true,
         kv_cache: &[KvCacheType::F16, KvCacheType::Int8],
+        kv_cache_on_gpus: &[KvCacheType::F16, KvCacheType::Int8],
         reserved_args: &["--model", "-m", "--port", "--host", "--alias"],
     },
     Abilities {
@@ -116,7 +128,9 @@ pub const ABILITIES: &[Abilities] = &[
         tls: false,
         request_defaults: false,
         penalties: false,
+        several_gpus: true,
         kv_cache: &[],
+        kv_cache_on_gpus: &[],
         reserved_args: &[],
     },
 ];

@@ -5,7 +5,7 @@
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
-use crate::scalar::{Digest, Source};
+use crate::scalar::{Digest, Duration, Source};
 use crate::service::{Cache, Credentials, ModelStatus, Optimize, Placement, Resources};
 
 /// A source and what is done to it. Only `source` is required.
@@ -46,6 +46,10 @@ pub struct ModelSpec {
     /// Where files are kept.
     #[serde(default)]
     pub cache: Cache,
+    /// How long files of an earlier source or recipe stay when nothing uses them any more. After that they are removed, and made again if they are
+    /// asked for again.
+    #[serde(default = "keep_unused_for")]
+    pub keep_unused_for: Duration,
     /// CPU, memory and GPUs of the Jobs.
     #[serde(default)]
     pub resources: Resources,
@@ -56,4 +60,9 @@ pub struct ModelSpec {
     #[serde(rename = "egressCIDRs", default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub egress_cidrs: Vec<String>,
+}
+
+/// Long enough to change one's mind on the next morning without fetching again.
+fn keep_unused_for() -> Duration {
+    Duration::parse("24h").expect("a duration")
 }

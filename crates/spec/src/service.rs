@@ -36,8 +36,8 @@ pub use runtime::{CustomPorts, CustomProbes, ENGINES, Engine, Runtime};
 pub use scaling::{Scaling, ScalingMode, Schedule, Targets};
 pub use server::{KvCache, KvCacheType, RequestDefaults, Server};
 pub use status::{
-    ColdStart, Colour, Condition, ConditionStatus, Measured, ModelState, ModelStatus, Phase, Quality,
-    ServiceStatus, Traffic,
+    ArtifactStatus, ColdStart, Colour, Condition, ConditionStatus, Measured, ModelState, ModelStatus, Phase,
+    Quality, Removal, ServiceStatus, Traffic,
 };
 
 /// What a user wants served, and how. Only `model.source` (or `model.ref`) is required.

@@ -75,7 +75,7 @@ pub(super) fn describe(
     Ok(Machine {
         memory: memory.unwrap_or_else(memory::free),
         threads: threads as u64,
-        rates,
+        rates: Some(rates),
         measured: bandwidth.is_none() || gflops.is_none(),
     })
 }

@@ -126,6 +126,7 @@ kind: LLMService
 metadata: {name: assistant}
 spec:
   model: {ref: llama}
+  runtime: {engine: vllm}
   resources: {gpu: {count: 2, product: NVIDIA-L4}}
   parallelism: {tensor: 2}
   server: {maxModelLen: 4096}

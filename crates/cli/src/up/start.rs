@@ -11,7 +11,8 @@ use wharf_telemetry::log;
 
 use super::detach::detach;
 use super::files::reader;
-use super::machine::{FromHeaders, detect};
+use super::forecast::FromHeaders;
+use super::machine::detect;
 use super::screen::Screen;
 use super::state::{StateArg, home};
 use crate::Env;
@@ -104,7 +105,7 @@ pub(crate) fn run(args: Args, env: &Env) -> Result<(), Failure> {
         reader: reader(args.files),
         listener,
         planner: Arc::new(FromHeaders),
-        machine: detect(memory),
+        machine: detect(memory, env),
     };
     runtime.block_on(async {
         let up = Folder::take(&folder).map_err(UpError::from).and_then(|folder| Up::prepare(folder, options));

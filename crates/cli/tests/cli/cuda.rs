@@ -117,6 +117,16 @@ fn auto_leaves_a_gpu_alone_that_does_not_do_and_says_why() {
 }
 
 #[test]
+fn other_tests_find_no_gpu_whatever_the_machine_has() {
+    let place = Place::with(&Machine::of(1));
+    let mut command = place.command("chat", &["--prompt", "once", "--max-tokens", "1", "--device", "cuda"]);
+    wharf::without_gpus(&mut command);
+    let finished = Finished::from(command.output().unwrap());
+    assert_eq!(finished.code, Some(2), "{finished:?}");
+    assert!(finished.err.contains("there is no CUDA driver"), "{}", finished.err);
+}
+
+#[test]
 fn auto_says_nothing_where_nobody_expects_a_gpu() {
     let finished = Place::without().chat("auto");
     assert_eq!((finished.code, finished.err.contains("WARN")), (Some(0), false), "{}", finished.err);

@@ -222,3 +222,27 @@ fn a_model_that_others_make_is_awaited() {
     assert_eq!(waiting.wait().unwrap().code(), Some(0));
     assert_eq!(wharf::run(&["fetch"]).code, Some(2));
 }
+
+#[test]
+fn what_was_fetched_is_removed_again_and_what_others_made_is_not() {
+    let folder = TempDir::new().unwrap();
+    let source = folder.path().join("model.gguf");
+    std::fs::write(&source, [7; 100]).unwrap();
+    let (model, result) = (folder.path().join("source-0123456789"), folder.path().join("result"));
+    let (model, result) = (model.to_str().unwrap(), result.to_str().unwrap());
+    let url = format!("file://{}", source.display());
+    assert_eq!(wharf::run(&["fetch", &url, "-o", model]).code, Some(0));
+    let removed = wharf::run(&["fetch", "--remove", model, "--result", result]);
+    assert_eq!(removed.code, Some(0), "{}", removed.err);
+    assert!(!Path::new(model).exists());
+    let result: Value = serde_json::from_str(&std::fs::read_to_string(result).unwrap()).unwrap();
+    assert!(result["bytes"].as_u64().unwrap() > 100, "{result}");
+    assert_eq!(
+        wharf::run(&["fetch", "--remove", model]).code,
+        Some(0),
+        "removing it once more is no failure"
+    );
+    let refused = wharf::run(&["fetch", "--remove", source.to_str().unwrap()]);
+    assert_eq!(refused.code, Some(2), "{}", refused.err);
+    assert!(source.exists());
+}

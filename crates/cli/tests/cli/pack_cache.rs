@@ -72,6 +72,7 @@ fn a_pack_that_cannot_be_written_to_its_end_is_a_warning_and_leaves_nothing() {
         ["--prompt", "once", "--max-tokens", "8", "--model", text(&model), "--pack-cache", text(&packs)];
     let mut shell = Command::new("sh");
     shell.args(["-c", limited, env!("CARGO_BIN_EXE_wharf"), "chat"]).args(args);
+    wharf::without_gpus(&mut shell);
     let finished = Finished::from(shell.output().unwrap());
     assert_eq!(finished.code, Some(0), "{}", finished.err);
     assert!(finished.err.contains("failed to keep the packed weights"), "{}", finished.err);

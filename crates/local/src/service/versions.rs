@@ -10,15 +10,18 @@ use wharf_api::console::ColdStartView;
 use wharf_rollout::{Failure, Version as Of, VersionSeen};
 
 use super::gateway::served_name;
+use super::model::Known;
 use super::{Service, flat};
 use crate::backoff::Backoff;
 use crate::child::Exit;
 use crate::converge::{Standing, converge};
 use crate::options::Written;
-use crate::place::place;
+use crate::place::{Device, place};
 use crate::prepare::Prepared;
+use crate::refusal::fewer;
 use crate::replica::{Replica, Start, State, Warmth};
 use crate::supervisor::{Context, Message, Seen};
+use crate::waiting::{Times, Waited, waited};
 
 /// How long a replica that was told to end may take beyond the longest answer.
 const GOODBYE: Duration = Duration::from_secs(30);
@@ -35,6 +38,8 @@ pub(super) struct Version {
     pub(super) replicas: Vec<Replica>,
     backoff: Backoff,
     retry_at: Option<Instant>,
+    /// Since when a replica is missing.
+    missing: Option<Instant>,
     pub(super) failure: Option<Failure>,
 }
 
@@ -48,6 +53,7 @@ impl Version {
             replicas: Vec::new(),
             backoff: Backoff::default(),
             retry_at: None,
+            missing: None,
             failure: None,
         }
     }
@@ -156,10 +162,23 @@ impl Service {
         }
         let waits = version.retry_at.is_some_and(|at| Instant::now() < at);
         let prepared = matches!(self.models.get(&version.of.revision), Some(Prepared::Ready));
+        version.missing = (change.start > 0).then(|| version.missing.unwrap_or_else(Instant::now));
         if prepared && !waits {
             version.retry_at = None;
-            for _ in 0..change.start {
-                self.start(version, context);
+            let before = version.replicas.len();
+            // Where one does not fit, the next does not either.
+            while version.replicas.len() - before < change.start && self.start(version, context) {}
+            match version.replicas.len() - before {
+                0 => {}
+                started => {
+                    if started == change.start {
+                        version.missing = None;
+                    }
+                    // Those that start from now on have not waited for the model.
+                    if let Some(known) = self.known.get_mut(&version.of.revision) {
+                        known.made = None;
+                    }
+                }
             }
         }
         let longest = version.written.object.spec.server.longest_answer.get();
@@ -189,14 +208,20 @@ impl Service {
         }
     }
 
-    fn start(&mut self, version: &mut Version, context: &Context) {
-        let ask = self.asks.get(&version.of.revision).cloned().unwrap_or_default();
-        let placed = match place(&context.machine, &context.taken(), &ask) {
+    /// Starts one more replica; says whether it runs.
+    fn start(&mut self, version: &mut Version, context: &Context) -> bool {
+        let unknown = Known::default();
+        let known = self.known.get(&version.of.revision).unwrap_or(&unknown);
+        let placed = match place(&context.machine, &context.division, &context.taken(), &known.ask) {
             Ok(placed) => placed,
-            Err(why) => {
-                return self.not_started(version, format!("there is no room for a replica: {why}"), context);
+            Err(refusal) => {
+                let fewer = fewer(version.replicas.len(), &version.written.object.spec.scaling);
+                let why = refusal.told(known.needs.as_ref(), fewer.as_slice());
+                self.not_started(version, format!("does not fit: {why}"), context);
+                return false;
             }
         };
+        let made = known.made;
         self.replicas_started += 1;
         let name = format!("{}-{}-{}", flat(&self.name), version.of.colour.name(), self.replicas_started);
         let start = Start {
@@ -212,11 +237,25 @@ impl Service {
             now_ms: context.now_ms(),
         };
         match start.start() {
-            Ok(replica) => {
+            Ok(mut replica) => {
                 context.take(&replica.name, &replica.place);
+                let missing = version.missing.unwrap_or(replica.started);
+                let wanted = self.wanted_since.unwrap_or(missing);
+                replica.waited = waited(Times { wanted, missing, started: replica.started }, made);
+                if replica.place.device == Device::Cpu {
+                    let message = format!(
+                        "{name} computes on the CPU: no GPU of this machine has so much left for it; \
+                         resources.gpu asks for one of its own"
+                    );
+                    self.tell(true, "ReplicaOnCpu", message, context);
+                }
                 version.replicas.push(replica);
+                true
             }
-            Err(why) => self.not_started(version, why, context),
+            Err(why) => {
+                self.not_started(version, why, context);
+                false
+            }
         }
     }
 
@@ -227,7 +266,7 @@ impl Service {
         version.failure =
             Some(Failure { reason: why.clone(), restarts: version.backoff.ends(), lasting: false });
         if news {
-            self.tell(true, "ReplicaNotStarted", why, context);
+            self.tell(true, "ReplicaNotStarted", format!("a replica {why}"), context);
         }
     }
 
@@ -242,7 +281,14 @@ impl Service {
         version.failure = None;
         let load = replica.started.elapsed().as_secs_f64();
         let message = format!("{name} answers on {} after {load:.2} s", replica.address);
-        self.cold_start = Some(ColdStartView { load, ..ColdStartView::default() });
+        let Waited { schedule, fetch } = replica.waited;
+        let cold_start = ColdStartView {
+            schedule: schedule.as_secs_f64(),
+            fetch: fetch.as_secs_f64(),
+            load,
+            ..ColdStartView::default()
+        };
+        self.cold_start = Some((name.to_owned(), cold_start));
         self.tell(false, "ReplicaReady", message, context);
     }
 
@@ -253,7 +299,9 @@ impl Service {
             Ok(()) => Warmth::Warm,
             Err(why) => Warmth::Failed(why),
         };
-        if let Some(cold_start) = &mut self.cold_start {
+        if let Some((of, cold_start)) = &mut self.cold_start
+            && of == name
+        {
             cold_start.warm = took.as_secs_f64();
         }
     }

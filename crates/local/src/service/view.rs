@@ -33,7 +33,7 @@ impl Service {
                 error: status.error,
                 changes: self.changes.iter().cloned().collect(),
             }),
-            cold_start: self.cold_start,
+            cold_start: self.cold_start.as_ref().map(|(_, cold_start)| *cold_start),
             events: self.events.iter().cloned().collect::<Vec<EventView>>(),
         }
     }

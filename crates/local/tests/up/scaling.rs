@@ -90,3 +90,23 @@ async fn a_first_version_that_cannot_start_says_why_and_requests_are_told() {
     assert_eq!(up.chat().await.0, 200);
     up.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cold_start_says_how_long_the_model_was_made_and_how_long_a_replica_waited() {
+    let spec = json!({"model": {"optimize": {"quantize": "q8_0"}}});
+    let up = Running::start(json!({"make_ms": 300, "start_ms": 50}), spec).await;
+    let facts =
+        up.until("the cold start", |facts| facts.cold_start.is_some_and(|cold| cold.warm > 0.0)).await;
+    let cold = facts.cold_start.unwrap();
+    assert!(cold.fetch >= 0.3 && cold.load >= 0.05, "{cold:?}");
+    assert!(cold.schedule < cold.fetch, "{cold:?}");
+    // The next replica has the model, and waits for the pause after the one that ended.
+    let pid = facts.replicas[0].pid.unwrap();
+    let member = crate::support::group(pid).into_iter().find(|process| *process != pid).unwrap();
+    std::process::Command::new("kill").args(["-9", &member.to_string()]).status().unwrap();
+    let again =
+        up.until("another", |facts| facts.cold_start.is_some_and(|new| new != cold && new.fetch == 0.0));
+    let cold = again.await.cold_start.unwrap();
+    assert!(cold.schedule >= 0.2 && cold.load >= 0.05, "{cold:?}");
+    up.stop().await;
+}

@@ -12,7 +12,8 @@ use tokio::time::{sleep, timeout};
 use wharf_api::console::{ServiceFacts, ServiceView};
 use wharf_gateway::{Addresses, GatewayConfig, Handle};
 use wharf_local::{
-    Folder, Machine, Objects, Options, Order, Planner, Reply, RolloutCommand, Shown, Up, Written, order,
+    Explanation, Folder, Machine, Needs, Objects, Options, Order, Planner, Reply, RolloutCommand, Room,
+    Shown, Up, Written, order,
 };
 use wharf_spec::{Document, LLMService, Object, check};
 
@@ -41,11 +42,30 @@ pub(crate) struct Running {
     task: JoinHandle<()>,
 }
 
-struct Nothing;
+/// What there is, and what is known of models.
+pub(crate) struct Host {
+    pub(crate) machine: Machine,
+    /// Bytes that a model needs of memory and of a GPU, if that is known.
+    pub(crate) needs: Option<(u64, u64)>,
+}
 
-impl Planner for Nothing {
-    fn memory(&self, _: &LLMService, _: &Path) -> Option<u64> {
-        None
+impl Default for Host {
+    /// This machine, whatever GPUs it has; nothing is known of models.
+    fn default() -> Host {
+        Host { machine: Machine { gpus: Vec::new(), ..Machine::detect(None) }, needs: None }
+    }
+}
+
+struct Forecast(Option<(u64, u64)>);
+
+impl Planner for Forecast {
+    fn needs(&self, _: &LLMService, _: &Path) -> Option<Needs> {
+        let (memory, gpu_memory) = self.0?;
+        let explain = Arc::new(move |room: &Room| Explanation {
+            needs: format!("{memory} bytes (weights and the rest)"),
+            changes: vec![format!("a smaller one for {room:?}")],
+        });
+        Some(Needs { memory, gpu_memory, explain })
     }
 }
 
@@ -92,14 +112,23 @@ fn objects(text: &str) -> Result<Objects, String> {
 impl Running {
     /// Runs a service of a model, given what the model file says.
     pub(crate) async fn start(model: Value, spec: Value) -> Running {
+        Running::start_on(Host::default(), model, spec).await
+    }
+
+    /// The same on another machine.
+    pub(crate) async fn start_on(host: Host, model: Value, spec: Value) -> Running {
         let root = tempfile::tempdir().unwrap();
         let model = write_model(root.path(), "first", &model);
         std::fs::write(root.path().join("llm.yaml"), service(&model, spec)).unwrap();
-        Running::resume(root, GatewayConfig::default()).await
+        Running::run(root, GatewayConfig::default(), host).await
     }
 
     /// Runs what is in a folder, as it was left.
     pub(crate) async fn resume(root: TempDir, gateway: GatewayConfig) -> Running {
+        Running::run(root, gateway, Host::default()).await
+    }
+
+    async fn run(root: TempDir, gateway: GatewayConfig, Host { machine, needs }: Host) -> Running {
         let path = root.path().join("llm.yaml");
         let mut last = None;
         let reader = Box::new(move || {
@@ -126,8 +155,8 @@ impl Running {
             listener: Arc::new(move |_, event| {
                 heard.lock().unwrap().push(format!("{}: {}", event.reason, event.message));
             }),
-            planner: Arc::new(Nothing),
-            machine: Machine::detect(None),
+            planner: Arc::new(Forecast(needs)),
+            machine,
         };
         let folder = Folder::take(&root.path().join("state")).unwrap();
         let up = Up::prepare(folder, options).unwrap();
@@ -232,6 +261,26 @@ impl Running {
 
     pub(crate) async fn order(&self, what: Order) -> Reply {
         order(&self.root.path().join("state"), &what).await.unwrap()
+    }
+
+    /// What a replica that is ready was told to compute on.
+    pub(crate) async fn told(&self, replica: &str) -> Vec<String> {
+        let Reply::Log(path) = self.order(Order::Log { replica: replica.to_owned() }).await else {
+            panic!("{replica} has no log")
+        };
+        let began = Instant::now();
+        loop {
+            let text = std::fs::read_to_string(&path).unwrap();
+            if text.contains("listening on") {
+                return text
+                    .lines()
+                    .filter_map(|line| line.strip_prefix("told "))
+                    .map(str::to_owned)
+                    .collect();
+            }
+            assert!(began.elapsed() < PATIENCE, "{replica} says no more than {text:?}");
+            sleep(LOOK).await;
+        }
     }
 
     pub(crate) async fn steer(&self, command: RolloutCommand) -> Reply {

@@ -1,4 +1,4 @@
-//! The Jobs that make a model: fetch, distil, quantise.
+//! The Jobs that make a model: fetch, distil, quantise; and those that remove what nothing needs any more.
 //!
 //! Each is one process of Wharf on the cache volume, named by what it makes. The operator starts each when the one before it is done;
 //! without an operator each waits for what it needs.
@@ -12,9 +12,16 @@ use super::pod::{container_security, pod_security, resources};
 use super::{shared, volume};
 use crate::artifacts::{Artifact, Store};
 use crate::facts::{Facts, Files};
-use crate::names::{self, MODEL, Part, SERVICE};
+use crate::names::{self, MODEL, Part, REMOVES, SERVICE};
 use crate::recipe::{self, Step};
-use crate::{Mode, Places, Settings};
+use crate::{Mode, Places, Settings, Stored};
+
+/// How often a removal is tried before its Job has failed.
+const REMOVAL_TRIES: u32 = 3;
+/// A volume that another node holds is waited for so long.
+const REMOVAL_SECONDS: u32 = 1800;
+/// Logs of a removal are there for a day.
+const REMOVAL_KEPT_SECONDS: u32 = 86_400;
 
 /// For whom Jobs work, and with what.
 struct Owner<'a> {
@@ -57,13 +64,24 @@ pub(super) fn of_service(facts: &Facts<'_>) -> Vec<Value> {
 
 /// Where a Model is when its Jobs are done: the claim, and the path in it.
 pub(crate) fn place_of_model(model: &Model) -> (String, String) {
-    let spec = &model.spec;
-    let name = model.metadata.name.as_deref().unwrap_or_default();
-    let claim = spec.cache.claim_name.clone().unwrap_or_else(|| volume::of_model_name(name));
     let places = Places::pod();
     let path = artifact_of(model, Store(&places)).path;
     let inside = path.strip_prefix(&places.models).unwrap_or(&path).trim_start_matches('/').to_owned();
-    (claim, inside)
+    (claim_of_model(model), inside)
+}
+
+/// The claim that Jobs of a Model fill.
+pub(crate) fn claim_of_model(model: &Model) -> String {
+    let name = model.metadata.name.as_deref().unwrap_or_default();
+    model.spec.cache.claim_name.clone().unwrap_or_else(|| volume::of_model_name(name))
+}
+
+/// How a Model is made, with its files in `places`.
+pub(crate) fn steps_of_model(model: &Model, places: &Places) -> Vec<Step> {
+    let spec = &model.spec;
+    let (store, digest) = (Store(places), spec.digest.as_ref().map(|digest| digest.as_str()));
+    let artifact = artifact_of(model, store);
+    recipe::steps(store, &spec.source, digest, spec.optimize.as_ref(), &artifact)
 }
 
 fn artifact_of(model: &Model, store: Store<'_>) -> Artifact {
@@ -74,33 +92,83 @@ fn artifact_of(model: &Model, store: Store<'_>) -> Artifact {
 }
 
 pub(super) fn of_model(model: &Model, settings: &Settings, mode: Mode) -> Vec<Value> {
-    let spec = &model.spec;
-    let name = model.metadata.name.as_deref().unwrap_or_default();
-    let owner = Owner {
-        kind: MODEL,
-        name,
-        namespace: model.metadata.namespace.as_deref(),
-        claim: spec.cache.claim_name.clone().unwrap_or_else(|| volume::of_model_name(name)),
-        credentials: spec.credentials.as_ref(),
-        resources: &spec.resources,
-        placement: &spec.placement,
-        image: &settings.image,
-        account: None,
-        mode,
-        places: Places::pod(),
-    };
-    let digest = spec.digest.as_ref().map(|digest| digest.as_str());
-    let store = Store(&owner.places);
-    let artifact = artifact_of(model, store);
-    owner.jobs(recipe::steps(store, &spec.source, digest, spec.optimize.as_ref(), &artifact))
+    let owner = Owner::of_model(model, claim_of_model(model), settings, mode);
+    owner.jobs(steps_of_model(model, &owner.places))
 }
 
-impl Owner<'_> {
-    fn jobs(&self, steps: Vec<Step>) -> Vec<Value> {
-        steps.into_iter().map(|step| self.job(step)).collect()
+/// The Job that removes what nothing needs any more.
+pub(crate) fn removal(model: &Model, stored: &Stored, mark: &str, settings: &Settings) -> Value {
+    let owner = Owner::of_model(model, stored.claim.clone(), settings, Mode::Managed);
+    let path = format!("{}/{}", owner.places.models, stored.name);
+    let step = Step {
+        verb: "remove",
+        part: Part::Prepare,
+        args: ["fetch", "--remove", &path].map(str::to_owned).to_vec(),
+        needs: Vec::new(),
+        claims: Vec::new(),
+        makes: String::new(),
+    };
+    let mut spec = owner.pod(step);
+    // Pods that failed stay with what they said.
+    spec["restartPolicy"] = "Never".into();
+    // Nothing of an upgrade may start a second Job for what the first one does.
+    let key = names::digest_of(&json!([stored.claim, stored.name, mark]));
+    let mut job = owner.job(&format!("remove-{key}"), Part::Prepare, spec);
+    job["spec"]["backoffLimit"] = (REMOVAL_TRIES - 1).into();
+    job["spec"]["activeDeadlineSeconds"] = REMOVAL_SECONDS.into();
+    job["spec"]["ttlSecondsAfterFinished"] = REMOVAL_KEPT_SECONDS.into();
+    for metadata in ["/metadata", "/spec/template/metadata"] {
+        let metadata = job.pointer_mut(metadata).expect("a Job and its template have labels");
+        metadata["labels"][REMOVES] = stored.name.as_str().into();
+    }
+    job
+}
+
+impl<'a> Owner<'a> {
+    fn of_model(model: &'a Model, claim: String, settings: &'a Settings, mode: Mode) -> Owner<'a> {
+        let spec = &model.spec;
+        Owner {
+            kind: MODEL,
+            name: model.metadata.name.as_deref().unwrap_or_default(),
+            namespace: model.metadata.namespace.as_deref(),
+            claim,
+            credentials: spec.credentials.as_ref(),
+            resources: &spec.resources,
+            placement: &spec.placement,
+            image: &settings.image,
+            account: None,
+            mode,
+            places: Places::pod(),
+        }
     }
 
-    fn job(&self, step: Step) -> Value {
+    fn jobs(&self, steps: Vec<Step>) -> Vec<Value> {
+        let job = |step: Step| {
+            let (verb, part) = (step.verb, step.part);
+            let spec = self.pod(step);
+            // A Job cannot be changed, so what differs in anything is another Job; it finds what the one before it has made.
+            self.job(&format!("{verb}-{}", names::digest_of(&spec)), part, spec)
+        };
+        steps.into_iter().map(job).collect()
+    }
+
+    /// A Job whose name ends so, and its pods.
+    fn job(&self, suffix: &str, part: Part, spec: Value) -> Value {
+        let labels = names::labels(self.kind, self.name);
+        let name = names::child(self.name, suffix);
+        let mut job = names::object("batch/v1", "Job", &name, self.namespace, labels);
+        job["spec"] = json!({
+            "backoffLimit": 6,
+            "template": {
+                "metadata": {"labels": names::pod_labels(self.kind, self.name, part)},
+                "spec": spec,
+            },
+        });
+        job
+    }
+
+    /// What the pods of a step are.
+    fn pod(&self, step: Step) -> Value {
         let Step { verb, part, args, needs, claims, makes: _ } = step;
         let mut mounts = vec![
             json!({"name": "models", "mountPath": self.places.models}),
@@ -154,23 +222,13 @@ impl Owner<'_> {
             spec["initContainers"] = waiting.collect();
         }
         self.place(verb, &mut spec);
-        // A Job cannot be changed, so what differs in anything is another Job; it finds what the one before it has made.
-        let name = names::child(self.name, &format!("{verb}-{}", names::digest_of(&spec)));
-        let labels = names::labels(self.kind, self.name);
-        let mut job = names::object("batch/v1", "Job", &name, self.namespace, labels);
-        job["spec"] = json!({
-            "backoffLimit": 6,
-            "template": {
-                "metadata": {"labels": names::pod_labels(self.kind, self.name, part)},
-                "spec": spec,
-            },
-        });
-        job
+        spec
     }
 
-    /// Fetching needs no GPU and little else; the rest gets what the servers get.
+    /// Fetching needs no GPU and little else, removing even less; the rest gets what the servers get.
     fn needed(&self, verb: &str) -> Value {
         match verb {
+            "remove" => json!({"requests": {"cpu": "50m", "memory": "32Mi"}, "limits": {"memory": "128Mi"}}),
             "fetch" | "copy" => {
                 json!({"requests": {"cpu": "500m", "memory": "256Mi"}, "limits": {"memory": "1Gi"}})
             }

@@ -1,6 +1,7 @@
 //! Wharf's own server: everything is in its configuration files.
 
 use serde_json::{Map, Value, json};
+use wharf_spec::LLMServiceSpec;
 use wharf_spec::service::{KvCacheType, LogStyle};
 
 use super::{Config, Launch};
@@ -63,6 +64,7 @@ fn config(facts: &Facts<'_>) -> Value {
             KvCacheType::Fp8 => "fp8",
         }),
     );
+    settings.set("device", on_gpu(spec).then_some("cuda"));
     let parallelism = &spec.parallelism;
     settings.set("tensor_parallel", Some(parallelism.tensor).filter(|ranks| *ranks > 1));
     settings.set("pipeline_parallel", Some(parallelism.pipeline).filter(|ranks| *ranks > 1));
@@ -81,6 +83,12 @@ fn config(facts: &Facts<'_>) -> Value {
     let model = serde_json::to_string_pretty(&model.0).expect("JSON has a form in text");
     let server = serde_saphyr::to_string(&json!({"server": settings.0})).expect("JSON has a form in YAML");
     json!({"model_config.json": model + "\n", "server_config.yaml": server})
+}
+
+/// Whether the server has to compute on the GPU that it gets. It chooses by itself otherwise, and where the GPU cannot be used it would compute on the
+/// CPU, with the GPU taken and nobody told.
+fn on_gpu(spec: &LLMServiceSpec) -> bool {
+    spec.resources.gpu.as_ref().is_some_and(|gpu| gpu.resource.starts_with("nvidia.com/"))
 }
 
 /// Fields of a configuration; those without a value are left out.

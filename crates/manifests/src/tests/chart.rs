@@ -49,7 +49,7 @@ fn settings_of_the_values_reach_the_operator() {
     assert!(said.image.starts_with("ghcr.io/wharf-dev/wharf@sha256:"), "{}", said.image);
     assert_eq!(said.llamacpp_image, Settings::default().llamacpp_image);
     // Its node agents tell of models.
-    assert!(said.serving_metrics);
+    assert!(said.serving_metrics && said.foresee_room);
 }
 
 #[test]

@@ -37,6 +37,40 @@ fn another_model_or_configuration_is_another_pod_and_another_config_map() {
     }
 }
 
+/// What the server of a service is told of its device.
+fn device(spec: &str) -> Option<String> {
+    let objects = render(&service(spec), Mode::Managed);
+    let text = only(&objects, "ConfigMap")["data"]["server_config.yaml"].as_str().unwrap().to_owned();
+    let line = text.lines().find_map(|line| line.trim().strip_prefix("device: "));
+    line.map(str::to_owned)
+}
+
+#[test]
+fn who_asks_for_a_gpu_may_not_compute_on_the_cpu() {
+    let cases = [
+        ("resources: {gpu: {count: 1}}", Some("cuda")),
+        ("resources: {gpu: {count: 1, resource: nvidia.com/mig-1g.10gb}}", Some("cuda")),
+        ("resources: {gpu: {count: 1, resource: amd.com/gpu}}", None),
+        ("resources: {requests: {cpu: 4}}", None),
+    ];
+    for (spec, expected) in cases {
+        let found = device(&format!("{{model: {{source: hf://a/b}}, {spec}}}"));
+        assert_eq!(found.as_deref(), expected, "{spec}");
+    }
+}
+
+#[test]
+fn a_change_of_scaling_restarts_no_server_on_a_gpu_either() {
+    let of = |more: &str| {
+        service(&format!("{{model: {{source: hf://a/b}}, resources: {{gpu: {{count: 1}}}}{more}}}"))
+    };
+    let before = template(&of(""));
+    for more in [", scaling: {max: 9}", ", replicas: 7"] {
+        assert_eq!(template(&of(more)), before, "{more}");
+    }
+    assert_ne!(template(&service("{model: {source: hf://a/b}}")), before);
+}
+
 #[test]
 fn a_release_stands_beside_the_version_that_serves_and_leaves_it_alone() {
     let old = service("{model: {source: hf://a/b}, expose: {direct: true}}");

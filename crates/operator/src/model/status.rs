@@ -3,43 +3,51 @@
 use kube::api::DynamicObject;
 use wharf_cluster::Object;
 use wharf_rollout::Prepared;
-use wharf_spec::job::{JobResult, REFUSED};
+use wharf_spec::job::REFUSED;
 use wharf_spec::service::{ModelState, ModelStatus};
 
+use super::Found;
+use super::collect::{self, Decision};
 use super::validate::{Wanted, before};
 use crate::context::Context;
 use crate::error::Error;
 use crate::jobs::Progress;
 use crate::service::Refusal;
 use crate::status::{Says, applied, conditions, write};
-use crate::{apply, events};
+use crate::{apply, events, jobs};
 
 /// Says how far a model is, if that is news.
 pub(super) async fn keep(
     context: &Context,
-    object: &Object,
+    found: &Found,
     wanted: &Wanted,
     progress: &Progress<'_>,
-    results: JobResult,
+    collected: &Decision,
 ) -> Result<(), Error> {
+    let object = &found.object;
+    let results = jobs::results(&wanted.jobs, &found.pods);
     let uid = object.metadata.uid.clone().unwrap_or_default();
     let trouble = context.memory().trouble.get(&uid).cloned();
     let mut says = says(progress);
     let ready = says[0].clone();
     says.extend(applied(trouble.as_ref()));
+    says.extend(collect::says(&collected.artifacts));
     let done = progress.prepared == Prepared::Ready;
     // Pods may go before their Jobs: what they said stays, until other files are made.
     let same = wanted.before.path.as_ref() == Some(&wanted.path);
-    let before = if same { wanted.before.clone() } else { ModelStatus::default() };
+    let before = if same && !wanted.moves { wanted.before.clone() } else { ModelStatus::default() };
+    // In another volume there is nothing yet.
+    let served = wanted.before.path.clone().filter(|_| !wanted.moves);
     let status = ModelStatus {
         observed_generation: Some(wanted.generation),
         phase: Some(phase(progress)),
         conditions: conditions(&wanted.before.conditions, says, wanted.generation, context.now_ms()),
-        path: if done { Some(wanted.path.clone()) } else { wanted.before.path.clone() },
+        path: if done { Some(wanted.path.clone()) } else { served },
         percent: progress.percent,
         bytes: results.bytes.or(before.bytes),
         before: results.before.or(before.before),
         after: results.after.or(before.after),
+        artifacts: collected.artifacts.clone(),
     };
     if status == wanted.before {
         return Ok(());
@@ -47,9 +55,8 @@ pub(super) async fn keep(
     put(context, object, &status).await?;
     let turned = status.phase != wanted.before.phase
         && matches!(status.phase, Some(ModelState::Ready | ModelState::Failed));
-    if turned {
-        apply::tell(context, object, vec![events::event(!done, &ready.reason, &ready.message)]).await;
-    }
+    let told = turned.then(|| events::event(!done, &ready.reason, &ready.message));
+    apply::tell(context, object, told.into_iter().chain(collected.happened.clone()).collect()).await;
     Ok(())
 }
 

@@ -13,6 +13,7 @@ use wharf_spec::LLMService;
 
 use super::build::{self, Built};
 use super::dereference::Found;
+use super::look::held;
 use super::validate::Wanted;
 use crate::apply::{apply, delete, learn, prune};
 use crate::context::{Context, Warmth};
@@ -62,7 +63,8 @@ pub(crate) async fn carry_out(
 /// Starts the Job whose turn it is, unless the wanted revision runs already.
 async fn start_job(context: &Context, found: &Found, wanted: &Wanted, jobs: &[Value]) -> Result<(), Error> {
     let runs = found.workloads.iter().any(|workload| workload.revision == wanted.revision);
-    if runs || matches!(wanted.model, Some(Prepared::Pending(_) | Prepared::Failed(_))) {
+    let waits = matches!(wanted.model, Some(Prepared::Pending(_) | Prepared::Failed(_)));
+    if runs || waits || held(context, found, wanted).is_some() {
         return Ok(());
     }
     match jobs::progress(jobs, &found.jobs, &found.makers, |_| None).next {

@@ -2,7 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use wharf_rollout::{Desired, GatewaySeen, Observed, Prepared, Room};
+use kube::ResourceExt;
+use wharf_cluster::Object;
+use wharf_manifests::names::COLOUR;
+use wharf_manifests::{Stored, service_needs};
+use wharf_rollout::{Desired, GatewaySeen, Observed, Phase, Prepared, Room, State, Strategy};
 use wharf_spec::LLMService;
 use wharf_spec::service::ScalingMode;
 
@@ -13,8 +17,10 @@ use super::validate::Wanted;
 use crate::context::Context;
 use crate::gateways::Heard;
 use crate::jobs;
-use crate::observe;
 use crate::probe::ask_makers;
+use crate::users::removed;
+use crate::view::Child;
+use crate::{observe, room};
 
 pub(super) async fn look(context: &Context, found: &Found, wanted: &Wanted) -> Observed {
     ask_makers(context, &found.makers).await;
@@ -29,8 +35,8 @@ pub(super) async fn look(context: &Context, found: &Found, wanted: &Wanted) -> O
         // Endpoints say this of themselves, so gateways repeat each other.
         *known = (*known).max(*requests);
     }
-    let memory = context.memory();
-    let warmth = |uid: &str| memory.warmth.get(uid).cloned();
+    // Others ask the memory in between.
+    let warmth = |uid: &str| context.memory().warmth.get(uid).cloned();
     Observed {
         now_ms: context.now_ms(),
         desired: Desired {
@@ -38,7 +44,7 @@ pub(super) async fn look(context: &Context, found: &Found, wanted: &Wanted) -> O
             revision: wanted.revision.clone(),
             replicas: replicas(&wanted.service),
             prepared: prepared(context, found, wanted),
-            // Whether it fits is seen when its pods find no node; they say so.
+            // A node that is added for pods that wait is added for none that are held back: what is lacking is said, and waited for by them.
             room: Room::Fits,
         },
         versions: observe::versions(&found.workloads, &found.servers, warmth, &busy),
@@ -68,6 +74,24 @@ pub(super) fn replicas(service: &LLMService) -> u32 {
     }
 }
 
+/// Why a version that is about to start has no room beside the one that serves; nothing where nobody asked to foresee it.
+pub(super) fn lacks(context: &Context, found: &Found, wanted: &Wanted, state: &State) -> Option<String> {
+    let (nodes, candidate) = (context.nodes.as_ref()?, state.candidate.as_ref()?);
+    let begins = matches!(state.phase, Phase::Preparing | Phase::Warming)
+        && found.workloads.iter().all(|workload| workload.revision != candidate.revision);
+    if !begins || state.active.is_none() || state.strategy != Strategy::BlueGreen {
+        return None;
+    }
+    let nodes: Vec<Object> = nodes.state().iter().map(|node| node.object()).collect();
+    let (namespace, name) = (found.object.namespace(), found.object.name_any());
+    // What is kept in its colour goes before it comes.
+    let goes = |pod: &Child| {
+        let is_own = pod.namespace() == namespace.as_deref() && pod.marks.is_of_service(&name);
+        is_own && pod.object().labels().get(COLOUR).map(String::as_str) == Some(candidate.colour.name())
+    };
+    room::lacks(&wanted.service, replicas(&wanted.service), &nodes, &context.view.held(goes))
+}
+
 /// Whether the model of the wanted revision is there.
 fn prepared(context: &Context, found: &Found, wanted: &Wanted) -> Prepared {
     if let Some(of_model @ (Prepared::Pending(_) | Prepared::Failed(_))) = &wanted.model {
@@ -77,10 +101,20 @@ fn prepared(context: &Context, found: &Found, wanted: &Wanted) -> Prepared {
     if found.workloads.iter().any(|workload| workload.revision == wanted.revision) {
         return Prepared::Ready;
     }
+    if let Some(why) = held(context, found, wanted) {
+        return Prepared::Pending(why);
+    }
     match build::children(&found.object, wanted, &context.settings) {
         Ok(built) => {
             jobs::progress(&built.jobs, &found.jobs, &found.makers, |uid| context.said(uid)).prepared
         }
         Err(error) => Prepared::Failed(error.to_string()),
     }
+}
+
+/// Why the model of the wanted revision must not be made or served yet: in a volume that is shared with a Model, it is being removed.
+pub(super) fn held(context: &Context, found: &Found, wanted: &Wanted) -> Option<String> {
+    let needed: Vec<Stored> =
+        service_needs(&found.object.name_any(), &wanted.service.spec.model).into_iter().collect();
+    removed(context, &found.object, &needed)
 }

@@ -12,12 +12,16 @@ use wharf_spec::scalar::LabelName;
 use wharf_spec::service::{Phase, ServiceStatus};
 
 use super::dereference::Found;
+use super::look;
 use super::validate::{Refusal, SPECS, Wanted, before, released};
 use crate::context::Context;
 use crate::error::Error;
 use crate::observe::{self, RELEASED};
 use crate::status::{Says, applied, conditions, write};
 use crate::{apply, events};
+
+/// A second version does not fit beside the first.
+const NO_ROOM: &str = "NoRoom";
 
 /// Keeps the state of the release and says how the service is, if that is news.
 pub(super) async fn keep(
@@ -33,8 +37,10 @@ pub(super) async fn keep(
     let warmth = |uid: &str| context.memory().warmth.get(uid).cloned();
     let measured = observe::cold_start(&found.servers, warmth, wanted.before.cold_start.as_ref());
     status.cold_start = measured.or_else(|| wanted.before.cold_start.clone());
+    let lacks = look::lacks(context, found, wanted, &step.state);
     let mut says = says(&step.state, observed);
     says.extend(applied(trouble.as_ref()));
+    says.extend(lacks.as_ref().map(|why| Says::new("Room", false, NO_ROOM, why.clone())));
     status.conditions = conditions(&wanted.before.conditions, says, wanted.generation, context.now_ms());
     let specs = specs(found, wanted, &step.state);
     let known = wanted.before.rollout.is_some() && wanted.state == step.state && wanted.specs == specs;
@@ -49,7 +55,10 @@ pub(super) async fn keep(
     put(context, &found.object, &status).await?;
     let new = trouble.filter(|(reason, message)| !was_told(&wanted.before, reason, message));
     let told = new.map(|(reason, message)| events::event(true, &reason, &message));
-    apply::tell(context, &found.object, told.into_iter().collect()).await;
+    // How much is free changes while it lacks; that it lacks is told once.
+    let lacked = wanted.before.conditions.iter().any(|condition| condition.reason == NO_ROOM);
+    let lacks = lacks.filter(|_| !lacked).map(|why| events::event(true, NO_ROOM, &why));
+    apply::tell(context, &found.object, told.into_iter().chain(lacks).collect()).await;
     Ok(())
 }
 

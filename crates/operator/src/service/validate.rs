@@ -199,7 +199,7 @@ pub(crate) fn word(kind: CommandKind) -> &'static str {
 }
 
 /// Where the specs of versions are in what a release remembers: beside the state, which leaves out what it does not know.
-pub(super) const SPECS: &str = "specs";
+pub(crate) const SPECS: &str = "specs";
 
 fn specs(before: &ServiceStatus) -> BTreeMap<String, String> {
     let kept = before.rollout.as_ref().and_then(|rollout| rollout.get(SPECS)).cloned().unwrap_or_default();

@@ -170,3 +170,26 @@ async fn a_service_with_a_source_of_its_own_has_its_own_jobs() {
     world.nudge();
     world.ready("assistant").await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_says_how_far_its_own_job_is() {
+    let world = World::start().await;
+    world.fates.jobs_with("\"fetch\"", JobFate::Runs);
+    world.service("assistant", &json!({"model": {"source": "hf://owner/repo", "name": "fake-model"}})).await;
+    let fetch = |cluster: &Stage| cluster.list("Job").first().map(|job| job["metadata"]["name"].clone());
+    assert!(world.cluster.until(SOON, |cluster| fetch(cluster).is_some()).await);
+    let labels = json!({
+        "app.kubernetes.io/managed-by": "wharf", "wharf.dev/service": "assistant", "wharf.dev/part": "fetch",
+        "batch.kubernetes.io/job-name": fetch(&world.cluster).unwrap(),
+    });
+    world.fates.pods_with("assistant-fetch-1", wharf_fakes::actors::Fate::Waits);
+    let port = command(r#"{"what":"fetching","percent":42.0,"message":"1 of 2 GB, 80.0 MB/s"}"#).await.port();
+    let mut maker = pod("demo", "assistant-fetch-1", &labels, json!({"name": "fetch", "image": "wharf"}));
+    maker["metadata"]["annotations"][PORT_ANNOTATION] = port.to_string().into();
+    maker["status"] = json!({"phase": "Running"});
+    world.cluster.seed(maker).await;
+    let says = |service: &Value| {
+        condition(service, "Ready")["message"].as_str().is_some_and(|m| m.contains(": fetching, 42%"))
+    };
+    world.until("LLMService", "assistant", says).await;
+}

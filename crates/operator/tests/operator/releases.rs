@@ -1,7 +1,7 @@
 //! A change of what runs is a release, whatever happens to it or to the operator.
 
 use serde_json::{Value, json};
-use wharf_fakes::actors::Fate;
+use wharf_fakes::actors::{Fate, JobFate};
 use wharf_fakes::stage::Stage;
 use wharf_operator::steer::{self, SteerError};
 use wharf_rollout::CommandKind;
@@ -119,6 +119,39 @@ async fn a_second_version_without_a_node_says_what_can_be_done() {
     let message = condition(&service, "Progressing")["message"].to_string();
     assert!(message.contains("rollout.strategy Recreate"), "{message}");
     assert_eq!(condition(&service, "Ready")["status"], "True");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_version_for_which_nodes_have_no_gpus_is_told_of_before_it_has_pods() {
+    let world = World::without_operator().await;
+    world.foresee_room().await;
+    world.cluster.seed(json!({
+        "apiVersion": "v1", "kind": "Node", "metadata": {"name": "fake-node"},
+        "status": {"allocatable": {"nvidia.com/gpu": "3"}, "conditions": [{"type": "Ready", "status": "True"}]},
+    })).await;
+    world.fates.jobs_with("\"fetch\"", JobFate::Waits);
+    world.start_operator();
+    let of = |source: &str| {
+        spec(json!({
+            "model": {"source": source, "name": "fake-model"},
+            "resources": {"gpu": {"count": 1}}, "scaling": {"min": 2},
+        }))
+    };
+    world.service("assistant", &of("pvc://models/one")).await;
+    world.until("LLMService", "assistant", |service| service["status"]["readyReplicas"] == 2).await;
+    world.service("assistant", &of("hf://owner/repo")).await;
+    let lacks = |service: &Value| condition(service, "Room")["reason"] == "NoRoom";
+    let service = world.until("LLMService", "assistant", lacks).await;
+    let message = condition(&service, "Room")["message"].as_str().unwrap().to_owned();
+    assert!(message.contains("room for 1 of its replicas: 1 of 3 are free"), "{message}");
+    assert!(message.contains("Recreate") && message.contains("add nodes"), "{message}");
+    assert!(world.cluster.get("Deployment", "demo/assistant-green").is_none());
+    // A node that grows with what waits is not kept from doing so.
+    world.fates.jobs_with("\"fetch\"", JobFate::completes());
+    world.nudge();
+    let service = served_by(&world, "green").await;
+    assert!(condition(&service, "Room").is_null(), "{service}");
+    assert_eq!(world.events("NoRoom").len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

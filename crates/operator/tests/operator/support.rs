@@ -1,6 +1,6 @@
 //! A cluster with an operator, gateways that follow it, and pods that fare as a test says.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -18,6 +18,7 @@ use wharf_fakes::actors::{self, Actor, Fate, JobFate, PORT_ANNOTATION};
 use wharf_fakes::cluster::Call;
 use wharf_fakes::engine::{EngineConfig, FakeEngine};
 use wharf_fakes::stage::Stage;
+use wharf_manifests::Settings;
 use wharf_operator::{Gateways, Heard, HttpProbe, Operator, Options, Side, run};
 use wharf_rollout::{Colour, GatewaySeen};
 
@@ -47,6 +48,8 @@ pub(crate) struct World {
     pub(crate) fates: Fates,
     /// How long an operator that is started waits at most before it looks again.
     pub(crate) longest: Mutex<Duration>,
+    /// What an operator that is started is told.
+    settings: Mutex<Settings>,
     operator: Mutex<Option<JoinHandle<()>>>,
     /// Where the operator that was started last says how it is.
     side: Mutex<Side>,
@@ -160,6 +163,7 @@ impl World {
         });
         World {
             longest: Mutex::new(Duration::from_millis(100)),
+            settings: Mutex::default(),
             cluster,
             engine,
             fates,
@@ -175,6 +179,25 @@ impl World {
         }
     }
 
+    /// An operator that is started foresees room, and has the rights for it.
+    pub(crate) async fn foresee_room(&self) {
+        self.settings.lock().unwrap().foresee_room = true;
+        let group = "rbac.authorization.k8s.io";
+        let (api_version, metadata) = (format!("{group}/v1"), json!({"name": "operator-sees-nodes"}));
+        let rule = json!({"apiGroups": [""], "resources": ["nodes"], "verbs": ["list", "watch"]});
+        let role =
+            json!({"apiVersion": api_version, "kind": "ClusterRole", "metadata": metadata, "rules": [rule]});
+        let (_, account) = USER.rsplit_once(':').unwrap();
+        let binding = json!({
+            "apiVersion": api_version, "kind": "ClusterRoleBinding", "metadata": metadata,
+            "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": "operator-sees-nodes"},
+            "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": "wharf-system"}],
+        });
+        for object in [role, binding] {
+            self.cluster.seed(object).await;
+        }
+    }
+
     /// Starts an operator, as a new process would.
     pub(crate) fn start_operator(&self) {
         *self.operator.lock().unwrap() = Some(self.operator(None));
@@ -186,6 +209,7 @@ impl World {
             lease: identity.map(|identity| ("wharf-system".to_owned(), identity.to_owned())),
             beat: Duration::from_millis(20),
             longest: *self.longest.lock().unwrap(),
+            settings: self.settings.lock().unwrap().clone(),
             patience: Duration::from_secs(2),
             clock: Arc::clone(&self.clock),
             ..Options::default()
@@ -298,7 +322,10 @@ impl World {
     /// Notes of Events with this reason.
     pub(crate) fn events(&self, reason: &str) -> Vec<String> {
         let events = self.cluster.list("Event.events.k8s.io").into_iter().chain(self.cluster.list("Event"));
-        let told = events.filter(|event| event["reason"] == reason);
+        // A real server shows an Event in both of its groups.
+        let mut seen = BTreeSet::new();
+        let once = events.filter(|event| seen.insert(event["metadata"]["uid"].to_string()));
+        let told = once.filter(|event| event["reason"] == reason);
         told.map(|event| event["note"].as_str().or(event["message"].as_str()).unwrap_or_default().to_owned())
             .collect()
     }

@@ -3,7 +3,7 @@
 use std::fmt::{self, Display, Formatter};
 
 use super::Report;
-use super::units::{bytes, count, figures, parameters};
+use super::units::{bytes, count, figures, parameters, plural};
 use crate::fit::{Hardware, Placement};
 use crate::footprint::Footprint;
 use crate::forecast::{Bound, Forecast, Point};
@@ -195,8 +195,4 @@ fn write_forecast(f: &mut Formatter<'_>, forecast: &Forecast) -> fmt::Result {
         )?;
     }
     Ok(())
-}
-
-fn plural(n: u64, one: &str) -> String {
-    if n == 1 { format!("1 {one}") } else { format!("{} {one}s", count(n)) }
 }

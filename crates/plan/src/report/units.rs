@@ -47,6 +47,11 @@ pub(crate) fn count(n: u64) -> String {
     text
 }
 
+/// `1 stream`, `2,048 tokens`.
+pub(crate) fn plural(n: u64, one: &str) -> String {
+    if n == 1 { format!("1 {one}") } else { format!("{} {one}s", count(n)) }
+}
+
 fn scaled(n: f64, units: &[&str]) -> String {
     let mut n = n;
     for unit in units {

@@ -47,7 +47,7 @@ fn a_cpu_says_what_it_has_room_for() {
         decode_attention: 25e9,
     };
     let machine =
-        |memory| Target::Machine(Machine { memory, threads: 8, rates: rates.clone(), measured: false });
+        |memory| Target::Machine(Machine { memory, threads: 8, rates: Some(rates.clone()), measured: false });
     let plan = |memory| Report::new(&llama_8b(), &wanted("q4_0", 4096, 1), &machine(memory));
     let fits = plan(16 << 30);
     assert!(fits.fits, "{fits}");

@@ -7,3 +7,4 @@ mod headers;
 mod models;
 mod placement;
 mod published;
+mod shortage;

@@ -120,6 +120,23 @@ spec:
 }
 
 #[test]
+fn wharfs_own_engine_computes_on_one_gpu_with_keys_and_values_of_half_precision() {
+    service(
+        "\
+spec:
+  model: {source: hf://a/b}
+  resources: {gpu: {count: 2}}
+  parallelism: {tensor: 2}
+  server: {kvCache: {type: int8}}
+",
+        expect![[r#"
+            llm.yaml:6: error: spec.resources.gpu.count: wharf cannot divide a model among GPUs; engines that can: vllm, sglang, llamacpp, custom
+            llm.yaml:8: error: spec.server.kvCache.type: wharf cannot store keys and values so on a GPU; engines that can: llamacpp
+        "#]],
+    );
+}
+
+#[test]
 fn gpus_and_ranks_must_agree() {
     service(
         "\

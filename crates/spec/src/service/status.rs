@@ -208,6 +208,44 @@ pub struct ModelStatus {
     /// The model as it is served.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub after: Option<Quality>,
+    /// Everything that its Jobs have made or are to make, as long as it lies in a volume.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub artifacts: Vec<ArtifactStatus>,
+}
+
+/// A file or folder that a model's Jobs have made or are to make.
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ArtifactStatus {
+    /// The claim of the volume that it lies in.
+    pub claim: String,
+    /// Its name at the volume's root.
+    pub name: String,
+    /// How large it is, once a Job has said so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<i64>,
+    /// Models whose recipe needs it, and services that serve it or could go back to it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub used_by: Vec<String>,
+    /// Since when nothing uses it, in RFC 3339.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unused_since: Option<String>,
+    /// How far its removal is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub removal: Option<Removal>,
+}
+
+/// How far the removal of a file or folder is.
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Removal {
+    /// From when on a Job removes it, in RFC 3339.
+    pub after: String,
+    /// How many Jobs have failed to.
+    pub failed: u32,
+    /// Why the last of them failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
 }
 
 /// How far a model is.

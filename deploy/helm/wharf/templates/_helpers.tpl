@@ -148,8 +148,9 @@ app.kubernetes.io/component: logs
 
 {{/* The operator's rights on what it looks after. Leases lie in its own namespace and are not among them. */}}
 {{- define "wharf.operator.rules" -}}
+{{- $foresees := and .Values.operator.settings.foreseeRoom (not .Values.watchNamespace) }}
 {{- range .Files.Get "files/operator-rules.yaml" | fromYamlArray }}
-{{- if not (has "coordination.k8s.io" .apiGroups) }}
+{{- if not (or (has "coordination.k8s.io" .apiGroups) (and (has "nodes" .resources) (not $foresees))) }}
 - {{ toYaml . | nindent 2 | trim }}
 {{- end }}
 {{- end }}

@@ -201,9 +201,8 @@ impl Programs {
 
 /// The request that opens a stream, or any other.
 pub(super) fn request(stream: bool, content: &str) -> String {
-    let body = format!(
-        r#"{{"model":"m","stream":{stream},"messages":[{{"role":"user","content":"{content}"}}]}}"#
-    );
+    let body =
+        format!(r#"{{"model":"m","stream":{stream},"messages":[{{"role":"user","content":"{content}"}}]}}"#);
     format!(
         "POST /v1/chat/completions HTTP/1.1\r\nhost: bench\r\nauthorization: Bearer {KEY}\r\n\
          content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",

@@ -2,7 +2,7 @@
 
 use super::Findings;
 use crate::LLMService;
-use crate::engine::{abilities, engines_that};
+use crate::engine::{Abilities, abilities, engines_that};
 use crate::service::{Engine, RequestDefaults};
 
 pub(super) fn service(object: &LLMService, findings: &mut Findings<'_>) {
@@ -44,6 +44,12 @@ pub(super) fn service(object: &LLMService, findings: &mut Findings<'_>) {
         "spec.parallelism.nodes",
         cannot("spread a replica over nodes", engines_that(|row| row.nodes)),
     );
+    let gpus = spec.resources.gpu.as_ref().map_or(0, |gpu| gpu.count * parallelism.nodes);
+    findings.require(
+        can.several_gpus || gpus <= 1,
+        "spec.resources.gpu.count",
+        cannot("divide a model among GPUs", engines_that(|row| row.several_gpus)),
+    );
     findings.require(
         can.adapters || spec.model.adapters.is_empty(),
         "spec.model.adapters",
@@ -54,6 +60,12 @@ pub(super) fn service(object: &LLMService, findings: &mut Findings<'_>) {
             can.kv_cache.contains(&kind),
             "spec.server.kvCache.type",
             cannot("store keys and values so", engines_that(|row| row.kv_cache.contains(&kind))),
+        );
+        let on_gpus = |row: &Abilities| row.kv_cache_on_gpus.contains(&kind);
+        findings.require(
+            gpus == 0 || !can.kv_cache.contains(&kind) || on_gpus(can),
+            "spec.server.kvCache.type",
+            cannot("store keys and values so on a GPU", engines_that(on_gpus)),
         );
     }
     let defaults = &spec.server.defaults;
