@@ -54,6 +54,8 @@ pub struct GatewayConfig {
     pub max_connections: usize,
     /// Largest body of a request, in bytes.
     pub max_body_bytes: usize,
+    /// Bytes of a body that are kept, so that the request can be tried again. A larger body passes while it arrives, once its model is known.
+    pub body_buffer_bytes: usize,
     /// How long things may take.
     pub timeouts: Timeouts,
     /// Endpoints that a request is tried at, before the first byte of an answer.
@@ -92,6 +94,7 @@ impl Default for GatewayConfig {
             prometheus: None,
             max_connections: 16_384,
             max_body_bytes: 32 << 20,
+            body_buffer_bytes: 4 << 20,
             timeouts: Timeouts::default(),
             attempts: 3,
             retry_statuses: vec![429, 502, 503, 504],
@@ -110,7 +113,7 @@ impl Default for GatewayConfig {
 pub struct Timeouts {
     /// A client's TLS and headers.
     pub header: f64,
-    /// A client's body.
+    /// A client's body. Time in which an endpoint does not take what is there is not counted.
     pub body: f64,
     /// Connecting to an endpoint.
     pub connect: f64,
@@ -118,7 +121,7 @@ pub struct Timeouts {
     pub first_byte: f64,
     /// Until an endpoint begins to answer any other: its whole answer is computed before.
     pub answer: f64,
-    /// Between two pieces of an answer.
+    /// Between two pieces of an answer, or of a body that an endpoint takes while it arrives.
     pub idle: f64,
     /// Until running requests are cut when the gateway stops.
     pub drain: f64,

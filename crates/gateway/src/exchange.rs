@@ -89,6 +89,12 @@ impl Exchange {
         self.sent = Some((self.sent.map_or(now, |(first, _)| first), now));
     }
 
+    /// The prompt, which was not whole when the request was let in, has so many bytes.
+    pub(crate) fn prompt_was(&mut self, bytes: usize) {
+        self.request.prompt_bytes = bytes;
+        self.request.prompt_tokens = self.service.estimate(bytes);
+    }
+
     /// What lines about the request belong to.
     pub(crate) fn span(&self) -> &tracing::Span {
         &self.span
@@ -142,7 +148,13 @@ impl Exchange {
     /// It is refused or fails before any endpoint's answer goes on.
     pub(crate) fn fail(&mut self, status: u16) {
         let counters = &self.service.counters;
-        count(if status == 429 { &counters.overflowed } else { &counters.failed }, 1);
+        let counter = match status {
+            429 => &counters.overflowed,
+            // Its client did not bring it to an end that could be answered.
+            400..=499 => &counters.abandoned,
+            _ => &counters.failed,
+        };
+        count(counter, 1);
         self.record(status);
     }
 

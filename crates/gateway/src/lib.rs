@@ -29,6 +29,7 @@ mod shared;
 mod side;
 mod spans;
 mod table;
+mod upload;
 mod upstream;
 mod usage;
 

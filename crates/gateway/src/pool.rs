@@ -1,7 +1,9 @@
 //! Connections to endpoints that are kept for the next request, one pool for each worker thread.
 //!
 //! A connection comes back when its answer has been read to the end. The latest is used first, so that those that are not needed grow old
-//! and are closed.
+//! and are closed. A request whose body still arrives has a connection [of its own](Alone).
+
+mod alone;
 
 use std::collections::HashMap;
 use std::io;
@@ -13,7 +15,9 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::request::Chunks;
+use crate::upload::Sending;
+
+pub(crate) use alone::Alone;
 
 /// Idle connections that are kept to one endpoint by one worker.
 const KEPT: usize = 256;
@@ -30,13 +34,13 @@ pub(crate) struct Pool {
 }
 
 struct Idle {
-    sender: SendRequest<Chunks>,
+    sender: SendRequest<Sending>,
     since: Instant,
 }
 
 /// A connection in use.
 pub(crate) struct Connection {
-    pub(crate) sender: SendRequest<Chunks>,
+    pub(crate) sender: SendRequest<Sending>,
     /// It has served before, so the endpoint may just have closed it.
     pub(crate) used_before: bool,
 }
@@ -66,17 +70,9 @@ impl Pool {
 
     /// A new connection.
     pub(crate) async fn connect(&self, address: &str, limit: Duration) -> Result<Connection, ConnectError> {
-        let stream = timeout(limit, TcpStream::connect(address))
-            .await
-            .map_err(|_| ConnectError::Timeout(limit))?
-            .map_err(ConnectError::Connect)?;
-        // Requests are written whole; a socket that cannot do it still works.
-        let _ = stream.set_nodelay(true);
-        let (sender, connection) = Builder::new()
-            .read_buf_exact_size(Some(READ_BYTES))
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(ConnectError::Handshake)?;
+        let stream = open(address, limit).await?;
+        let (sender, connection) =
+            builder().handshake(TokioIo::new(stream)).await.map_err(ConnectError::Handshake)?;
         tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a connection to an endpoint ended early");
@@ -86,7 +82,7 @@ impl Pool {
     }
 
     /// Keeps a connection for the next request.
-    pub(crate) fn give_back(&self, address: &str, sender: SendRequest<Chunks>) {
+    pub(crate) fn give_back(&self, address: &str, sender: SendRequest<Sending>) {
         if sender.is_closed() {
             return;
         }
@@ -109,7 +105,7 @@ impl Pool {
         });
     }
 
-    fn pop(&self, address: &str) -> Option<SendRequest<Chunks>> {
+    fn pop(&self, address: &str) -> Option<SendRequest<Sending>> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = idle.get_mut(address)?;
         let Idle { sender, since } = kept.pop()?;
@@ -120,6 +116,22 @@ impl Pool {
         kept.clear();
         None
     }
+}
+
+async fn open(address: &str, limit: Duration) -> Result<TcpStream, ConnectError> {
+    let stream = timeout(limit, TcpStream::connect(address))
+        .await
+        .map_err(|_| ConnectError::Timeout(limit))?
+        .map_err(ConnectError::Connect)?;
+    // Requests are written whole; a socket that cannot do it still works.
+    let _ = stream.set_nodelay(true);
+    Ok(stream)
+}
+
+fn builder() -> Builder {
+    let mut builder = Builder::new();
+    builder.read_buf_exact_size(Some(READ_BYTES));
+    builder
 }
 
 /// A pool that is tidied for as long as it is used.

@@ -25,7 +25,6 @@ use wharf_telemetry::trace::{Context, Trace};
 
 use crate::answer::{self, Answer};
 use crate::caller::Caller;
-use crate::config::seconds;
 use crate::console;
 use crate::exchange::{About, Exchange};
 use crate::headers;
@@ -34,8 +33,10 @@ use crate::request::Call;
 use crate::service::ServiceState;
 use crate::shared::Shared;
 use crate::table::{Served, Table};
+use crate::upload::Payload;
 use crate::upstream::Outgoing;
 
+use body::Wanted;
 use unaccounted::Unaccounted;
 
 /// Tokens of an answer whose request sets no limit, as far as reservations go; usage settles it.
@@ -179,11 +180,11 @@ impl Worker {
             return Ok(Admitted::Answered(response));
         }
         let (parts, body) = request.into_parts();
-        let limit = self.shared.config.max_body_bytes;
-        let time = seconds(self.shared.config.timeouts.body);
         let content_type = parts.headers.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
-        let call = body::read(body, content_type, limit, time).await?;
-        let accepted = self.accept(&table, &caller, &parts, call, arrival)?;
+        let usage = asks_usage(parts.uri.path());
+        let wanted = Wanted::new(&self.shared.config, &parts.method, content_type, usage);
+        let (call, payload) = body::read(body, wanted).await?;
+        let accepted = self.accept(&table, &caller, &parts, (call, payload), arrival)?;
         Ok(Admitted::Accepted(Box::new(accepted)))
     }
 
@@ -193,7 +194,7 @@ impl Worker {
         table: &Table,
         caller: &Caller,
         parts: &Parts,
-        call: Call,
+        (call, body): (Call, Payload),
         arrival: &Arrival,
     ) -> Result<Accepted, ApiError> {
         let Parts { method, uri, headers, .. } = parts;
@@ -221,7 +222,6 @@ impl Worker {
         };
         let mut sent = headers::to_endpoint(headers, id, self.shared.endpoint_key.as_ref());
         headers::trace(&mut sent, trace);
-        let body = if asks_usage(uri.path()) { call.body_with_usage() } else { call.body() };
         let target = uri.path_and_query().cloned().map_or_else(|| Uri::from_static("/"), Uri::from);
         let outgoing = Outgoing { method: method.clone(), target, headers: sent, body };
         let exchange = Exchange::begin(&self.shared, service, principal, reservation, about, *started);

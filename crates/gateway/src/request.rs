@@ -1,7 +1,11 @@
 //! What a request asks for, read from its body: which model, whether it streams, how much it may take, and what of it engines cache.
+//!
+//! A body is read while it arrives and never built. Most are whole before anything is said about them; a large one is called by what its
+//! beginning says, and its [`Rest`] is read on its way.
 
 mod chunks;
 mod form;
+mod rest;
 mod scan;
 
 use bytes::Bytes;
@@ -10,6 +14,8 @@ use wharf_routing::Prompt;
 use wharf_routing::prefix::{Hasher, seed};
 
 pub(crate) use chunks::Chunks;
+use form::Form;
+pub(crate) use rest::Rest;
 use scan::{Scan, Trouble};
 
 /// Members of a request that matter here. Whatever else there is goes through unread.
@@ -45,11 +51,14 @@ const SESSION: [&str; 3] = ["session_id", "prompt_cache_key", "user"];
 /// How long an answer may be.
 const LONGEST: [&str; 3] = ["max_completion_tokens", "max_tokens", "max_output_tokens"];
 
+/// Looks for all of them.
+type Members = Scan<20>;
+
 /// Reads a body while it arrives.
 pub(crate) struct Reader {
-    scan: Scan<20>,
+    scan: Members,
     chunks: Chunks,
-    form: Option<String>,
+    form: Option<Form>,
 }
 
 /// What a request asks for.
@@ -75,13 +84,15 @@ pub(crate) struct Call {
 impl Reader {
     /// For a body of this content type.
     pub(crate) fn new(content_type: &[u8]) -> Reader {
-        Reader { scan: Scan::new(&MEMBERS), chunks: Chunks::default(), form: form::boundary(content_type) }
+        let form = form::boundary(content_type).map(|boundary| Form::new(&boundary, "model"));
+        Reader { scan: Scan::new(&MEMBERS), chunks: Chunks::default(), form }
     }
 
     /// The next piece.
     pub(crate) fn push(&mut self, piece: Bytes) {
-        if self.form.is_none() {
-            self.scan.feed(&piece);
+        match &mut self.form {
+            Some(form) => form.feed(&piece),
+            None => self.scan.feed(&piece),
         }
         self.chunks.push(piece);
     }
@@ -91,60 +102,106 @@ impl Reader {
         self.chunks.len()
     }
 
+    /// Whether the model is known, and with it where the request goes.
+    pub(crate) fn is_known(&self) -> bool {
+        match &self.form {
+            Some(form) => form.trouble().is_none() && form.found().is_some(),
+            None => self.scan.trouble().is_none() && self.scan.span("model").is_some(),
+        }
+    }
+
     /// The body has ended.
     ///
     /// # Errors
     /// 400, when it is not what OpenAI's API takes.
     pub(crate) fn finish(self) -> Result<Call, ApiError> {
         let Reader { scan, chunks, form } = self;
-        if let Some(boundary) = form {
-            let model = form::field(&chunks.get(0..chunks.len()), &boundary, "model").unwrap_or_default();
-            return Ok(Call::opaque(model, chunks));
+        if let Some(form) = form {
+            let model = model_of(&form)?;
+            return Ok(Call { body: chunks, ..Call::opaque(model) });
         }
         if chunks.is_empty() {
-            return Ok(Call::opaque(String::new(), chunks));
+            return Ok(Call::opaque(String::new()));
         }
         if let Some(trouble) = scan.trouble() {
             return Err(refusal(trouble));
         }
         if !scan.is_done() {
-            return Err(invalid("the body ends before its JSON object does"));
+            return Err(unfinished());
         }
-        let raw = |name: &str| scan.span(name).map(|span| chunks.get(span));
-        let model = match raw("model") {
-            Some(raw) => serde_json::from_slice(&raw)
-                .map_err(|_| ApiError::invalid("model", "model must be a string"))?,
-            None => String::new(),
-        };
-        let number = |name: &str| raw(name).and_then(|raw| serde_json::from_slice::<u64>(&raw).ok());
-        let answers = number("best_of").or_else(|| number("n")).unwrap_or(1).max(1);
-        let options = raw("stream_options").unwrap_or_default();
-        let session = SESSION.iter().find_map(|name| {
-            let text: String = serde_json::from_slice(&raw(name)?).ok()?;
-            (!text.is_empty()).then(|| seed([text.as_bytes()]))
-        });
-        let beside: Vec<Bytes> = BESIDE_TEXT.iter().map(|name| raw(name).unwrap_or_default()).collect();
-        let mut hasher = Hasher::new(seed(beside.iter().map(Bytes::as_ref)));
-        for span in TEXT.iter().filter_map(|name| scan.span(name)) {
-            chunks.slices(span).for_each(|slice| hasher.push(slice));
+        let call = call(&scan, &chunks)?;
+        Ok(Call { options: scan.span("stream_options"), body: chunks, is_json: true, ..call })
+    }
+
+    /// The request is called by what is known of it, and its body passes while it arrives. `length` is how long the body will be, if the client
+    /// has said so: the prompt is taken to be all that is missing.
+    ///
+    /// # Errors
+    /// As [`Reader::finish`].
+    pub(crate) fn begin(self, length: Option<u64>) -> Result<(Call, Rest), ApiError> {
+        let Reader { scan, chunks, form } = self;
+        if let Some(form) = form {
+            let model = model_of(&form)?;
+            return Ok((Call::opaque(model), Rest::of_form(form, chunks)));
         }
-        Ok(Call {
-            model,
-            stream: raw("stream").is_some_and(|raw| raw == "true"),
-            prompt: hasher.finish(),
-            longest: LONGEST.iter().find_map(|name| number(name)).map(|each| each.saturating_mul(answers)),
-            session,
-            wants_usage: wants_usage(&options),
-            options: scan.span("stream_options"),
-            body: chunks,
-            is_json: true,
-        })
+        let mut call = call(&scan, &chunks)?;
+        let missing = length.map_or(0, |length| length.saturating_sub(chunks.len() as u64));
+        if prompt_comes(&scan) {
+            call.prompt.bytes =
+                call.prompt.bytes.saturating_add(usize::try_from(missing).unwrap_or(usize::MAX));
+        }
+        Ok((call, Rest::of_json(scan, chunks)))
+    }
+}
+
+/// What JSON asks for, as far as it is there.
+fn call(scan: &Members, chunks: &Chunks) -> Result<Call, ApiError> {
+    let raw = |name: &str| scan.span(name).map(|span| chunks.get(span));
+    let model = match raw("model") {
+        Some(raw) => {
+            serde_json::from_slice(&raw).map_err(|_| ApiError::invalid("model", "model must be a string"))?
+        }
+        None => String::new(),
+    };
+    let number = |name: &str| raw(name).and_then(|raw| serde_json::from_slice::<u64>(&raw).ok());
+    let answers = number("best_of").or_else(|| number("n")).unwrap_or(1).max(1);
+    let options = raw("stream_options").unwrap_or_default();
+    let session = SESSION.iter().find_map(|name| {
+        let text: String = serde_json::from_slice(&raw(name)?).ok()?;
+        (!text.is_empty()).then(|| seed([text.as_bytes()]))
+    });
+    let beside: Vec<Bytes> = BESIDE_TEXT.iter().map(|name| raw(name).unwrap_or_default()).collect();
+    let mut hasher = Hasher::new(seed(beside.iter().map(Bytes::as_ref)));
+    for span in TEXT.iter().filter_map(|name| scan.span_so_far(name)) {
+        chunks.slices(span).for_each(|slice| hasher.push(slice));
+    }
+    Ok(Call {
+        stream: raw("stream").is_some_and(|raw| raw == "true"),
+        prompt: hasher.finish(),
+        longest: LONGEST.iter().find_map(|name| number(name)).map(|each| each.saturating_mul(answers)),
+        session,
+        wants_usage: wants_usage(&options),
+        ..Call::opaque(model)
+    })
+}
+
+/// Whether more of the prompt is to be expected: it has not ended, or not begun.
+fn prompt_comes(scan: &Members) -> bool {
+    let is_open = scan.open().is_some_and(|(member, _)| TEXT.contains(&member));
+    is_open || TEXT.iter().all(|name| scan.span(name).is_none())
+}
+
+/// The model that a form names.
+fn model_of(form: &Form) -> Result<String, ApiError> {
+    match form.trouble() {
+        Some(trouble) => Err(refusal(trouble)),
+        None => Ok(form.found().unwrap_or_default().to_owned()),
     }
 }
 
 impl Call {
-    /// A body that is passed on as it is.
-    fn opaque(model: String, body: Chunks) -> Call {
+    /// A request for this model of which nothing else is known, and whose body is passed on as it is.
+    fn opaque(model: String) -> Call {
         Call {
             model,
             stream: false,
@@ -152,7 +209,7 @@ impl Call {
             longest: None,
             session: None,
             wants_usage: false,
-            body,
+            body: Chunks::default(),
             options: None,
             is_json: false,
         }
@@ -198,7 +255,12 @@ fn refusal(trouble: Trouble) -> ApiError {
         Trouble::NotAnObject => invalid("the body must be a JSON object"),
         Trouble::Syntax(byte) => invalid(&format!("the body is no JSON from byte {byte} on")),
         Trouble::Twice(member) => ApiError::invalid(member, format!("{member} is given twice")),
+        Trouble::TooLong(member) => ApiError::invalid(member, format!("{member} is too long")),
     }
+}
+
+fn unfinished() -> ApiError {
+    invalid("the body ends before its JSON object does")
 }
 
 fn invalid(message: &str) -> ApiError {
@@ -206,89 +268,4 @@ fn invalid(message: &str) -> ApiError {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn call(body: &str) -> Call {
-        let mut reader = Reader::new(b"application/json");
-        for piece in body.as_bytes().chunks(7) {
-            reader.push(Bytes::copy_from_slice(piece));
-        }
-        reader.finish().unwrap()
-    }
-
-    fn with_usage(body: &str) -> String {
-        let body = call(body).body_with_usage();
-        String::from_utf8(body.get(0..body.len()).to_vec()).unwrap()
-    }
-
-    #[test]
-    fn reads_what_routing_needs() {
-        let body = r#"{"messages":[{"role":"user","content":"\"user\":\"eve\""}],"model":"m","stream":true,"max_tokens":20,"n":3,"user":"bob"}"#;
-        let call = call(body);
-        assert_eq!((call.model.as_str(), call.stream, call.longest), ("m", true, Some(60)));
-        assert_eq!(call.session, Some(seed([&b"bob"[..]])));
-    }
-
-    #[test]
-    fn the_next_turn_of_a_conversation_begins_like_the_last() {
-        let turn = |rest: &str| {
-            format!(r#"{{"model":"m","messages":[{{"role":"user","content":"{}"}}{rest}]}}"#, "x".repeat(500))
-        };
-        let (first, second) = (call(&turn("")), call(&turn(r#",{"role":"assistant","content":"y"}"#)));
-        let shared =
-            first.prompt.blocks.iter().zip(&second.prompt.blocks).take_while(|(a, b)| a == b).count();
-        assert_eq!(shared, first.prompt.blocks.len());
-        assert!(shared >= 8);
-    }
-
-    #[test]
-    fn prompts_of_token_ids_of_the_same_length_differ() {
-        let tokens = |n: u32| format!(r#"{{"model":"m","prompt":{:?}}}"#, vec![n; 40]);
-        assert_ne!(call(&tokens(1)).prompt.blocks, call(&tokens(2)).prompt.blocks);
-        assert_eq!(call(&tokens(1)).prompt.blocks, call(&tokens(1)).prompt.blocks);
-    }
-
-    #[test]
-    fn usage_is_asked_for_where_the_client_did_not() {
-        assert_eq!(
-            with_usage(r#" {"stream":true,"model":"m"}"#),
-            r#" {"stream_options":{"include_usage":true},"stream":true,"model":"m"}"#
-        );
-        assert_eq!(
-            with_usage(r#"{"stream_options":{"a":1,"include_usage":false},"stream":true}"#),
-            r#"{"stream_options":{"a":1,"include_usage":true},"stream":true}"#
-        );
-        // However the client writes it, it is not there twice afterwards.
-        let escaped: String = "stream_options".bytes().map(|byte| format!("\\u{byte:04x}")).collect();
-        assert_eq!(
-            with_usage(&format!(r#"{{"stream":true,"{escaped}":{{"include_usage":false}}}}"#)),
-            format!(r#"{{"stream":true,"{escaped}":{{"include_usage":true}}}}"#)
-        );
-        for as_it_is in [r#"{"model":"m"}"#, r#"{"stream":true,"stream_options":{"include_usage":true}}"#] {
-            assert_eq!(with_usage(as_it_is), as_it_is);
-        }
-    }
-
-    #[test]
-    fn what_an_engine_might_read_differently_is_refused() {
-        let refused = |body: &str| {
-            let mut reader = Reader::new(b"application/json");
-            reader.push(Bytes::copy_from_slice(body.as_bytes()));
-            reader.finish().unwrap_err().to_string()
-        };
-        assert_eq!(refused(r#"{"model":"mine","model":"yours"}"#), "model is given twice");
-        assert_eq!(refused(r#"{"model":7}"#), "model must be a string");
-        assert_eq!(refused("[]"), "the body must be a JSON object");
-        assert_eq!(refused(r#"{"model":"m""#), "the body ends before its JSON object does");
-    }
-
-    #[test]
-    fn a_form_names_its_model_in_a_field() {
-        let mut reader = Reader::new(b"multipart/form-data; boundary=\"XX\"");
-        let body = "--XX\r\nContent-Disposition: form-data; name=\"file\"; filename=\"model\"\r\n\r\nname=\"model\"\r\n\
-                    --XX\r\ncontent-disposition: form-data; name=\"model\"\r\n\r\nwhisper\r\n--XX--\r\n";
-        reader.push(Bytes::from_static(body.as_bytes()));
-        assert_eq!(reader.finish().unwrap().model, "whisper");
-    }
-}
+mod tests;

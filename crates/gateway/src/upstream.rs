@@ -10,9 +10,9 @@ use hyper::client::conn::http1::SendRequest;
 use tokio::time::{Instant, timeout_at};
 use wharf_routing::Outcome;
 
-use crate::pool::{ConnectError, Pool};
-use crate::request::Chunks;
+use crate::pool::{Alone, ConnectError, Pool};
 use crate::service::InFlight;
+use crate::upload::{Payload, Sending, Upload};
 
 /// An endpoint that says it has too much, and not for how long, is left alone for this long.
 const SATURATED: Duration = Duration::from_secs(1);
@@ -25,7 +25,18 @@ pub(crate) struct Outgoing {
     /// Path and query.
     pub(crate) target: Uri,
     pub(crate) headers: HeaderMap,
-    pub(crate) body: Chunks,
+    pub(crate) body: Payload,
+}
+
+/// How long a try may take.
+#[derive(Clone, Copy)]
+pub(crate) struct Times {
+    /// Until there is a connection.
+    pub(crate) connect: Duration,
+    /// Until the answer begins.
+    pub(crate) deadline: Instant,
+    /// Between two pieces.
+    pub(crate) idle: Duration,
 }
 
 /// Why a try failed.
@@ -42,9 +53,16 @@ pub(crate) enum Failed {
 /// An endpoint that answers: its connection, and the request that is in flight there.
 pub(crate) struct Answering {
     pool: Arc<Pool>,
-    sender: SendRequest<Chunks>,
+    link: Link,
     in_flight: InFlight,
     outcome: Outcome,
+}
+
+enum Link {
+    /// It may serve again.
+    Pooled(SendRequest<Sending>),
+    /// Only to be dropped: the body may still be on its way.
+    Alone { _connection: Alone },
 }
 
 impl Answering {
@@ -60,30 +78,33 @@ impl Answering {
 
     /// The answer has been read to its end, or has broken off.
     pub(crate) fn finish(self, whole: bool) {
-        let Answering { pool, sender, in_flight, outcome } = self;
-        if whole {
-            pool.give_back(&in_flight.address, sender);
-            in_flight.finish(outcome);
-        } else {
-            in_flight.finish(Outcome::Failed);
+        let Answering { pool, link, in_flight, outcome } = self;
+        match link {
+            Link::Pooled(sender) if whole => pool.give_back(&in_flight.address, sender),
+            Link::Pooled(_) | Link::Alone { .. } => {}
         }
+        in_flight.finish(if whole { outcome } else { Outcome::Failed });
     }
 
     /// The answer is not wanted: the request goes elsewhere.
     pub(crate) fn discard(self) {
-        let Answering { pool: _, sender: _, in_flight, outcome } = self;
+        let Answering { pool: _, link: _, in_flight, outcome } = self;
         in_flight.finish(outcome);
     }
 }
 
-/// Sends the request and waits for the head of the answer, until `deadline`.
+/// Sends the request and waits for the head of the answer.
 pub(crate) async fn send(
     pool: &Arc<Pool>,
     in_flight: InFlight,
     outgoing: &Outgoing,
-    connect: Duration,
-    deadline: Instant,
+    times: Times,
 ) -> Result<(Response<Incoming>, Answering), (Failed, InFlight)> {
+    if let Payload::Passing(upload) = &outgoing.body {
+        // In a box: most requests have no need of the room.
+        return Box::pin(pass(pool, in_flight, outgoing, upload, times)).await;
+    }
+    let Times { connect, deadline, idle: _ } = times;
     let mut connection = match pool.take(&in_flight.address, connect).await {
         Ok(connection) => connection,
         Err(error) => return Err((Failed::Connect(error), in_flight)),
@@ -94,9 +115,8 @@ pub(crate) async fn send(
         match sent {
             Ok(Ok(response)) => {
                 let outcome = outcome(response.status(), response.headers());
-                let answering =
-                    Answering { pool: Arc::clone(pool), sender: connection.sender, in_flight, outcome };
-                return Ok((response, answering));
+                let link = Link::Pooled(connection.sender);
+                return Ok((response, Answering { pool: Arc::clone(pool), link, in_flight, outcome }));
             }
             // The endpoint closed a connection that had been idle: it has not looked at the request.
             Ok(Err(error)) if connection.used_before && is_unprocessed(&error) => {
@@ -111,13 +131,42 @@ pub(crate) async fn send(
     }
 }
 
+/// The same for a body that still arrives.
+async fn pass(
+    pool: &Arc<Pool>,
+    in_flight: InFlight,
+    outgoing: &Outgoing,
+    upload: &Upload,
+    times: Times,
+) -> Result<(Response<Incoming>, Answering), (Failed, InFlight)> {
+    let Times { connect, deadline, idle } = times;
+    let mut connection = match Alone::open(&in_flight.address, connect).await {
+        Ok(connection) => connection,
+        Err(error) => return Err((Failed::Connect(error), in_flight)),
+    };
+    let request = build(outgoing, &in_flight.address);
+    let sent = tokio::select! {
+        sent = timeout_at(deadline, connection.sender.try_send_request(request)) => sent,
+        () = upload.stalled(idle) => return Err((Failed::TooLate, in_flight)),
+    };
+    match sent {
+        Ok(Ok(response)) => {
+            let outcome = outcome(response.status(), response.headers());
+            let link = Link::Alone { _connection: connection };
+            Ok((response, Answering { pool: Arc::clone(pool), link, in_flight, outcome }))
+        }
+        Ok(Err(error)) => Err((Failed::Broken(error.into_error()), in_flight)),
+        Err(_) => Err((Failed::TooLate, in_flight)),
+    }
+}
+
 fn is_unprocessed<T>(error: &hyper::client::conn::TrySendError<T>) -> bool {
     let error = error.error();
     error.is_canceled() || error.is_closed() || error.is_incomplete_message()
 }
 
-fn build(outgoing: &Outgoing, address: &str) -> Request<Chunks> {
-    let mut request = Request::new(outgoing.body.clone());
+fn build(outgoing: &Outgoing, address: &str) -> Request<Sending> {
+    let mut request = Request::new(outgoing.body.sending());
     request.method_mut().clone_from(&outgoing.method);
     request.uri_mut().clone_from(&outgoing.target);
     request.headers_mut().clone_from(&outgoing.headers);

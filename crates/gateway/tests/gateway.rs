@@ -30,3 +30,7 @@ mod support;
 mod tokens;
 #[path = "gateway/tools.rs"]
 mod tools;
+#[path = "gateway/upload_support.rs"]
+mod upload_support;
+#[path = "gateway/uploads.rs"]
+mod uploads;

@@ -1,5 +1,6 @@
 //! Trying endpoints until one answers. Until the first byte of an answer is here, the client has seen nothing and a failure costs only time;
-//! from then on the answer is that endpoint's, for better or worse.
+//! from then on the answer is that endpoint's, for better or worse. It is too from the moment in which the endpoint has the only copy of a part
+//! of the request.
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -23,7 +24,8 @@ use crate::exchange::Exchange;
 use crate::headers::to_client;
 use crate::relay::Relay;
 use crate::service::InFlight;
-use crate::upstream::{Answering, Failed, send};
+use crate::upload::{Failure, Payload, broke_off};
+use crate::upstream::{Answering, Failed, Outgoing, Times, send};
 use crate::usage;
 
 /// Answers that do not stream are read whole up to this size, so that one that breaks off can be asked for again.
@@ -120,7 +122,8 @@ impl Worker {
                 Ok(begun) => {
                     let status = begun.status.as_u16();
                     let request = Request { tried: &tried, ..plain };
-                    if attempts < config.attempts && config.retry_statuses.contains(&status) {
+                    let may_retry = attempts < config.attempts && outgoing.body.is_kept();
+                    if may_retry && config.retry_statuses.contains(&status) {
                         // Only if there is somebody else: else the client gets this answer.
                         if let Ok(other) = service.pick(&request) {
                             self.count_retry(&service.name, &status.to_string());
@@ -130,11 +133,27 @@ impl Worker {
                         }
                     }
                     exchange.answered_by(status, &colour);
-                    return Ok(self.pass_on(begun, exchange, call.stream && !call.wants_usage));
+                    let hides_usage = match &outgoing.body {
+                        Payload::Whole(_) => call.stream && !call.wants_usage,
+                        // What was not known of it at its beginning is known now.
+                        Payload::Passing(upload) => {
+                            let (hides_usage, prompt_bytes) = upload.facts();
+                            exchange.prompt_was(prompt_bytes);
+                            hides_usage
+                        }
+                    };
+                    return Ok(self.pass_on(begun, exchange, hides_usage));
                 }
                 Err(trouble) => {
+                    match outgoing.body.failure() {
+                        None => {}
+                        Some(Failure::Refused(error)) => return Err(fail(&mut exchange, error)),
+                        // The exchange ends as one whose client has left.
+                        Some(Failure::Left) => return Err(broke_off()),
+                    }
                     tracing::warn!(service = %service.name, reason = trouble.reason, error = %trouble.error, "a try failed");
-                    if !trouble.unsent && attempts >= config.attempts {
+                    let may_retry = attempts < config.attempts && outgoing.body.is_kept();
+                    if !trouble.unsent && !may_retry {
                         return Err(fail(&mut exchange, trouble.error));
                     }
                     self.count_retry(&service.name, trouble.reason);
@@ -151,18 +170,20 @@ impl Worker {
     async fn attempt(
         &self,
         in_flight: InFlight,
-        outgoing: &crate::upstream::Outgoing,
+        outgoing: &Outgoing,
         deadline: Instant,
     ) -> Result<Begun, Trouble> {
-        let connect = seconds(self.shared.config.timeouts.connect);
+        let timeouts = &self.shared.config.timeouts;
+        let times = Times { connect: seconds(timeouts.connect), deadline, idle: seconds(timeouts.idle) };
         let address = in_flight.address.clone();
-        match send(&self.pool, in_flight, outgoing, connect, deadline).await {
-            Ok((response, answering)) => {
-                let idle = seconds(self.shared.config.timeouts.idle);
-                begin(response, answering, deadline, idle).await
-            }
+        match send(&self.pool, in_flight, outgoing, times).await {
+            Ok((response, answering)) => begin(response, answering, times).await,
             Err((failed, in_flight)) => {
-                in_flight.finish(Outcome::Failed);
+                match outgoing.body.failure() {
+                    None => in_flight.finish(Outcome::Failed),
+                    // A client's failure says nothing about the endpoint.
+                    Some(_) => in_flight.finish(Outcome::Unknown),
+                }
                 Err(trouble(&failed, &address))
             }
         }
@@ -209,9 +230,9 @@ impl Worker {
 async fn begin(
     response: Response<Incoming>,
     mut answering: Answering,
-    deadline: Instant,
-    idle: Duration,
+    times: Times,
 ) -> Result<Begun, Trouble> {
+    let Times { connect: _, deadline, idle } = times;
     let (head, mut body) = response.into_parts();
     let whole = !is_event_stream(&head.headers);
     let mut read = BytesMut::new();

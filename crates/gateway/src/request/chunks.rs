@@ -1,13 +1,9 @@
 //! A body in the pieces in which it arrived.
 
 use std::collections::VecDeque;
-use std::convert::Infallible;
 use std::ops::Range;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
-use hyper::body::{Body, Frame, SizeHint};
 
 /// Pieces of a body. Cloning shares them.
 #[derive(Clone, Debug, Default)]
@@ -61,6 +57,29 @@ impl Chunks {
         joined.freeze()
     }
 
+    /// The next piece.
+    pub(crate) fn pop(&mut self) -> Option<Bytes> {
+        let piece = self.pieces.pop_front()?;
+        self.len -= piece.len();
+        Some(piece)
+    }
+
+    /// Takes away what begins at this byte.
+    pub(crate) fn split_off(&mut self, at: usize) -> Chunks {
+        let mut rest = Chunks::default();
+        while self.len > at {
+            let Some(mut piece) = self.pieces.pop_back() else { break };
+            self.len -= piece.len();
+            if self.len < at {
+                let head = piece.split_to(at - self.len);
+                self.push(head);
+            }
+            rest.len += piece.len();
+            rest.pieces.push_front(piece);
+        }
+        rest
+    }
+
     /// With a range replaced by something else.
     pub(crate) fn replaced(&self, range: Range<usize>, with: Bytes) -> Chunks {
         let mut result = Chunks::default();
@@ -93,30 +112,6 @@ impl From<Bytes> for Chunks {
     }
 }
 
-impl Body for Chunks {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let piece = self.pieces.pop_front();
-        if let Some(piece) = &piece {
-            self.len -= piece.len();
-        }
-        Poll::Ready(piece.map(|piece| Ok(Frame::data(piece))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.pieces.is_empty()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.len as u64)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -140,6 +135,18 @@ mod tests {
             assert_eq!(text(&chunks.replaced(1..5, Bytes::from_static(b"-"))), "a-f");
             assert_eq!(text(&chunks.replaced(2..2, Bytes::from_static(b"-"))), "ab-cdef");
             assert_eq!(text(&chunks.replaced(0..6, Bytes::from_static(b"-"))), "-");
+        }
+    }
+
+    #[test]
+    fn what_is_split_off_and_what_stays_are_all_there_is() {
+        for at in 0..=6 {
+            for pieces in [&["abcdef"][..], &["ab", "cd", "ef"], &["a", "bcde", "f"]] {
+                let mut stays = chunks(pieces);
+                let rest = stays.split_off(at);
+                assert_eq!((stays.len(), rest.len()), (at, 6 - at));
+                assert_eq!(text(&stays) + &text(&rest), "abcdef");
+            }
         }
     }
 }

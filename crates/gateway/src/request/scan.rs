@@ -21,6 +21,8 @@ pub(crate) struct Scan<const N: usize> {
     key: Vec<u8>,
     /// The member whose value is read, and where that began.
     member: Option<(usize, usize)>,
+    /// Where the object's last byte is.
+    end: Option<usize>,
     trouble: Option<Trouble>,
 }
 
@@ -56,6 +58,8 @@ pub(crate) enum Trouble {
     Syntax(usize),
     /// A member is given twice.
     Twice(&'static str),
+    /// What must be known as a whole is longer than anybody needs.
+    TooLong(&'static str),
 }
 
 impl<const N: usize> Scan<N> {
@@ -69,6 +73,7 @@ impl<const N: usize> Scan<N> {
             offset: 0,
             key: Vec::new(),
             member: None,
+            end: None,
             trouble: None,
         }
     }
@@ -88,9 +93,26 @@ impl<const N: usize> Scan<N> {
         self.spans[position].clone()
     }
 
+    /// The member whose value has begun and is not whole, and where it begins.
+    pub(crate) fn open(&self) -> Option<(&'static str, usize)> {
+        let (position, start) = self.member.filter(|_| self.state != State::BeforeValue)?;
+        Some((self.keys[position], start))
+    }
+
+    /// As [`Scan::span`], and where that much of a value lies of which only a part was fed.
+    pub(crate) fn span_so_far(&self, key: &str) -> Option<Range<usize>> {
+        let open = || self.open().filter(|(open, _)| *open == key).map(|(_, start)| start..self.offset);
+        self.span(key).or_else(open)
+    }
+
     /// Whether the object is whole.
     pub(crate) fn is_done(&self) -> bool {
-        self.state == State::Done
+        self.end.is_some()
+    }
+
+    /// Where the brace is that closes the object, once it is whole.
+    pub(crate) fn end(&self) -> Option<usize> {
+        self.end
     }
 
     /// What is wrong, as far as that is known.
@@ -115,7 +137,7 @@ impl<const N: usize> Scan<N> {
                     self.key.clear();
                     self.state = State::InKey;
                 }
-                b'}' => self.state = State::Done,
+                b'}' => self.after(byte, at),
                 _ => self.syntax(at),
             },
             State::InKey => match byte {
@@ -168,7 +190,7 @@ impl<const N: usize> Scan<N> {
             State::InScalar => match byte {
                 b',' | b'}' => {
                     self.end_value(at);
-                    self.after(byte);
+                    self.after(byte, at);
                 }
                 _ if blank => {
                     self.end_value(at);
@@ -197,7 +219,7 @@ impl<const N: usize> Scan<N> {
             },
             State::NestedEscape(depth) => self.state = State::NestedString(depth),
             State::AfterValue => match byte {
-                b',' | b'}' => self.after(byte),
+                b',' | b'}' => self.after(byte, at),
                 _ => self.syntax(at),
             },
             State::Done => self.syntax(at),
@@ -205,8 +227,10 @@ impl<const N: usize> Scan<N> {
         at + 1
     }
 
-    fn after(&mut self, byte: u8) {
+    /// After a member, or an object without any: a comma or the closing brace.
+    fn after(&mut self, byte: u8, at: usize) {
         self.state = if byte == b',' { State::BeforeKey } else { State::Done };
+        self.end = (byte == b'}').then_some(self.offset + at);
     }
 
     fn push_key(&mut self, byte: u8) {
@@ -287,6 +311,19 @@ mod tests {
                 assert_eq!(&text[scan.span("stream").unwrap()], "false");
             }
         }
+    }
+
+    #[test]
+    fn a_value_that_has_begun_is_known_as_far_as_it_is_there() {
+        let text = r#"{"model":"m","messages":["a","b"]}"#;
+        let at = |fed: usize| scan(&text[..fed]);
+        let colon = text.find("[").unwrap();
+        assert_eq!((at(colon).open(), at(colon).span_so_far("messages")), (None, None));
+        assert_eq!(at(colon + 4).open(), Some(("messages", colon)));
+        assert_eq!(at(colon + 4).span_so_far("messages"), Some(colon..colon + 4));
+        assert_eq!(at(colon + 4).span_so_far("model"), at(colon + 4).span("model"));
+        assert_eq!((at(text.len()).open(), at(text.len()).end()), (None, Some(text.len() - 1)));
+        assert_eq!(scan("{ } ").end(), Some(2));
     }
 
     #[test]
