@@ -278,7 +278,10 @@ impl Service {
             return;
         }
         (replica.state, replica.since, replica.since_ms) = (State::Ready, Instant::now(), context.now_ms());
-        version.failure = None;
+        // What keeps another one from starting is still so.
+        if version.retry_at.is_none() {
+            version.failure = None;
+        }
         let load = replica.started.elapsed().as_secs_f64();
         let message = format!("{name} answers on {} after {load:.2} s", replica.address);
         let Waited { schedule, fetch } = replica.waited;
