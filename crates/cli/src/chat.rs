@@ -25,6 +25,7 @@ use crate::args::Output;
 use crate::exit::{self, BadInput, Failure};
 use crate::model::load;
 use crate::openai::{self, ChatStream, Client, Piece};
+use crate::runtime;
 use crate::stop::Signals;
 
 /// Talk to a model
@@ -152,10 +153,7 @@ pub(crate) fn run(args: &Args, env: &Env) -> Result<(), Failure> {
     };
     // Before signals are caught: nobody can catch one during this read, so Ctrl-C must keep its usual meaning.
     let prompt = args.prompt.as_deref().map(read_prompt).transpose().bad_input()?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("failed to start the asynchronous runtime")?;
+    let runtime = runtime::one_thread()?;
     runtime.block_on(async {
         let mut signals = Signals::listen()?;
         let model = match &source {

@@ -12,6 +12,7 @@ use wharf_operator::doctor::{Finding, Level, findings, gather};
 use crate::args::Output;
 use crate::exit::{self, Failure};
 use crate::model::memory;
+use crate::runtime;
 
 /// Check this machine and the cluster: what is missing, what that costs, and what to do
 #[derive(clap::Args)]
@@ -76,10 +77,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
 }
 
 fn cluster() -> anyhow::Result<Vec<Finding>> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("failed to start the asynchronous runtime")?;
+    let runtime = runtime::one_thread()?;
     runtime.block_on(async {
         let client = wharf_cluster::connect().await.context("there is no kubeconfig that can be used")?;
         let facts = gather(&client).await.context("the cluster does not answer")?;

@@ -25,6 +25,7 @@ mod optimize;
 mod plan;
 #[cfg(test)]
 mod reference;
+mod runtime;
 mod serve;
 mod stop;
 mod traces;

@@ -9,6 +9,7 @@ use wharf_telemetry::log;
 use crate::Env;
 use crate::args::LogStyle;
 use crate::exit::{self, BadInput, Failure};
+use crate::runtime;
 use crate::stop;
 
 /// Make the GPUs of this node usable: offer them to kubelet, label the node, export metrics
@@ -80,10 +81,7 @@ pub(crate) fn run(args: &Args, env: &Env) -> Result<(), Failure> {
     log::init("node-agent", args.log_format.into(), &args.log_level)
         .context("failed to set up logging")
         .bad_input()?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("failed to start the asynchronous runtime")?;
+    let runtime = runtime::one_thread()?;
     runtime.block_on(async {
         let client = match args.no_cluster {
             true => None,

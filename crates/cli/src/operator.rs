@@ -12,6 +12,7 @@ use wharf_telemetry::log;
 use crate::Env;
 use crate::args::LogStyle;
 use crate::exit::{self, BadInput, Failure};
+use crate::runtime;
 use crate::stop;
 
 /// Look after the LLMServices and Models of a cluster
@@ -72,10 +73,7 @@ pub(crate) fn run(args: &Args, env: &Env) -> Result<(), Failure> {
     let (socket, _) = wharf_listen::bind(&args.host, args.metrics_port, "metrics").bad_input()?;
     be_frugal();
     // One thread: it waits for the API server most of the time, and threads that wake each other cost more than they take off it.
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("failed to start the asynchronous runtime")?;
+    let runtime = runtime::one_thread()?;
     runtime.block_on(async {
         let client = wharf_cluster::connect().await.context("failed to find the cluster").bad_input()?;
         let home = args.lease_namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned());

@@ -20,6 +20,7 @@ use wharf_plan::{Header, Inventory, Product, Scheme, Wanted};
 use crate::Env;
 use crate::args::Output;
 use crate::exit::{self, BadInput, Failure};
+use crate::runtime;
 use files::LocalFiles;
 use remote::RemoteFiles;
 use service::Asked;
@@ -265,10 +266,7 @@ fn described(args: &Args, asked: &Asked, header: &Header, wanted: &Wanted) -> an
 /// # Errors
 /// Bad input when there is no usable kubeconfig, a failure when the cluster does not answer or does not let us.
 fn nodes_of_cluster() -> Result<Vec<u8>, Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("failed to start the asynchronous runtime")?;
+    let runtime = runtime::one_thread()?;
     runtime.block_on(async {
         let client = wharf_cluster::connect().await.context("failed to find the cluster").bad_input()?;
         let nodes = wharf_cluster::nodes(&client).await.context("failed to list the cluster's nodes")?;

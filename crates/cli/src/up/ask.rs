@@ -2,20 +2,18 @@
 
 use std::path::Path;
 
-use anyhow::{Context, anyhow};
+use anyhow::anyhow;
 use wharf_local::{ControlError, Order, Reply, order};
 
 use crate::exit::Failure;
+use crate::runtime;
 
 /// Gives an order to the supervisor of a folder and waits for its answer.
 ///
 /// # Errors
 /// Bad input when nothing runs there or it refuses; a failure when it does not answer.
 pub(super) fn ask(folder: &Path, what: &Order) -> Result<Reply, Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("failed to start the asynchronous runtime")?;
+    let runtime = runtime::one_thread()?;
     match runtime.block_on(order(folder, what)) {
         Ok(Reply::Refused(why)) => Err(Failure::BadInput(anyhow!(why))),
         Ok(reply) => Ok(reply),

@@ -10,6 +10,7 @@ use anyhow::{Context, anyhow};
 use wharf_local::{ControlError, Order, order};
 
 use crate::exit::{self, Failure};
+use crate::runtime;
 
 /// How long the supervisor may take until it can be asked.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -33,10 +34,7 @@ pub(super) fn detach(folder: &Path) -> Result<(), Failure> {
         .process_group(0)
         .spawn()
         .context("failed to start in the background")?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("failed to start the asynchronous runtime")?;
+    let runtime = runtime::one_thread()?;
     let deadline = Instant::now() + PATIENCE;
     loop {
         if let Some(status) = child.try_wait().context("failed to look after what was started")? {

@@ -15,6 +15,7 @@ use super::state::StateArg;
 use crate::Env;
 use crate::args::is_kubectl_plugin;
 use crate::exit::{self, BadInput, Failure};
+use crate::runtime;
 
 /// Look at releases and steer them
 #[derive(clap::Args)]
@@ -111,10 +112,7 @@ pub(crate) fn run(args: &Args, env: &Env) -> Result<(), Failure> {
 fn in_cluster<T, F: Future<Output = Result<T, steer::SteerError>>>(
     ask: impl FnOnce(wharf_cluster::Client, String) -> F,
 ) -> Result<T, Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("failed to start the asynchronous runtime")?;
+    let runtime = runtime::one_thread()?;
     runtime.block_on(async {
         let client = wharf_cluster::connect().await.context("failed to find the cluster").bad_input()?;
         let namespace = client.default_namespace().to_owned();

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
 
 use super::programs::{Ours, request};
-use super::streams::{PATIENCE, many, runtime};
+use super::streams::{HEAD, PATIENCE, asked, many, runtime};
 
 /// Streams whose tokens are timed, and streams beside them that nobody reads although their servers send without end.
 const STREAMS: usize = 1000;
@@ -137,27 +137,11 @@ async fn read(mut stream: TcpStream, epoch: Instant, from: Instant) -> anyhow::R
 
 /// A model server: a token at each tick that says when it was sent, or for those that are asked for it, tokens as fast as they are taken.
 async fn serve(mut stream: TcpStream, shared: Arc<Shared>) -> std::io::Result<()> {
-    let mut received = Vec::new();
-    let mut buffer = [0; 2048];
-    loop {
-        let count = stream.read(&mut buffer).await?;
-        if count == 0 {
-            return Ok(());
-        }
-        received.extend_from_slice(&buffer[..count]);
-        if received.starts_with(b"GET") && received.ends_with(b"\r\n\r\n") {
-            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await?;
-            received.clear();
-        } else if received.ends_with(b"}") {
-            let head =
-                "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
-            stream.write_all(head.as_bytes()).await?;
-            let endless = String::from_utf8_lossy(&received).contains(WITHOUT_END);
-            return match endless {
-                true => without_end(stream, &shared.taken).await,
-                false => ticking(stream, shared.epoch).await,
-            };
-        }
+    let Some(request) = asked(&mut stream).await? else { return Ok(()) };
+    stream.write_all(HEAD.as_bytes()).await?;
+    match request.contains(WITHOUT_END) {
+        true => without_end(stream, &shared.taken).await,
+        false => ticking(stream, shared.epoch).await,
     }
 }
 

@@ -50,23 +50,32 @@ pub(super) fn memory(ours: &Ours, streams: usize) -> anyhow::Result<Memory> {
 
 /// A model server: one event of each stream, and then it holds the connection.
 async fn one_token(mut stream: TcpStream) -> std::io::Result<()> {
+    while asked(&mut stream).await?.is_some() {
+        let event = "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n";
+        stream.write_all(format!("{HEAD}{:x}\r\n{event}\r\n", event.len()).as_bytes()).await?;
+    }
+    Ok(())
+}
+
+/// What a stream begins with.
+pub(super) const HEAD: &str =
+    "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+
+/// The next request for a chat; questions of other kinds are answered with nothing. `None` when the connection has ended.
+pub(super) async fn asked(stream: &mut TcpStream) -> std::io::Result<Option<String>> {
     let mut received = Vec::new();
     let mut buffer = [0; 2048];
     loop {
         let count = stream.read(&mut buffer).await?;
         if count == 0 {
-            return Ok(());
+            return Ok(None);
         }
         received.extend_from_slice(&buffer[..count]);
         if received.starts_with(b"GET") && received.ends_with(b"\r\n\r\n") {
             stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await?;
             received.clear();
         } else if received.ends_with(b"}") {
-            let event = "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n";
-            let head =
-                "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
-            stream.write_all(format!("{head}{:x}\r\n{event}\r\n", event.len()).as_bytes()).await?;
-            received.clear();
+            return Ok(Some(String::from_utf8_lossy(&received).into_owned()));
         }
     }
 }
