@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use kube::api::{Patch, PatchParams};
+use kube::api::{DynamicObject, Patch, PatchParams};
 use kube::runtime::wait::await_condition;
-use kube::{Client, api::DynamicObject};
+use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 use tokio::time::timeout;
 use wharf_rollout::CommandKind;
@@ -23,20 +23,17 @@ pub async fn order(
     patience: Duration,
 ) -> Result<String, SteerError> {
     let services = services(client, Some(namespace));
-    let found =
-        services.get_opt(name).await.map_err(|source| failed(&format!("read LLMService {name}"), source))?;
     let not_found = || SteerError::NotFound { namespace: namespace.to_owned(), name: name.to_owned() };
-    let service = found.ok_or_else(not_found)?;
-    let (annotation, sequence) = command(&service, &state(&service)?, kind);
-    // With the version that was read: two people must not get one number.
-    let metadata = json!({
-        "annotations": {crate::service::COMMAND: annotation}, "resourceVersion": service.metadata.resource_version,
-    });
-    let params = PatchParams { field_manager: Some("wharf-rollout".to_owned()), ..PatchParams::default() };
-    services
-        .patch(name, &params, &Patch::Merge(json!({"metadata": metadata})))
-        .await
-        .map_err(|source| failed(&format!("annotate LLMService {name}"), source))?;
+    let asking = async {
+        loop {
+            let found = services.get_opt(name).await;
+            let found = found.map_err(|source| failed(&format!("read LLMService {name}"), source))?;
+            if let Some(sequence) = annotate(&services, &found.ok_or_else(not_found)?, kind).await? {
+                return Ok(sequence);
+            }
+        }
+    };
+    let sequence = timeout(patience, asking).await.unwrap_or(Err(SteerError::NoAnswer(patience)))?;
     let answered = |service: Option<&DynamicObject>| {
         let answer = service.and_then(|service| state(service).ok()).and_then(|state| state.answer);
         answer.is_some_and(|answer| answer.sequence >= sequence)
@@ -49,4 +46,24 @@ pub async fn order(
     };
     let answer = state(&service)?.answer.ok_or(SteerError::NoAnswer(patience))?;
     if answer.done { Ok(answer.message) } else { Err(SteerError::Refused(answer.message)) }
+}
+
+/// Writes the command and returns its number; nothing when somebody else has written in between, as an operator does many times in a release.
+async fn annotate(
+    services: &Api<DynamicObject>,
+    service: &DynamicObject,
+    kind: CommandKind,
+) -> Result<Option<u64>, SteerError> {
+    let name = service.name_any();
+    let (annotation, sequence) = command(service, &state(service)?, kind);
+    // With the version that was read: two people must not get one number.
+    let metadata = json!({
+        "annotations": {crate::service::COMMAND: annotation}, "resourceVersion": service.metadata.resource_version,
+    });
+    let params = PatchParams { field_manager: Some("wharf-rollout".to_owned()), ..PatchParams::default() };
+    match services.patch(&name, &params, &Patch::Merge(json!({"metadata": metadata}))).await {
+        Ok(_) => Ok(Some(sequence)),
+        Err(kube::Error::Api(status)) if status.code == 409 => Ok(None),
+        Err(source) => Err(failed(&format!("annotate LLMService {name}"), source)),
+    }
 }

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use wharf_fakes::cluster::Injected;
+use wharf_operator::steer::{self, SteerError};
+use wharf_rollout::CommandKind;
 
 use crate::support::{SOON, World, condition, is_current, spec, writes};
 
@@ -58,6 +60,19 @@ async fn a_server_that_fails_conflicts_and_hangs_up_is_tried_again() {
     let service = world.ready("assistant").await;
     let clean = |service: &Value| condition(service, "Applied").is_null();
     assert!(clean(&world.until("LLMService", "assistant", clean).await), "{service}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_person_is_not_told_that_the_operator_wrote_first() {
+    let world = World::start().await;
+    let Some(cluster) = world.cluster.in_memory("fail on demand") else { return };
+    world.service("assistant", &spec(json!({}))).await;
+    world.ready("assistant").await;
+    cluster.fail_next(2, "patch", "LLMService", Injected::Status(409));
+    let client = world.cluster.client();
+    // Nothing is under way, which only the operator can know.
+    let refused = steer::order(&client, "demo", "assistant", CommandKind::Promote, SOON).await.unwrap_err();
+    assert!(matches!(refused, SteerError::Refused(_)), "{refused}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
