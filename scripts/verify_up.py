@@ -17,7 +17,8 @@ import sys
 import threading
 import time
 
-PATIENCE = 120
+# A gate that judges a model beside everything else that runs takes minutes.
+PATIENCE = 400
 LOOK = 0.05
 
 
@@ -27,6 +28,7 @@ def main():
     parser.add_argument("--model", required=True)
     parser.add_argument("--work", required=True)
     parser.add_argument("--output")
+    parser.add_argument("--llamacpp", action="store_true", help="also with the llama-server that is in the path")
     args = parser.parse_args()
     work = pathlib.Path(args.work)
     shutil.rmtree(work, ignore_errors=True)
@@ -44,6 +46,8 @@ def main():
         ended(up)
     finally:
         up.kill()
+    if args.llamacpp:
+        figures.update(llamacpp(args.wharf, pathlib.Path(args.model), work))
     if args.output:
         pathlib.Path(args.output).write_text(json.dumps(figures, indent=2) + "\n")
 
@@ -62,8 +66,8 @@ def fail(text, up=None):
 class Up:
     """A supervisor with a file of its own."""
 
-    def __init__(self, wharf, model, work):
-        self.wharf, self.model, self.work = wharf, model, work
+    def __init__(self, wharf, model, work, **always):
+        self.wharf, self.model, self.work, self.always = wharf, model, work, always
         self.file, self.state = work / "llm.yaml", work / "state"
         self.process = None
         self.write()
@@ -76,7 +80,7 @@ class Up:
             "scaling": {"min": 0, "max": 1, "target": {"concurrency": 8}, "idleAfter": "2s"},
             "rollout": {"rollbackOn": {"minRequests": 5}, "keepOldFor": "1s", "warmup": {"prompts": 2}},
         }
-        for section, value in change.items():
+        for section, value in [*self.always.items(), *change.items()]:
             spec[section] = {**spec.get(section, {}), **value}
         body = {
             "apiVersion": "wharf.dev/v1alpha1",
@@ -199,7 +203,9 @@ class Load:
 
     def __init__(self, up, streams=2, tokens=6, prompt="Count to {}."):
         self.going, self.seen, self.lock = True, [], threading.Lock()
-        self.threads = [threading.Thread(target=self.run, args=(up.port, tokens, prompt)) for _ in range(streams)]
+        arguments = (up.port, tokens, prompt)
+        # Whatever fails meanwhile ends the script, and these with it.
+        self.threads = [threading.Thread(target=self.run, args=arguments, daemon=True) for _ in range(streams)]
         for thread in self.threads:
             thread.start()
 
@@ -228,7 +234,11 @@ def bad(seen):
 
 
 def asleep(up):
-    until("sleep", lambda: up.facts()["phase"] == "Idle", up)
+    def holds():
+        facts = up.facts()
+        return facts["phase"] == "Idle" and not facts["replicas"]
+
+    until("sleep", holds, up)
 
 
 def first_token_from_zero(up):
@@ -410,6 +420,35 @@ def ended(up):
     if up.process.wait(PATIENCE) != 0 or any(members(group) for group in groups):
         fail("something is left after down", up)
     fact("down lets a running request end and leaves nothing behind")
+
+
+def llamacpp(wharf, model, work):
+    """The same service by an engine of others."""
+    if not shutil.which("llama-server"):
+        fail("there is no llama-server in the path")
+    work = work / "llamacpp"
+    work.mkdir()
+    # Its rules know GGUF files by their names.
+    named = work / "model.gguf"
+    named.symlink_to(model)
+    up = Up(wharf, named, work, runtime={"engine": "llamacpp"})
+    try:
+        up.until_ready()
+        status, text, how, _ = up.chat(tokens=24, prompt="What is the capital of France? Answer in English.")
+        answer = "".join(re.findall(r'"content":"([^"]*)"', text.decode()))
+        if (status, how) != (200, "whole") or "Paris" not in answer:
+            fail(f"llama-server answered {status} {how}: {text[:300]}", up)
+        fact(f"llama-server from the path answers a chat as a stream: {answer[:60]}")
+        asleep(up)
+        status, _, how, first = up.chat()
+        if (status, how) != (200, "whole"):
+            fail(f"a chat at zero ended with {status} {how}", up)
+        fact(f"it falls asleep and wakes; first token from zero: {first:.3f} s")
+        good_release(up)
+        ended(up)
+    finally:
+        up.kill()
+    return {"llamacpp_first_token_from_zero_s": first}
 
 
 if __name__ == "__main__":

@@ -25,6 +25,15 @@ export function audit() {
   const main = document.querySelector('main');
   if (main.scrollWidth > main.clientWidth + 1) wrong.push(`the view is ${main.scrollWidth} wide in ${main.clientWidth}`);
 
+  for (const plot of document.querySelectorAll('svg.plot')) {
+    const labels = [...plot.querySelectorAll('text')].filter(visible).map((label) => [label.textContent, label.getBoundingClientRect()]);
+    const { left, right } = plot.getBoundingClientRect();
+    for (const [text, box] of labels) if (box.left < left - 1 || box.right > right + 1) wrong.push(`the label "${text}" leaves its chart`);
+    labels.forEach(([text, one], index) => labels.slice(index + 1).forEach(([other, two]) => {
+      if (one.left < two.right && two.left < one.right && one.top + 2 < two.bottom && two.top + 2 < one.bottom) wrong.push(`the labels "${text}" and "${other}" of a chart overlap`);
+    }));
+  }
+
   // Contrast of text with what is behind it, as WCAG 2 computes it.
   const colour = (text) => {
     const numbers = text.match(/-?[\d.]+(?:e-?\d+)?/g).map(Number);

@@ -11,6 +11,8 @@ export const GATEWAY = process.env.WHARF_URL?.replace(/\/+$/, '');
 /** The same of one that asks for keys, and a key of it; tests of keys are left out without. */
 export const KEYED = process.env.WHARF_KEYED_URL?.replace(/\/+$/, '');
 export const KEY = process.env.WHARF_KEY;
+/** Whoever runs these tests has everything that they need: what is missing is a failure. */
+const WHOLE = process.env.WHARF_WHOLE === '1';
 /** Screenshots are written here, if it is said. */
 const SHOTS = process.env.WHARF_SHOTS;
 
@@ -52,6 +54,12 @@ export async function inPage(steps, { view = 'chat', theme = 'light', size = WID
   }
 }
 
+/** Leaves a test out for want of something, unless nothing may be. */
+export function without(t, what) {
+  assert.ok(!WHOLE, `${what}, and no test may be left out`);
+  t.skip(what);
+}
+
 /** What the console's API says, asked from outside of the page. */
 export async function api(what) {
   const response = await fetch(`${GATEWAY}/console/api/${what}`);
@@ -77,6 +85,14 @@ export async function picture(page, name) {
   await page.screenshot({ path: path.join(SHOTS, `${name}.png`) });
 }
 
+/** A service that falls asleep when nobody calls, once one does; none if there is no such service. */
+export async function asleep() {
+  const sleepers = async () => (await api('overview')).services.filter(({ facts }) => facts?.bounds[0] === 0);
+  if ((await sleepers()).length === 0) return null;
+  const sleeps = ({ facts, endpoints }) => facts.phase === 'Idle' && endpoints.length === 0;
+  return (await eventually('the sleep of a service', sleepers, (all) => all.some(sleeps))).find(sleeps);
+}
+
 /** Waits until the page knows a model, and picks one that has a replica. */
 export async function ready(page) {
   await page.waitForSelector('#model option:not([value=""])', { state: 'attached' });
@@ -90,6 +106,12 @@ export async function ready(page) {
 export async function say(page, text) {
   await page.fill('#prompt', text);
   await page.press('#prompt', 'Enter');
+}
+
+/** Asks for what a small model, too, has much to say of. */
+export async function sayMuch(page) {
+  await page.fill('#temperature', '0');
+  await say(page, 'Write a long story about a harbour.');
 }
 
 /** Waits until the last answer has ended. */

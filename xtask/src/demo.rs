@@ -60,7 +60,7 @@ pub(crate) fn show(wharf: &Path, model: &DemoModel, once: bool) -> anyhow::Resul
         let mut interrupt = signal(SignalKind::interrupt()).context("failed to listen for Ctrl-C")?;
         let mut terminate = signal(SignalKind::terminate()).context("failed to listen for SIGTERM")?;
         let mut hangup = signal(SignalKind::hangup()).context("failed to listen for SIGHUP")?;
-        let mut up = Server::up(wharf, &file, &folder)?;
+        let mut up = Server::up(wharf, &file, &folder, &[])?;
         let demo = Demo { wharf, state: folder.join("state"), model, once };
         let shown = tokio::select! {
             shown = demo.ask_and_run(&mut up) => shown.map(|()| ExitCode::SUCCESS),
@@ -154,7 +154,7 @@ impl Demo<'_> {
     /// Waits until the service has no replica, and asks again.
     async fn sleep_and_wake(&self, up: &Server) -> anyhow::Result<()> {
         let began = Instant::now();
-        while self.phase().await? != "Idle" {
+        while !self.is_asleep().await? {
             if began.elapsed() > ASLEEP_WITHIN {
                 bail!("it did not fall asleep within {} s\n{}", ASLEEP_WITHIN.as_secs(), up.log_tail());
             }
@@ -167,8 +167,8 @@ impl Demo<'_> {
         Ok(())
     }
 
-    /// How the service is, in one word.
-    async fn phase(&self) -> anyhow::Result<String> {
+    /// Whether nothing of the service runs.
+    async fn is_asleep(&self) -> anyhow::Result<bool> {
         let mut ps = Command::new(self.wharf);
         ps.args(["ps", "--output", "json", "--state"]).arg(&self.state);
         let output = ps.output().await.context("failed to run wharf ps")?;
@@ -176,7 +176,8 @@ impl Demo<'_> {
             bail!("wharf ps ended with {}: {}", output.status, String::from_utf8_lossy(&output.stderr));
         }
         let overview: Value = serde_json::from_slice(&output.stdout).context("failed to read wharf ps")?;
-        Ok(overview["services"][0]["facts"]["phase"].as_str().unwrap_or_default().to_owned())
+        let facts = &overview["services"][0]["facts"];
+        Ok(facts["phase"] == "Idle" && facts["replicas"].as_array().is_some_and(Vec::is_empty))
     }
 }
 

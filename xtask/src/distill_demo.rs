@@ -22,14 +22,14 @@ use crate::{demo_model, server, shell};
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
-  cargo xtask distill-demo                            half an hour on two cores
+  cargo xtask distill-demo                            about an hour on two cores
   cargo xtask distill-demo --tokens 200000 --output figures.json
 
 The text is that of Debian's package `fortunes` (2.4 MB), obtained with apt-get. Results (students, plots, reports) are
 in target/distill-demo. Exits with 1 when the teacher does not help.")]
 pub(crate) struct Args {
     /// Tokens to train on in each run
-    #[arg(long, value_name = "N", default_value_t = 30_000)]
+    #[arg(long, value_name = "N", default_value_t = 60_000)]
     tokens: usize,
     /// Layers of the student; the teacher has 30
     #[arg(long, value_name = "N", default_value_t = 15)]

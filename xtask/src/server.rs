@@ -85,22 +85,31 @@ impl Server {
         Server::spawn(command, port, "fake-engine.log")
     }
 
-    /// Runs the services of a file, with state and log in a folder.
-    pub(crate) fn up(wharf: &Path, file: &Path, folder: &Path) -> anyhow::Result<Server> {
+    /// Runs the services of a file, with state and log in a folder; `more`: further arguments, flag and value.
+    pub(crate) fn up(
+        wharf: &Path,
+        file: &Path,
+        folder: &Path,
+        more: &[(&str, &Path)],
+    ) -> anyhow::Result<Server> {
         let mut command = Command::new(wharf);
         command.arg("up").arg("-f").arg(file).arg("--state").arg(folder.join("state"));
-        Server::listen(command, [8000, 8002], "demo-up.log")
+        for (flag, value) in more {
+            command.arg(flag).arg(value);
+        }
+        Server::listen(command, [8000, 8002], folder.join("up.log"))
     }
 
     /// Starts a `wharf` that listens for the API and for metrics, at these ports if they are free.
-    fn listen(mut command: Command, ports: [u16; 2], log: &str) -> anyhow::Result<Server> {
+    fn listen(mut command: Command, ports: [u16; 2], log: impl AsRef<Path>) -> anyhow::Result<Server> {
         let port = free_port(ports[0])?;
         command.args(["--host", "127.0.0.1"]);
         command.args(["--port", &port.to_string(), "--metrics-port", &free_port(ports[1])?.to_string()]);
         Server::spawn(command, port, log)
     }
 
-    fn spawn(mut command: Command, port: u16, log: &str) -> anyhow::Result<Server> {
+    /// `log` lies in the target folder unless it says where.
+    fn spawn(mut command: Command, port: u16, log: impl AsRef<Path>) -> anyhow::Result<Server> {
         let log = shell::target()?.join(log);
         let open =
             || std::fs::File::create(&log).with_context(|| format!("failed to create {}", log.display()));

@@ -82,6 +82,9 @@ pub(crate) struct Args {
     /// Share of sequences whose second half the student writes itself, judged by the teacher alone
     #[arg(long, value_name = "SHARE", default_value_t = 0.0, help_heading = "Loss")]
     on_policy: f32,
+    /// Of conversations, learn only what the assistant says: what it is asked is read and counts in no loss. Text is learned whole
+    #[arg(long, help_heading = "Loss")]
+    assistant_only: bool,
     /// Keep the teacher's K likeliest tokens of each position on disk instead of asking it anew every epoch
     #[arg(long, value_name = "K", num_args = 0..=1, default_missing_value = "64", help_heading = "Loss")]
     teacher_cache: Option<usize>,
@@ -307,6 +310,7 @@ fn recipe(args: &Args, student: Student) -> anyhow::Result<Recipe> {
         objective: Objective { divergence, alpha: args.alpha, temperature: args.temperature },
         features: args.features,
         on_policy: args.on_policy,
+        assistant_only: args.assistant_only,
         teacher_cache: args.teacher_cache,
         optimizer: Optimizer {
             lr: args.lr,

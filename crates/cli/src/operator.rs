@@ -6,7 +6,7 @@ use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use wharf_manifests::Settings;
-use wharf_operator::{Operator, Options, be_frugal, cluster_role};
+use wharf_operator::{Operator, Options, cluster_role};
 use wharf_telemetry::log;
 
 use crate::Env;
@@ -71,7 +71,7 @@ pub(crate) fn run(args: &Args, env: &Env) -> Result<(), Failure> {
         .context("failed to set up logging")
         .bad_input()?;
     let (socket, _) = wharf_listen::bind(&args.host, args.metrics_port, "metrics").bad_input()?;
-    be_frugal();
+    wharf_memory::be_frugal();
     // One thread: it waits for the API server most of the time, and threads that wake each other cost more than they take off it.
     let runtime = runtime::one_thread()?;
     runtime.block_on(async {

@@ -19,7 +19,7 @@ pub mod speculation;
 
 pub use backend::{BLOCK_TOKENS, Backend, BackendError, BlockId, Chunk, Logits, LogitsFor, check_chunks};
 pub use handle::{EngineHandle, RequestId, Snapshot, StepObserver, SubmitError, Totals};
-pub use ranks::Ranks;
+pub use ranks::{Grain, Ranks};
 pub use request::{Event, EventSink, FinishReason, Logprobs, Request, SamplingParams, StopConditions, Usage};
 pub use runner::{EngineConfig, StartError, start};
 pub use speculation::Speculation;

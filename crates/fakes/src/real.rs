@@ -193,6 +193,12 @@ impl RealCluster {
         got.map(value)
     }
 
+    /// The same without holding up a thread. None too when the server does not answer: it may end before who asks.
+    pub(crate) async fn read(&self, kind: &str, name: &str) -> Option<Value> {
+        let (api, name) = self.named(kind, name);
+        api.get_opt(&name).await.ok().flatten().map(value)
+    }
+
     /// Every object of a kind in the namespaces of scenarios, by namespace and name; those of kinds that are not served are none.
     ///
     /// # Panics

@@ -130,6 +130,14 @@ impl Stage {
         }
     }
 
+    /// As [`Stage::get`], for tasks that may outlive the test: it holds up no thread while a real server answers.
+    pub async fn read(&self, kind: &str, name: &str) -> Option<Value> {
+        match self {
+            Stage::Memory(cluster) => cluster.get(kind, name),
+            Stage::Real(cluster) => cluster.read(kind, name).await,
+        }
+    }
+
     /// As [`FakeCluster::list`].
     pub fn list(&self, kind: &str) -> Vec<Value> {
         match self {

@@ -1,12 +1,14 @@
 // Lines over time, as SVG: axis labels, a value under the pointer or the arrow keys, and the same in words for those who do not see it.
 
 import { announce, h, morph, s, styled } from './dom.js';
-import { clock } from './format.js';
+import { onAxis, spanned, within } from './format.js';
 
 const HEIGHT = 148;
 const RIGHT = 10;
 const TOP = 10;
 const BOTTOM = 22;
+/** Milliseconds between values from which on the last one is not called `now`. */
+const LONG_STEP = 30_000;
 
 /** A chart that is updated in place. `series`: `{ label, colour }`; `format` writes a value. */
 export class Chart {
@@ -60,8 +62,10 @@ export class Chart {
     const grid = ticks.map(([value, text]) => s('g', {},
       s('line', { class: 'grid', x1: this.left, x2: right, y1: this.y(value), y2: this.y(value) }),
       s('text', { x: this.left - 7, y: this.y(value) + 4, 'text-anchor': 'end' }, text)));
+    // What comes once a second ends now; what comes seldomer ends when it came last.
+    const time = (share) => (share === 1 && step < LONG_STEP ? 'now' : onAxis(end - span * (1 - share), span, share === 0));
     const times = [[0, 'start'], [0.5, 'middle'], [1, 'end']].map(([share, anchor]) =>
-      s('text', { x: this.left + share * (right - this.left), y: HEIGHT - 5, 'text-anchor': anchor }, share === 1 ? 'now' : clock(end - span * (1 - share))));
+      s('text', { x: this.left + share * (right - this.left), y: HEIGHT - 5, 'text-anchor': anchor }, time(share)));
     const paths = lines.map((list, index) => this.path(list, this.series[index], index === 0 && lines.length === 1));
     this.plot.setAttribute('viewBox', `0 0 ${this.width} ${HEIGHT}`);
     this.plot.setAttribute('width', this.width);
@@ -99,7 +103,7 @@ export class Chart {
     const values = this.lines.map((list) => list[index] ?? null);
     const rows = values.map((value, at) => h('span', {}, h('i', { class: `swatch ${this.series[at].colour}` }),
       `${this.series[at].label} `, h('b', {}, value === null ? '–' : this.format(value))));
-    morph(this.tip, h('span', { class: 'muted' }, clock(this.data.end - back * this.data.step)), rows);
+    morph(this.tip, h('span', { class: 'muted' }, within(this.data.end - back * this.data.step, this.data.span)), rows);
     this.tip.hidden = false;
     styled(this.tip, { '--x': `${x}px`, '--turn': x > this.width / 2 ? '-100%' : '0%', '--gap': x > this.width / 2 ? '-10px' : '10px' });
     const dots = values.map((value, at) => value !== null && s('circle', { class: `mark ${this.series[at].colour}`, cx: x, cy: this.y(value), r: 3.5 }));
@@ -135,7 +139,7 @@ export class Chart {
 
   inWords(most) {
     const now = this.lines.map((list, at) => `${this.series[at].label} now ${list.at(-1) === null || list.length === 0 ? 'unknown' : this.format(list.at(-1))}`);
-    return `${this.title}: ${now.join(', ')}; at most ${this.format(most)} in ${Math.round(this.data.span / 60_000)} min. Arrow keys read values.`;
+    return `${this.title}: ${now.join(', ')}; at most ${this.format(most)} in ${spanned(this.data.span)}. Arrow keys read values.`;
   }
 }
 

@@ -4,6 +4,8 @@ const LOCALE = 'en';
 const whole = new Intl.NumberFormat(LOCALE, { maximumFractionDigits: 0 });
 const compact = new Intl.NumberFormat(LOCALE, { notation: 'compact', maximumFractionDigits: 1 });
 const clockForm = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit', second: '2-digit', hour12: false });
+const minuteForm = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit', hour12: false });
+const dateForm = new Intl.DateTimeFormat(undefined, { month: 'short', day: 'numeric' });
 const dayForm = new Intl.DateTimeFormat(undefined, { month: 'short', day: 'numeric', hour: '2-digit', minute: '2-digit', hour12: false });
 
 /** A count: 950, 12.3K. */
@@ -49,6 +51,28 @@ export const clock = (at) => clockForm.format(at);
 
 /** Day and time. */
 export const moment = (at) => dayForm.format(at);
+
+const HOUR_MS = 3_600_000;
+const DAY_MS = 24 * HOUR_MS;
+
+/** A time within so many milliseconds, as exact as those who point at it want it. */
+export function within(at, span) {
+  if (span < HOUR_MS) return clock(at);
+  return span < DAY_MS ? minuteForm.format(at) : moment(at);
+}
+
+/** The same below an axis, where there is little room: the day stands at its beginning, or the hour nowhere. */
+export function onAxis(at, span, isFirst) {
+  if (span < DAY_MS) return within(at, span);
+  if (span > 2 * DAY_MS) return dateForm.format(at);
+  return isFirst ? moment(at) : minuteForm.format(at);
+}
+
+/** A span of time that somebody chose: `5 min`, `6 hours`, `7 days`. */
+export function spanned(span) {
+  if (span < HOUR_MS) return `${Math.round(span / 60_000)} min`;
+  return span < DAY_MS ? plural(span / HOUR_MS, 'hour') : plural(span / DAY_MS, 'day');
+}
 
 /** `1 replica`, `2 replicas`. */
 export const plural = (number, word) => `${count(number)} ${word}${number === 1 ? '' : 's'}`;

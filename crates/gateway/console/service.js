@@ -5,19 +5,21 @@ import { cards } from './cards.js';
 import { Chart } from './chart.js';
 import * as definition from './definition.js';
 import { h, keep, morph } from './dom.js';
-import { count, ms, percent, rate, tone, words } from './format.js';
+import { count, ms, percent, rate, spanned, tone, words } from './format.js';
 import { replicas } from './replicas.js';
 import { phase } from './services.js';
 import { listen, service as find, store } from './store.js';
 
-const SPANS = [['1 min', 60_000], ['5 min', 300_000], ['15 min', 900_000]];
+const SPANS = [60_000, 300_000, 900_000];
 const HOUR = 3_600_000;
 /** What a gateway that knows a Prometheus can tell as well. */
-const LONG = [['6 h', 6 * HOUR], ['1 day', 24 * HOUR], ['7 days', 168 * HOUR]];
+const LONG = [6 * HOUR, 24 * HOUR, 168 * HOUR];
 /** Values that the gateway keeps. */
 const KEPT = 900;
 /** A history with a gap this long is fetched anew. */
 const GAP_MS = 3500;
+/** A Prometheus that did not answer is asked again after this long. */
+const REST_MS = 10_000;
 
 let span = 300_000;
 
@@ -30,19 +32,24 @@ export function mount(root, name) {
   const tabs = { chosen: 'overview', definition: null };
   let past = null;
   let asking = false;
+  /** Why there are no hours to show, and since when that is known. */
+  let refused = null;
 
   async function fetchPast() {
     if (asking) return;
     asking = true;
+    const asked = span;
     try {
-      const asked = span;
       const hours = isLong() ? `&hours=${span / HOUR}` : '';
       const answer = await json(`api/history?service=${encodeURIComponent(name)}${hours}`);
       // Somebody may have chosen another time meanwhile.
       if ((asked >= HOUR) === isLong() && (!isLong() || asked === span)) past = answer;
+      refused = null;
       drawCharts();
-    } catch {
-      // The stream says what is wrong; the charts begin with what it brings.
+    } catch (error) {
+      // Of the gateway itself the stream says what is wrong; the charts begin with what it brings.
+      if (isLong() && asked === span) refused = { why: error.message, at: performance.now() };
+      draw();
     } finally {
       asking = false;
     }
@@ -52,6 +59,7 @@ export function mount(root, name) {
     const one = find(name);
     if (!one || !store.connected) return;
     const at = store.overview.at_ms;
+    if (refused && performance.now() - refused.at < REST_MS) return;
     if (!past || at - past.end_ms > (isLong() ? 2 * past.step_ms : GAP_MS)) fetchPast();
     else if (isLong()) return;
     else if (at - past.end_ms > past.step_ms * 0.7) append(past, one, at);
@@ -77,7 +85,7 @@ export function mount(root, name) {
 
   function choice() {
     const tab = (id, label) => h('button', { type: 'button', 'aria-pressed': String(tabs.chosen === id), onclick: () => pick(id) }, label);
-    const range = ([label, ms_]) => h('button', { type: 'button', 'aria-pressed': String(span === ms_), onclick: () => choose(ms_) }, label);
+    const range = (long) => h('button', { type: 'button', 'aria-pressed': String(span === long), onclick: () => choose(long) }, spanned(long));
     return h('div', { class: 'row', key: 'choice' },
       h('div', { class: 'segments', role: 'group', 'aria-label': 'Part' }, tab('overview', 'Overview'), tab('definition', 'Definition')),
       h('span', { class: 'grow' }),
@@ -87,6 +95,7 @@ export function mount(root, name) {
   function choose(chosen) {
     const other = isLong() || chosen >= HOUR;
     span = chosen;
+    refused = null;
     if (other) {
       past = null;
       fetchPast();
@@ -105,6 +114,7 @@ export function mount(root, name) {
   function overview(one) {
     return [
       tiles(one),
+      refused && h('p', { class: 'notice warn', key: 'refused', role: 'status' }, `The charts have no values for ${spanned(span)}: ${refused.why}`),
       h('section', { class: 'charts', key: 'charts', 'aria-label': 'Charts' }, charts.map(({ chart }) => keep(chart.element))),
       replicas(one, store.overview.at_ms),
       cards(one, store.overview.at_ms),

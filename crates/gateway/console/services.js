@@ -17,6 +17,8 @@ export const address = (name) => `#/services/${encodeURIComponent(name)}`;
 
 /** The phase that is shown: the runner's word, or what the gateway can tell by itself. */
 export function phase({ facts, endpoints, demand }) {
+  // Whoever waits is seen here before the runner has decided.
+  if (facts?.phase === 'Idle' && demand.queued > 0) return 'Waking';
   if (facts?.phase) return facts.phase;
   if (endpoints.some((endpoint) => endpoint.ready)) return 'Ready';
   if (endpoints.length > 0) return 'NotReady';

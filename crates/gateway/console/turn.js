@@ -50,6 +50,9 @@ function take(answer, chunk) {
   if (choice.finish_reason) answer.finish = choice.finish_reason;
 }
 
+/** What came within so many seconds came at once: a connection says nothing of how fast it was made. */
+const AT_ONCE = 0.05;
+
 /** Times and tokens of an answer; a number that is not known is null. An event stands for a token until the engine has counted. */
 export function figures(answer) {
   const { started, first, last, pieces, usage } = answer;
@@ -58,7 +61,7 @@ export function figures(answer) {
   return {
     firstToken: first === null ? null : first - started,
     // The first token is where the clock begins, so it is not one of those that took this time.
-    perSecond: tokens > 1 && writing > 0 ? (tokens - 1) / writing : null,
+    perSecond: tokens > 1 && writing > AT_ONCE ? (tokens - 1) / writing : null,
     tokens,
     prompt: usage?.prompt_tokens ?? null,
     cached: usage?.prompt_tokens_details?.cached_tokens ?? 0,

@@ -20,6 +20,9 @@ use wharf_gateway::console::Source;
 use wharf_gateway::{Gateway, GatewayConfig, Handle, ServiceConfig};
 use wharf_routing::{Endpoint, Share};
 
+/// How long the second service takes to wake, and how long it is awake at least.
+const STARTS_IN: Duration = Duration::from_secs(3);
+const AWAKE: Duration = Duration::from_secs(12);
 /// Seconds of the play.
 const PLAY: u64 = 120;
 /// What happens in it: when, whether somebody should look, why, and what.
@@ -61,6 +64,8 @@ struct Play {
     began_ms: u64,
     /// The second service sleeps until somebody asks for it: since when it is awake.
     woken: Mutex<Option<Instant>>,
+    /// Each time that it was woken and fell asleep.
+    decisions: Mutex<Vec<ScaleChange>>,
     engines: Vec<FakeEngine>,
 }
 
@@ -119,10 +124,10 @@ impl Play {
         service
     }
 
-    /// The second one: it has an endpoint three seconds after it was woken, for half a minute.
+    /// The second one: it has an endpoint so long after it was woken.
     fn coder(&self) -> ServiceConfig {
         let woken = *self.woken.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_up = woken.is_some_and(|at| at.elapsed() > Duration::from_secs(3));
+        let is_up = woken.is_some_and(|at| at.elapsed() > STARTS_IN);
         ServiceConfig::new("demo/coder", is_up.then(|| self.address(4)))
     }
 
@@ -208,19 +213,58 @@ impl Play {
 
     fn coder_facts(&self) -> ServiceFacts {
         let woken = *self.woken.lock().unwrap_or_else(PoisonError::into_inner);
-        let (phase, message) = match woken.map(|at| at.elapsed().as_secs()) {
+        let (phase, message) = match woken.map(|at| at.elapsed()) {
             None => ("Idle", "No replica runs since nobody asks; the next request starts one."),
-            Some(0..3) => ("Waking", "A request waits; a replica starts."),
+            Some(passed) if passed <= STARTS_IN => ("Starting", "A request waits; a replica starts."),
             Some(_) => ("Ready", "One replica answers."),
         };
+        let replica = woken.map(|_| ReplicaView {
+            name: "coder-0".to_owned(),
+            address: self.address(4),
+            colour: "blue".to_owned(),
+            state: phase.to_lowercase(),
+            ..ReplicaView::default()
+        });
+        let changes = self.decisions.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let wanted = u32::from(woken.is_some());
         ServiceFacts {
             phase: phase.to_owned(),
             message: message.to_owned(),
             generation: 1,
-            wanted: u32::from(woken.is_some()),
+            wanted,
             bounds: (0, 1),
+            replicas: replica.into_iter().collect(),
+            events: changes.iter().flat_map(|change| self.told(change)).collect(),
+            cold_start: changes.first().map(|_| ColdStartView {
+                load: 2.8,
+                warm: 0.2,
+                ..ColdStartView::default()
+            }),
+            scaling: Some(ScalingView {
+                decided: wanted,
+                reason: "requests that wait decide; nobody for a while means no replica".to_owned(),
+                error: None,
+                changes,
+            }),
             ..ServiceFacts::default()
         }
+    }
+
+    /// A decision on the second service as events.
+    fn told(&self, change: &ScaleChange) -> Vec<EventView> {
+        let ScaleChange { at_ms, from, to, reason } = change;
+        let event = |at_ms, reason: &str, message| EventView {
+            at_ms,
+            warning: false,
+            reason: reason.to_owned(),
+            message,
+        };
+        let scaled = event(*at_ms, "Scaled", format!("from {from} to {to} replicas: {reason}"));
+        let ready = || {
+            let message = format!("coder-0 answers on {}", self.address(4));
+            event(at_ms + STARTS_IN.as_millis() as u64, "ReplicaReady", message)
+        };
+        std::iter::once(scaled).chain((*to > 0).then(ready)).collect()
     }
 
     /// Tells the gateway what there is, each time that it may have changed.
@@ -230,10 +274,18 @@ impl Play {
                 let demand = handle.demand().services.remove("demo/coder").unwrap_or_default();
                 let mut woken = self.woken.lock().unwrap_or_else(PoisonError::into_inner);
                 let busy = demand.queued + demand.in_flight > 0;
-                match *woken {
-                    None if busy => *woken = Some(Instant::now()),
-                    Some(at) if !busy && at.elapsed() > Duration::from_secs(30) => *woken = None,
-                    _ => {}
+                let decision = match *woken {
+                    None if busy => Some((0, 1, "a request waits and no replica runs")),
+                    Some(at) if !busy && at.elapsed() > AWAKE => {
+                        Some((1, 0, "nobody has called for a while"))
+                    }
+                    _ => None,
+                };
+                if let Some((from, to, reason)) = decision {
+                    *woken = (to > 0).then(Instant::now);
+                    let at_ms = self.began_ms + u64::try_from(self.began.elapsed().as_millis()).unwrap_or(0);
+                    let change = ScaleChange { at_ms, from, to, reason: reason.to_owned() };
+                    self.decisions.lock().unwrap_or_else(PoisonError::into_inner).push(change);
                 }
             }
             handle.set_service(self.assistant().into());
@@ -318,6 +370,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         began: Instant::now(),
         began_ms: u64::try_from(began_ms)?,
         woken: Mutex::default(),
+        decisions: Mutex::default(),
         engines,
     });
     let gateway = Gateway::bind(config)?;

@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use http::header::{ALLOW, CACHE_CONTROL};
 use http::{HeaderValue, Method, Request, Response, Uri};
 use hyper::body::Incoming;
+use tokio::sync::Notify;
 use wharf_access::Moment;
 use wharf_api::ApiError;
 use wharf_api::console::{History, Rates, ServiceFacts};
@@ -49,11 +50,18 @@ pub trait Source: Send + Sync {
 pub(crate) struct Console {
     source: Mutex<Option<Arc<dyn Source>>>,
     tracks: Mutex<BTreeMap<Arc<str>, Track>>,
+    /// Told when the source would answer otherwise than before, in what a person waits to see.
+    changed: Notify,
 }
 
 impl Console {
     pub(crate) fn set_source(&self, source: Arc<dyn Source>) {
         *self.source.lock().unwrap_or_else(PoisonError::into_inner) = Some(source);
+    }
+
+    /// The source has something new to say.
+    pub(crate) fn source_changed(&self) {
+        self.changed.notify_waiters();
     }
 
     /// A clone, so that nobody waits for a lock while the source answers.

@@ -124,6 +124,11 @@ impl Handle {
         self.0.console.set_source(source);
     }
 
+    /// The source would answer otherwise than before: open pages are told at once.
+    pub fn console_changed(&self) {
+        self.0.console.source_changed();
+    }
+
     /// Everything at this moment, for whoever shows it. Rates need a gateway that has served for two seconds.
     pub fn overview(&self) -> Overview {
         console::overview(&self.0, &Sight::All)

@@ -63,6 +63,15 @@ impl DType {
         }
     }
 
+    /// Inputs at whose multiples a product can be cut so that its halves, the second going on from the first, are the bits of the
+    /// whole: a block, for BF16 what a matrix unit adds at once.
+    pub const fn chain_step(self) -> usize {
+        match self {
+            DType::BF16 => 32,
+            other => other.block_len(),
+        }
+    }
+
     /// Bytes per block.
     pub const fn block_bytes(self) -> usize {
         match self {

@@ -4,6 +4,7 @@
 #![expect(unsafe_code, reason = "views lines as bytes and bytes as blocks")]
 
 mod bf16;
+mod made;
 
 use crate::{
     DType, Isa, Team,
@@ -13,6 +14,8 @@ use crate::{
     simd::{CodeRange, MATRIX_ROWS, Many, Simd, VECTOR_ROWS, WideBlock, XBlock, tile_rows},
 };
 use bf16::Bf16Input;
+pub use made::Made;
+use made::largest_of;
 
 /// Which activations share a scale where they are rounded to signed bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -71,6 +74,11 @@ impl InputKind {
     /// The same, rounded by another rule.
     pub(crate) fn rounded(self, rounding: Rounding) -> InputKind {
         InputKind { rounding, ..self }
+    }
+
+    /// Whether rows are rounded by their largest magnitude, which is that of all ranks where each has a part of them.
+    pub fn whole_rows(self) -> bool {
+        self.quantized && self.rounding == Rounding::Rows
     }
 
     /// What either needs. Both round by one rule where both read what is rounded.
@@ -163,6 +171,16 @@ impl Input {
         kind: InputKind,
         make: &(dyn Fn(usize, &mut [f32]) + Sync),
     ) {
+        self.fill_made(isa, team, kind, Made { rows, k, make, largest: &[] });
+    }
+
+    /// As [`Input::fill_with`], for rows of which others may hold the rest.
+    ///
+    /// # Panics
+    /// As [`Input::fill_with`], and when there are other than no largest magnitudes or one for each row.
+    pub fn fill_made(&mut self, isa: Isa, team: &Team, kind: InputKind, made: Made<'_>) {
+        let Made { rows, k, make, largest } = made;
+        assert!(largest.is_empty() || largest.len() == rows, "a largest magnitude for each row");
         (self.rows, self.k, self.kind, self.isa) = (rows, k, kind, isa);
         self.float.clear();
         if kind.float {
@@ -204,8 +222,9 @@ impl Input {
                             make(row + lane, scratch);
                             &scratch[..]
                         };
-                        let quantize =
-                            Quantize { x: x.as_chunks().0, out: &mut *to, lane, rounding: kind.rounding };
+                        let largest = largest.get(row + lane).copied();
+                        let (x, out, rounding) = (x.as_chunks().0, &mut *to, kind.rounding);
+                        let quantize = Quantize { x, out, lane, rounding, largest };
                         match tile {
                             16 => isa.run(QuantizeTo::<16>(quantize)),
                             8 => isa.run(QuantizeTo::<8>(quantize)),
@@ -326,6 +345,8 @@ struct Quantize<'a> {
     /// Row of the tile.
     lane: usize,
     rounding: Rounding,
+    /// The largest magnitude of the row, if more than `x` belongs to it.
+    largest: Option<f32>,
 }
 
 /// As a row of a tile of `R`.
@@ -336,7 +357,7 @@ impl<const R: usize> Kernel for QuantizeTo<'_, R> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Quantize { x, out, lane, rounding } = self.0;
+        let Quantize { x, out, lane, rounding, largest } = self.0;
         assert!(
             lane < R && out.len() == x.len() * size_of::<XBlock<R>>(),
             "a block of the tile for every 32 activations"
@@ -344,7 +365,7 @@ impl<const R: usize> Kernel for QuantizeTo<'_, R> {
         let out = out.as_mut_ptr().cast::<XBlock<R>>();
         let shared = match rounding {
             Rounding::Blocks => None,
-            Rounding::Rows => Some(ByteScale::of(largest(s, x))),
+            Rounding::Rows => Some(ByteScale::of(largest.unwrap_or_else(|| largest_of(s, x)))),
             Rounding::Fixed(scale) => Some(ByteScale { scale, inverse: 1.0 / scale }),
         };
         for (i, x) in x.iter().enumerate() {
@@ -374,16 +395,6 @@ impl<const R: usize> Kernel for QuantizeTo<'_, R> {
             (out.q[lane], out.scale[lane], out.weighted[lane], out.sums[lane]) = (q, scale, weighted, sums);
         }
     }
-}
-
-/// The largest magnitude of a row, found by folding in one fixed order.
-#[inline(always)]
-fn largest<S: Simd>(s: S, x: &[[f32; 32]]) -> f32 {
-    let mut most = s.splat(0.0);
-    for half in x.as_flattened().as_chunks::<16>().0 {
-        most = s.max(s.abs(s.load(half)), most);
-    }
-    s.largest(most)
 }
 
 #[cfg(test)]

@@ -28,8 +28,8 @@ mod simd;
 pub mod team;
 
 pub use dtype::DType;
-pub use input::{Input, InputKind, Rounding};
+pub use input::{Input, InputKind, Made, Rounding};
 pub use isa::Isa;
-pub use matmul::{Store, matmul, matmul_gated};
-pub use matrix::{PACK_LAYOUT, PackError, PackedMatrix, Part, SharedBytes};
+pub use matmul::{Results, Store, matmul, matmul_gated, matmul_outputs};
+pub use matrix::{PACK_LAYOUT, PANEL, PackError, PackedMatrix, Part, SharedBytes};
 pub use team::Team;

@@ -38,6 +38,19 @@ pub enum Store {
     Set,
     /// It is added to what was there.
     Add,
+    /// What was there is what its sum goes on from: the product over some inputs, continued over the ones behind them, is the
+    /// product over all of them, to the bit. They are cut at a multiple of [`DType::chain_step`].
+    Continue,
+}
+
+/// Where results go.
+pub struct Results<'a> {
+    /// Row after row.
+    pub y: &'a mut [f32],
+    /// From the first result of a row to that of the next.
+    pub stride: usize,
+    /// What becomes of what was there.
+    pub store: Store,
 }
 
 /// `y = x · wᵀ`, or `y += x · wᵀ`, for every row of `x`: `y[r · stride + n]` is written for `n < w.n()`.
@@ -53,13 +66,31 @@ pub fn matmul(
     stride: usize,
     store: Store,
 ) {
-    let rows = x.rows();
-    if rows == 0 || w.n() == 0 {
+    matmul_outputs(isa, team, x, w, 0..w.n(), Results { y, stride, store });
+}
+
+/// As [`matmul`] for some outputs alone: `y[r · stride + n - outputs.start]` is written for `n` in `outputs`.
+///
+/// # Panics
+/// As [`matmul`], and when `outputs` do not begin and end at a multiple of [`PANEL`](crate::PANEL) outputs of a part, or at its end.
+pub fn matmul_outputs(
+    isa: Isa,
+    team: &Team,
+    x: &Input,
+    w: &PackedMatrix,
+    outputs: Range<usize>,
+    results: Results<'_>,
+) {
+    let (rows, Results { y, stride, store }) = (x.rows(), results);
+    if rows == 0 || outputs.is_empty() {
         return;
     }
-    assert!(stride >= w.n() && y.len() >= (rows - 1) * stride + w.n(), "room for the result");
-    let out = Output { start: y.as_mut_ptr(), stride, first: [0; 2], store, rows: PhantomData };
-    for_each_piece(isa, team, x, w, w.panels(), &|Piece { rows, panels, many }| {
+    let n = outputs.len();
+    assert!(stride >= n && y.len() >= (rows - 1) * stride + n, "room for the result");
+    let panels = w.panels_of(&outputs).expect("outputs are whole panels");
+    let out = Output { start: y.as_mut_ptr(), stride, first: [0, outputs.start], store, rows: PhantomData };
+    let bytes = w.bytes() / w.panels() * panels.len();
+    for_each_piece(isa, team, x, w, panels, bytes, &|Piece { rows, panels, many }| {
         // SAFETY: no two pieces share both rows and panels.
         multiply(isa, many, unsafe { Claim::new(x, w, rows, panels, out) });
     });
@@ -73,13 +104,14 @@ struct Piece {
     many: bool,
 }
 
-/// Runs `f` over pieces that together are all rows by the first `panels` panels.
+/// Runs `f` over pieces that together are all rows by `panels`, with which `bytes` of weights are read.
 fn for_each_piece(
     isa: Isa,
     team: &Team,
     x: &Input,
     w: &PackedMatrix,
-    panels: usize,
+    panels: Range<usize>,
+    bytes: usize,
     f: &(dyn Fn(Piece) + Sync),
 ) {
     assert_eq!(x.k(), w.k(), "inputs of the matrix");
@@ -88,16 +120,17 @@ fn for_each_piece(
     let together = rows_together(isa.many(), x, w);
     let unit =
         if isa.bf16() == Bf16Order::Blocks && w.dtypes().all(|dtype| dtype == DType::BF16) { 2 } else { 1 };
-    let units = panels.div_ceil(unit);
+    let units = panels.len().div_ceil(unit);
     for (rows, many) in [(0..together, true), (together..rows, false)] {
-        let cost = (w.bytes() / units.max(1)).max(1) * rows.len().min(most).div_ceil(4).max(1);
+        let cost = (bytes / units.max(1)).max(1) * rows.len().min(most).div_ceil(4).max(1);
         let [largest, smallest] = CLAIM_BYTES.map(|bytes| bytes.div_ceil(cost));
         team.for_each_shrinking(units * rows.len().div_ceil(most), smallest..=largest, &|mut items| {
             while !items.is_empty() {
                 let (chunk, from) = (items.start / units, items.start % units);
                 let end = items.end.min((chunk + 1) * units);
                 let first = rows.start + chunk * most;
-                let panels = from * unit..panels.min((from + end - items.start) * unit);
+                let to = panels.end.min(panels.start + (from + end - items.start) * unit);
+                let panels = panels.start + from * unit..to;
                 f(Piece { rows: first..rows.end.min(first + most), panels, many });
                 items.start = end;
             }
@@ -245,6 +278,21 @@ impl PanelProduct<'_> {
         }
     }
 
+    /// What the sums of the tile that begins with row `row` begin with.
+    #[inline(always)]
+    fn begin<S: Simd, const R: usize>(&mut self, s: S, row: usize) -> [S::F; R] {
+        let mut y = [s.splat(0.0); R];
+        if self.out.store == Store::Continue {
+            for (r, y) in y.iter_mut().enumerate() {
+                // SAFETY: the claim covers these rows and the panel's outputs.
+                let from =
+                    unsafe { self.out.row(self.rows.start + row + r, self.panel.first, self.panel.outputs) };
+                *y = load_part(s, from, 0.0);
+            }
+        }
+        y
+    }
+
     /// Stores the result of the tile that begins with row `row`.
     #[inline(always)]
     fn finish<S: Simd, const R: usize>(&mut self, s: S, row: usize, y: [S::F; R]) {
@@ -253,7 +301,7 @@ impl PanelProduct<'_> {
             // SAFETY: the claim covers these rows and the panel's outputs.
             let to = unsafe { self.out.row(self.rows.start + row + r, self.panel.first, self.panel.outputs) };
             let y = match store {
-                Store::Set => y,
+                Store::Set | Store::Continue => y,
                 Store::Add => s.add(load_part(s, to, 0.0), y),
             };
             store_part(s, to, y);

@@ -8,6 +8,7 @@ mod layout;
 mod storage;
 
 use std::fmt;
+use std::ops::Range;
 
 use layout::PartLayout;
 pub(crate) use layout::{Panel, QuantLayout};
@@ -20,6 +21,9 @@ use crate::{DType, InputKind, Rounding, Team, simd::LANES};
 /// number of threads. Whoever keeps packed bytes keeps this number with them; it goes up when the order changes, to which
 /// a test holds it.
 pub const PACK_LAYOUT: u32 = 2;
+
+/// Outputs of a part that are computed together; a part's last panel may have fewer.
+pub const PANEL: usize = LANES;
 
 /// A block of consecutive outputs of a matrix, as a file stores it.
 #[derive(Clone, Copy)]
@@ -219,6 +223,22 @@ impl PackedMatrix {
     /// Panels of all parts.
     pub(crate) fn panels(&self) -> usize {
         self.shape.parts.iter().map(|part| part.panels).sum()
+    }
+
+    /// The panels that are exactly `outputs`, if there are such.
+    pub(crate) fn panels_of(&self, outputs: &Range<usize>) -> Option<Range<usize>> {
+        let begin = |output: usize| {
+            let mut panels = 0;
+            for part in &self.shape.parts {
+                if output < part.first + part.rows {
+                    let at = output - part.first;
+                    return at.is_multiple_of(LANES).then_some(panels + at / LANES);
+                }
+                panels += part.panels;
+            }
+            (output == self.shape.n).then_some(panels)
+        };
+        Some(begin(outputs.start)?..begin(outputs.end)?)
     }
 
     /// The type of panel `index` of all parts, and how many panels from it on are of the same part.

@@ -12,7 +12,7 @@ use crate::DType;
 use crate::block::Format;
 pub(crate) use crate::block::Scales;
 use crate::matrix::QuantLayout;
-pub(crate) use bf16::{BF16_BLOCK, Bf16Line, Bf16Order, Bf16Rows, Bf16Sums};
+pub(crate) use bf16::{BF16_BLOCK, Begin, Bf16Line, Bf16Order, Bf16Rows, Bf16Sums};
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod amx;
@@ -227,13 +227,15 @@ pub trait Simd: Copy + Send + Sync {
     }
 
     /// The products of `X` tiles of rows with `W` panels, at most two of each and the first of two tiles a full one, in the order
-    /// [`Bf16Order::Blocks`]; panels are blocks of [`BF16_BLOCK`] bytes, as many as `x` has. The rows' sums are written.
+    /// [`Bf16Order::Blocks`]; panels are blocks of [`BF16_BLOCK`] bytes, as many as `x` has. The rows' sums are written; where they
+    /// begin with what is there, it is there for all rows.
     #[inline(always)]
     fn bf16_matrix<const X: usize, const W: usize>(
         self,
         _x: [Bf16Rows<'_>; X],
         _w: [&[[u8; BF16_BLOCK]]; W],
         _tiles: &mut Self::Tiles,
+        _begin: Begin,
         _sums: &mut Bf16Sums,
     ) {
         unreachable!("callers ask for `Bf16Order::Blocks` first")
@@ -288,10 +290,12 @@ pub trait Simd: Copy + Send + Sync {
         }
     }
 
-    /// The product of `R` rows with a whole panel, where this instruction set has a faster way than block by block.
+    /// The product of `R` rows with a whole panel, its sums beginning with `_y`, where this instruction set has a faster way than
+    /// block by block.
     #[inline(always)]
     fn panel<Q: QuantWeights, const R: usize>(
         self,
+        _y: [Self::F; R],
         _x: &[XBlock<R>],
         _wide: &[[WideBlock; R]],
         _panel: &[u8],

@@ -2,6 +2,8 @@
 //! model file says and prints what it was told to compute on, `quantize` copies the file if the gate that it is given lets it through.
 //!
 //! A model file is JSON: `{"start_ms": 50, "exit": 1, "ttft_ms": 900, "errors_after": 2, "kl": 0.5, "make_ms": 80}`, each field optional.
+//!
+//! Under the name of another engine's program it is that engine: it prints how it was called and listens where it was told to.
 #![expect(clippy::print_stdout, reason = "it is a program of its own")]
 
 use std::path::Path;
@@ -39,13 +41,15 @@ struct Model {
 }
 
 fn main() -> ExitCode {
-    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<String> = std::env::args().collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    let outcome = match words.as_slice() {
-        ["run-child", rest @ ..] => run_child(rest),
-        ["serve", "--config", folder] => serve(Path::new(folder)),
-        ["quantize", rest @ ..] => quantize(rest),
-        ["up", state, models, file] => up(state, models, file),
+    let (called, words) = words.split_first().map_or(("", &[][..]), |(called, words)| (*called, words));
+    let outcome = match (Path::new(called).file_name().and_then(|name| name.to_str()), words) {
+        (Some("llama-server" | "vllm" | "python3" | "homemade"), words) => other_engine(words),
+        (_, ["run-child", rest @ ..]) => run_child(rest),
+        (_, ["serve", "--config", folder]) => serve(Path::new(folder)),
+        (_, ["quantize", rest @ ..]) => quantize(rest),
+        (_, ["up", state, models, file]) => up(state, models, file),
         _ => Err(format!("no test uses {words:?}")),
     };
     match outcome {
@@ -105,11 +109,7 @@ fn serve(folder: &Path) -> Result<u8, String> {
     let value = documents.first().ok_or("no configuration")?.value().clone();
     let config: ServerConfig = serde_json::from_value(value).map_err(text)?;
     let model = read(&model_path)?;
-    for (name, value) in std::env::vars() {
-        if ["CUDA_VISIBLE_DEVICES", "WHARF_DEVICE", "WHARF_GPU_MEMORY_FRACTION"].contains(&name.as_str()) {
-            println!("told {name}={value}");
-        }
-    }
+    tell(&["CUDA_VISIBLE_DEVICES", "WHARF_DEVICE", "WHARF_GPU_MEMORY_FRACTION"]);
     let config_of = EngineConfig {
         model: model_name,
         ttft: Duration::from_millis(model.ttft_ms),
@@ -134,6 +134,36 @@ fn serve(folder: &Path) -> Result<u8, String> {
                 engine.fail(Target::Generation, Fault::status(500));
             });
         }
+        terminate.recv().await;
+        engine.stop().await;
+        Ok(0)
+    })
+}
+
+/// Prints these variables, as far as there are any.
+fn tell(names: &[&str]) {
+    for (name, value) in std::env::vars() {
+        if names.contains(&name.as_str()) {
+            println!("told {name}={value}");
+        }
+    }
+}
+
+/// An engine of others: its port is in its arguments, its model's name too or in the environment.
+fn other_engine(words: &[&str]) -> Result<u8, String> {
+    let after = |flag: &str| words.iter().position(|word| *word == flag).and_then(|at| words.get(at + 1));
+    println!("called {}", serde_json::to_string(words).map_err(text)?);
+    tell(&["MODEL_PATH", "MODEL_NAME", "PORT", "VLLM_NO_USAGE_STATS", "HF_HUB_OFFLINE"]);
+    let port = after("--port").ok_or("no port")?.parse().map_err(text)?;
+    let named = after("--alias").or(after("--served-model-name")).map(|name| (*name).to_owned());
+    let in_environment = || std::env::vars().find(|(name, _)| name == "MODEL_NAME").map(|(_, model)| model);
+    let model = named.or_else(in_environment).ok_or("no name of a model")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    runtime.map_err(text)?.block_on(async {
+        let mut terminate = signal(SignalKind::terminate()).map_err(text)?;
+        let config = EngineConfig { model, ..EngineConfig::named("another engine") };
+        let engine = FakeEngine::start_on(port, config).await.map_err(text)?;
+        println!("listening on {}", engine.address());
         terminate.recv().await;
         engine.stop().await;
         Ok(0)
@@ -173,6 +203,7 @@ fn up(state: &str, models: &str, file: &str) -> Result<u8, String> {
         wharf: std::env::current_exe().map_err(text)?,
         models: models.into(),
         cache: models.into(),
+        fetch_args: Vec::new(),
         gateway: GatewayConfig { port: 0, metrics_port: 0, threads: Some(1), ..GatewayConfig::default() },
         reader,
         listener: Arc::new(|service, event| eprintln!("{service} {} {}", event.reason, event.message)),

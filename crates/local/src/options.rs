@@ -77,6 +77,8 @@ pub struct Options {
     pub models: PathBuf,
     /// Where what can be computed again is kept.
     pub cache: PathBuf,
+    /// Arguments of every `wharf fetch` besides those of the recipe: which addresses the owner of this machine allows.
+    pub fetch_args: Vec<String>,
     /// How the gateway runs.
     pub gateway: GatewayConfig,
     /// Reads the files.

@@ -16,7 +16,7 @@ use wharf_spec::service::Engine;
 use crate::child::{Child, Program};
 use crate::folder::Folder;
 use crate::place::Place;
-use crate::probe::{Prober, free_port};
+use crate::probe::{Prober, free_port, is_free};
 use crate::supervisor::Message;
 use crate::waiting::Waited;
 
@@ -125,6 +125,10 @@ impl Start<'_> {
         let config = folder.config(&name);
         let places = folders.places(config.clone(), http, metrics);
         let Process { launch, .. } = process(object, places).map_err(|error| error.to_string())?;
+        // Whoever listens there already would be taken for this replica.
+        if launch.http != http && !is_free(launch.http) {
+            return Err(taken(launch.http));
+        }
         if let Some(files) = &launch.config {
             write_config(&config, &files.data).map_err(|error| failed("write its configuration", error))?;
         }
@@ -184,6 +188,14 @@ impl Start<'_> {
             watch: watch.abort_handle(),
         })
     }
+}
+
+/// Why an engine that names its port cannot start beside whoever has it.
+fn taken(port: u16) -> String {
+    format!(
+        "cannot listen on port {port}, which is in use; with $(PORT) in runtime.command or runtime.args in place of the number \
+         each replica gets a port of its own"
+    )
 }
 
 /// Writes the files of a configuration: file name to text.

@@ -40,7 +40,11 @@ async fn run(program: &str, args: &[String]) -> io::Result<i32> {
     // Ctrl-C in a terminal is for the supervisor; a group of its own does not get it, but others may send it.
     let mut interrupt = signal(SignalKind::interrupt())?;
     let group = getpid();
-    let mut child = Command::new(program).args(args).stdin(Stdio::null()).spawn()?;
+    let mut child = Command::new(program)
+        .args(args)
+        .stdin(Stdio::null())
+        .spawn()
+        .map_err(|error| not_started(program, &error))?;
     let (told, mut supervisor_left) = oneshot::channel();
     std::thread::Builder::new().name("supervisor".to_owned()).spawn(move || {
         // An error ends the pipe as well as its end does.
@@ -78,6 +82,15 @@ async fn run(program: &str, args: &[String]) -> io::Result<i32> {
             }
         }
     }
+}
+
+/// Why a program did not start, with its name, which the system does not say.
+fn not_started(program: &str, error: &io::Error) -> io::Error {
+    let why = match error.kind() {
+        io::ErrorKind::NotFound if !program.contains('/') => "it is not in the path".to_owned(),
+        _ => error.to_string(),
+    };
+    io::Error::new(error.kind(), format!("failed to start {program}: {why}"))
 }
 
 /// Sends a signal to the group, this process included. A group that is gone needs none.

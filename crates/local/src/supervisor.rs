@@ -56,6 +56,7 @@ pub(crate) enum Message {
 /// What all services share.
 pub(crate) struct Context {
     pub(crate) wharf: PathBuf,
+    pub(crate) fetch_args: Vec<String>,
     pub(crate) folder: Folder,
     pub(crate) folders: Folders,
     pub(crate) machine: Machine,
@@ -164,7 +165,8 @@ impl Up {
     /// # Errors
     /// [`UpError`].
     pub fn prepare(folder: Folder, options: Options) -> Result<Up, UpError> {
-        let Options { wharf, models, cache, gateway, mut reader, listener, planner, machine } = options;
+        let Options { wharf, models, cache, fetch_args, gateway, mut reader, listener, planner, machine } =
+            options;
         let first = reader().unwrap_or_else(|| Ok(objects::Objects::default())).map_err(UpError::Files)?;
         let gateway = Gateway::bind(gateway)?;
         let (messages, hears) = mpsc::unbounded_channel();
@@ -174,6 +176,7 @@ impl Up {
         let folders = Folders { models, volumes: folder.root().join("volumes"), cache };
         let context = Context {
             wharf,
+            fetch_args,
             folders,
             machine,
             gateway: gateway.handle(),
@@ -428,9 +431,12 @@ impl Supervisor {
         if self.services.len() < before {
             self.context.gateway.retain_services(|name| self.services.contains_key(name));
         }
-        self.shown.update(self.services.values().map(|service| {
+        let shown = self.services.values().map(|service| {
             (service.name.clone(), service.facts(&self.context), service.written().map(Arc::clone))
-        }));
+        });
+        if self.shown.update(shown) {
+            self.context.gateway.console_changed();
+        }
         again.min(1000)
     }
 

@@ -91,7 +91,7 @@ impl Steps {
         let step = |role| {
             let types = (0..config.layers.len()).filter_map(|layer| weights.optional(Some(layer), role));
             // One, 32 and 256: each divides the next.
-            types.map(|view| view.dtype.block_len()).max().unwrap_or(1)
+            types.map(|view| view.dtype.chain_step()).max().unwrap_or(1)
         };
         Steps { o: step(Role::O), down: step(Role::Down) }
     }

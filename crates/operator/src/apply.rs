@@ -29,7 +29,7 @@ pub(crate) async fn apply(context: &Context, children: &[Value]) -> Result<(), E
     let mut missing = None;
     for child in children {
         match apply_one(context, child).await {
-            Ok(()) => {}
+            Ok(_) => {}
             Err(error @ Error::Unserved { .. }) => missing = missing.or(Some(error)),
             Err(error) => return Err(error),
         }
@@ -37,7 +37,11 @@ pub(crate) async fn apply(context: &Context, children: &[Value]) -> Result<(), E
     missing.map_or(Ok(()), Err)
 }
 
-async fn apply_one(context: &Context, child: &Value) -> Result<(), Error> {
+/// Applies a child unless it is as it should be. Says whether that changed it.
+///
+/// # Errors
+/// When it is refused, or its kind is missing.
+pub(crate) async fn apply_one(context: &Context, child: &Value) -> Result<bool, Error> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let (api_version, kind) = (text(&child["apiVersion"]), text(&child["kind"]));
     let (namespace, name) = (text(&child["metadata"]["namespace"]), text(&child["metadata"]["name"]));
@@ -45,28 +49,34 @@ async fn apply_one(context: &Context, child: &Value) -> Result<(), Error> {
         return Err(Error::Unserved { api_version, kind });
     };
     let live = kept.get(&namespace, &name);
+    let is_there = live.is_some();
     let digest = text(&child["metadata"]["annotations"][APPLIED]);
     let owner = text(&child["metadata"]["ownerReferences"][0]["uid"]);
     let id = (api_version, kind.clone(), name.clone());
     let version = live.as_ref().and_then(|live| live.version().map(str::to_owned));
     if was_applied(context, (&owner, &id), &digest, &version) {
-        return Ok(());
+        return Ok(false);
     }
     if live.is_some_and(|live| is_as_wanted(child, &live.value())) {
         // The next look need not compare.
         let after = version.unwrap_or_default();
         note(context, owner, id, Applied { digest, before: None, after });
-        return Ok(());
+        return Ok(false);
     }
     let api = api(&context.client, Some(&namespace), &kept.resource);
-    let params = PatchParams::apply(MANAGER).force();
-    let done = api
-        .patch(&name, &params, &Patch::Apply(child))
-        .await
-        .map_err(|error| Error::call("apply", &kind, &name, error))?;
+    let done = match api.patch(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(child)).await {
+        // What others put into a list can stand against our items, as a second port of the same name. A merge gives the whole list.
+        Err(kube::Error::Api(status)) if status.code == 422 && is_there => {
+            let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
+            api.patch(&name, &params, &Patch::Merge(child)).await
+        }
+        done => done,
+    };
+    let done = done.map_err(|error| Error::call("apply", &kind, &name, error))?;
     let after = done.metadata.resource_version.unwrap_or_default();
-    note(context, owner, id, Applied { digest, before: Some(version), after });
-    Ok(())
+    let changed = version.as_ref() != Some(&after);
+    note(context, owner, id, Applied { digest, before: changed.then_some(version), after });
+    Ok(changed)
 }
 
 fn note(context: &Context, owner: String, id: ChildName, applied: Applied) {

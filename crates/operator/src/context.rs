@@ -8,6 +8,7 @@ use kube::Client;
 use kube::api::{ApiResource, DynamicObject};
 use kube::runtime::reflector::{ObjectRef, Store};
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::time::Instant;
 use wharf_cluster::{Packed, reference};
 use wharf_manifests::{Settings, Stored};
 use wharf_spec::Object;
@@ -18,7 +19,7 @@ use crate::gateways::Gateways;
 use crate::needs::Read;
 use crate::probe::Probe;
 use crate::scaling::Autoscalers;
-use crate::service::Refusal;
+use crate::service::{Counted, Refusal};
 use crate::view::View;
 
 /// Tells the time, in milliseconds since 1970.
@@ -88,6 +89,10 @@ pub(crate) struct Memory {
     pub(crate) written: HashMap<String, (String, String)>,
     /// What was applied to children: by the uid of their owner, then by version and kind, and name.
     pub(crate) applied: HashMap<String, HashMap<ChildName, Applied>>,
+    /// What gateways have counted of a service, by its uid.
+    pub(crate) counted: HashMap<String, Counted>,
+    /// When a workload of a service was made again as it was before an edit, by the uid of the service.
+    pub(crate) put_right: HashMap<String, PutRight>,
     /// Why the last look at an object failed, by its uid: reason and sentence.
     pub(crate) trouble: BTreeMap<String, (String, String)>,
     /// What was found of an object, by its uid, and the generation that it was found of: an object is read once, not at every look.
@@ -103,11 +108,21 @@ impl Memory {
     pub(crate) fn retain(&mut self, known: &HashSet<String>) {
         self.written.retain(|uid, _| known.contains(uid));
         self.applied.retain(|uid, _| known.contains(uid));
+        self.counted.retain(|uid, _| known.contains(uid));
+        self.put_right.retain(|uid, _| known.contains(uid));
         self.trouble.retain(|uid, _| known.contains(uid));
         self.checked.retain(|uid, _| known.contains(uid));
         self.failures.retain(|uid, _| known.contains(uid));
         self.needs.retain(|uid, _| known.contains(uid));
     }
+}
+
+/// An edit was undone.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PutRight {
+    pub(crate) when: Instant,
+    /// When an edit was last told of.
+    pub(crate) told: Instant,
 }
 
 /// `apiVersion`, kind and name.

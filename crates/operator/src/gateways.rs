@@ -22,6 +22,17 @@ pub struct Heard {
     pub gateway: GatewaySeen,
     /// Requests that endpoints work on, by `host:port`.
     pub busy: BTreeMap<String, u64>,
+    /// What it counted of all versions together.
+    pub answers: Answers,
+}
+
+/// What a gateway has counted of a service since it started.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Answers {
+    /// Tokens of answers.
+    pub tokens: u64,
+    /// How many answers began within each of the buckets that `wharf_api::demand` has for it, and how many later.
+    pub first_token: Vec<u64>,
 }
 
 /// Asks gateways.
@@ -74,6 +85,7 @@ fn of_service(shares: &TrafficReport, said: &DemandReport, service: &str) -> Hea
         busy: busy
             .map(|(address, load)| (address.clone(), u64::from(load.running) + u64::from(load.waiting)))
             .collect(),
+        answers: Answers { tokens: demand.generated_tokens, first_token: demand.first_token.clone() },
     }
 }
 
@@ -92,6 +104,7 @@ mod tests {
         let said: DemandReport = serde_json::from_value(json!({
             "gateway": "g", "epoch": 7, "sequence": 1, "lease_ms": 3000,
             "services": {"n/a": {
+                "generated_tokens": 70, "first_token": [0, 5],
                 "versions": {"green": {"answered": 5, "failed": 1}},
                 "endpoints": {"10.0.0.1:8080": {"ready": true, "running": 2, "waiting": 1}},
             }},
@@ -102,6 +115,7 @@ mod tests {
         assert_eq!(heard.gateway.traffic[0].weight, 100);
         assert_eq!(heard.gateway.counts[&Colour::Green].answered, 5);
         assert_eq!(heard.busy["10.0.0.1:8080"], 3);
+        assert_eq!(heard.answers, Answers { tokens: 70, first_token: vec![0, 5] });
         assert_eq!(of_service(&shares, &said, "n/b").gateway.traffic, []);
     }
 }

@@ -34,23 +34,23 @@ pub(crate) fn progress<'a>(
         let name = job["metadata"]["name"].as_str().unwrap_or_default();
         let verb = job["spec"]["template"]["spec"]["containers"][0]["name"].as_str().unwrap_or("prepare");
         let known = live.iter().find(|known| known.metadata.name.as_deref() == Some(name));
-        let pods: Vec<&Object> = pods.iter().filter(|pod| is_of(pod, name)).collect();
+        let tries = tries(name, pods);
         let prepared = match known.map(|known| (ended(known), known)) {
             None => Prepared::Pending(format!("`wharf {verb}` is about to start")),
             Some((Some(Ended::Well), _)) => continue,
             Some((Some(Ended::Badly(said)), _)) => {
-                let said = last_words(&pods).unwrap_or(said);
+                let said = last_words(&tries).unwrap_or(said);
                 Prepared::Failed(format!(
                     "`wharf {verb}` failed: {said}; delete the Job {name} to try again, or change the object"
                 ))
             }
-            Some((None, _)) => match pods.iter().find_map(|pod| failure(pod)) {
+            Some((None, _)) => match tries.last().and_then(|pod| failure(pod)) {
                 Some(failure) => Prepared::Pending(format!(
                     "`wharf {verb}` in the Job {name} does not get on: {}",
                     failure.reason
                 )),
                 None => {
-                    let said = pods.iter().find_map(|pod| said(pod.metadata.uid.as_deref()?));
+                    let said = tries.last().and_then(|pod| said(pod.metadata.uid.as_deref()?));
                     percent = said.as_ref().map(|said| said.percent.round());
                     Prepared::Pending(runs(verb, name, said))
                 }
@@ -111,7 +111,7 @@ pub(crate) enum Fate {
 
 /// How the Job of this name is.
 pub(crate) fn fate(name: &str, live: &[Object], pods: &[Object]) -> Fate {
-    let own: Vec<&Object> = pods.iter().filter(|pod| is_of(pod, name)).collect();
+    let own = tries(name, pods);
     match live.iter().find(|job| job.metadata.name.as_deref() == Some(name)).map(|job| ended(job)) {
         Some(Some(Ended::Well)) => {
             let said = last_words(&own).and_then(|said| serde_json::from_str(&said).ok());
@@ -154,6 +154,13 @@ const JOB_NAMES: [&str; 2] = ["batch.kubernetes.io/job-name", "job-name"];
 
 fn is_of(pod: &Object, job: &str) -> bool {
     job_of(pod) == Some(job)
+}
+
+/// Pods of a Job, the last try at the end.
+fn tries<'a>(job: &str, pods: &'a [Object]) -> Vec<&'a Object> {
+    let mut tries: Vec<&Object> = pods.iter().filter(|pod| is_of(pod, job)).collect();
+    tries.sort_by_key(|pod| pod.creation_timestamp().map(|made| made.0));
+    tries
 }
 
 /// What the process said before it ended: that tells more than its Job, which only counts.
@@ -214,6 +221,44 @@ mod tests {
         assert_eq!(found.percent, Some(50.0));
         let expected = "`wharf fetch` runs in the Job a-fetch: fetching, 50%, 1 GB of 2 GB";
         assert_eq!(found.prepared, Prepared::Pending(expected.to_owned()));
+    }
+
+    #[test]
+    fn of_several_tries_the_last_one_counts() {
+        let jobs = [job("a-fetch", "fetch")];
+        let running = live(json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "a-fetch"}}));
+        let at = |minute: u32, pod: Object| {
+            let mut pod = DynamicObject::clone(&pod);
+            let made = format!("2026-11-27T10:{minute:02}:00Z").parse().unwrap();
+            pod.metadata.creation_timestamp =
+                Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(made));
+            Arc::new(pod)
+        };
+        let failed = |said: &str| {
+            let ended = json!({"exitCode": 1, "message": said});
+            let status = json!({"phase": "Failed", "containerStatuses": [{"restartCount": 0, "state": {"terminated": ended}}]});
+            let metadata = json!({"name": "p", "labels": {"job-name": "a-fetch"}});
+            live(json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "status": status}))
+        };
+        let tells = |job: &Object, pods: &[Object]| match progress(&jobs, &[Object::clone(job)], pods, silent)
+            .prepared
+        {
+            Prepared::Pending(why) | Prepared::Failed(why) => why,
+            Prepared::Ready => panic!("it is not done"),
+        };
+        let tries = [at(2, failed("no space left")), at(1, failed("connection reset"))];
+        assert_eq!(
+            tells(&running, &tries),
+            "`wharf fetch` in the Job a-fetch does not get on: exits with code 1: no space left"
+        );
+        let third = live(
+            json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a", "labels": {"job-name": "a-fetch"}}, "status": {"phase": "Running"}}),
+        );
+        let [second, first] = tries;
+        let tries = [at(3, third), second, first];
+        assert_eq!(tells(&running, &tries), "`wharf fetch` runs in the Job a-fetch");
+        let given_up = with("a-fetch", "Failed");
+        assert!(tells(&given_up, &tries[1..]).starts_with("`wharf fetch` failed: no space left; delete"));
     }
 
     #[test]

@@ -16,7 +16,7 @@ mod gateways;
 mod jobs;
 mod lease;
 mod live;
-mod memory;
+mod made;
 mod model;
 mod needs;
 mod observe;
@@ -34,8 +34,7 @@ mod trim;
 mod users;
 mod view;
 
-pub use gateways::{Gateways, Heard, HttpGateways, NoGateways};
-pub use memory::be_frugal;
+pub use gateways::{Answers, Gateways, Heard, HttpGateways, NoGateways};
 pub use probe::{HttpProbe, Probe};
 pub use rbac::cluster_role;
 pub use run::{Operator, Options, run};

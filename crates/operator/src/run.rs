@@ -31,7 +31,7 @@ use crate::scaling::Autoscalers;
 use crate::side::Side;
 use crate::trim::trim;
 use crate::view::View;
-use crate::{memory, model, service};
+use crate::{model, service};
 
 /// Name of the Lease of operators.
 pub(crate) const LEASE: &str = "wharf-operator";
@@ -42,6 +42,8 @@ const GROUP: Duration = Duration::from_millis(20);
 
 /// After so many changes, what is remembered of objects that are gone is dropped.
 const FORGET_AFTER: usize = 500;
+/// How often memory that is free is given back.
+const HAND_BACK: Duration = Duration::from_secs(60);
 
 /// How an operator works.
 #[derive(Clone)]
@@ -172,9 +174,18 @@ async fn work(operator: &Operator) -> Result<(), reqwest::Error> {
         hand_on(&context, changes, everything),
         control(&context, |context| &context.services, service_queue, service::reconcile),
         control(&context, |context| &context.models, model_queue, model::reconcile),
-        memory::hand_back(),
+        hand_back(),
     );
     Ok(())
+}
+
+/// Gives memory back for as long as it is polled.
+async fn hand_back() {
+    let mut every = tokio::time::interval(HAND_BACK);
+    loop {
+        every.tick().await;
+        wharf_memory::hand_back();
+    }
 }
 
 type Queue = UnboundedReceiver<ObjectRef<DynamicObject>>;

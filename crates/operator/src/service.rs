@@ -3,11 +3,16 @@
 pub(crate) mod apply;
 mod build;
 mod dereference;
+mod edits;
 mod look;
+mod measured;
+mod slices;
 mod status;
 mod validate;
 
+use dereference::Found;
 pub(crate) use dereference::referred;
+pub(crate) use measured::Counted;
 pub(crate) use validate::{COMMAND, Refusal, SPECS, checked, word};
 
 use std::sync::Arc;
@@ -45,12 +50,12 @@ pub(crate) async fn reconcile(object: Object, context: Arc<Context>) -> Result<A
     crate::apply::tell(&context, &object, events::of_step(&step.actions)).await;
     context.autoscalers.follow(&context, &object, wanted.policy.clone());
     apply::carry_out(&context, &found, &wanted, &step).await?;
-    Ok(Action::requeue(again_in(&context, &step)))
+    Ok(Action::requeue(again_in(&context, &found, &step)))
 }
 
 /// When to look again although nothing changed.
-fn again_in(context: &Context, step: &wharf_rollout::Step) -> Duration {
-    let busy = !step.state.phase.is_settled();
+fn again_in(context: &Context, found: &Found, step: &wharf_rollout::Step) -> Duration {
+    let busy = !step.state.phase.is_settled() || edits::is_held(context, &found.object);
     let due = step.look_again_ms.map(|ms| Duration::from_millis(ms.saturating_sub(context.now_ms()).max(1)));
     let longest = if busy { context.beat } else { context.longest };
     due.map_or(longest, |due| due.min(longest))

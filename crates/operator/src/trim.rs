@@ -1,13 +1,16 @@
-//! What is kept of objects that are not compared with what is wanted: others make them, and little of them is read. Pure.
+//! What is kept of objects of which little is read: others make them, or they are made once. Pure.
 
 use kube::api::DynamicObject;
 use serde_json::{Map, Value, json};
+
+use crate::made;
 
 /// What is taken away from objects of a kind before they are kept.
 pub(crate) fn trim(kind: &str) -> fn(&mut DynamicObject) {
     match kind {
         "Pod" => pod,
         "Node" => node,
+        "Deployment" | "LeaderWorkerSet" => made::forget_unless_edited,
         _ => |_| {},
     }
 }

@@ -6,6 +6,8 @@
 mod api;
 #[path = "operator/artifacts.rs"]
 mod artifacts;
+#[path = "operator/edits.rs"]
+mod edits;
 #[path = "operator/failures.rs"]
 mod failures;
 #[path = "operator/leading.rs"]

@@ -1,8 +1,9 @@
-//! Decides how ranks of one host add: through memory that all of them map.
+//! Decides how ranks of one host pass sums on: through memory that all of them map.
 //!
-//! Every rank writes its values into a slot of its own and says so by a counter, waits until all counters are as high, and adds
-//! all slots in the order of ranks itself, so that every rank has the same bits and nobody waits for a second message. Slots
-//! take turns: when a rank writes to the first of its two again, all others have said that they are done with what it held.
+//! Every rank writes what it has reached into a slot of its own and says so by a counter. Of a chain, the rank behind waits for the
+//! counter before it goes on, and everybody for that of the last rank; of an exchange, everybody for those of all. Slots take
+//! turns: when a rank writes to the first of its two again, all others have begun what came in between, and so are done with what
+//! it held: of an exchange it has seen so itself, and of a chain the last rank has a piece only after all before it had.
 //!
 //! Who waits spins for a moment, because the others are about to be there, and then sleeps on the counter.
 #![expect(unsafe_code, reason = "memory that other processes write has no safe view")]
@@ -14,12 +15,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use memmap2::MmapRaw;
-use wharf_engine::{BackendError, Ranks};
+use wharf_engine::{BackendError, Grain, Ranks};
 
 use crate::fate::{Ending, Fate};
 
 /// Values that a slot holds.
-const SLOT: usize = 64 << 10;
+const SLOT: usize = 256 << 10;
+
+/// A counter is seen in a fraction of a microsecond, in which some ten outputs of a product are computed.
+const GRAIN: Grain = Grain { least: 128, pieces: 8, room: SLOT };
 
 /// Bytes in which counters are alone: two cache lines, which processors fetch together.
 const LINE: usize = 128;
@@ -83,9 +87,21 @@ pub(crate) struct SharedRanks {
     map: MmapRaw,
     size: usize,
     rank: usize,
-    /// Times that values were exchanged, as the counters count.
+    /// Chains and exchanges that were begun: which slot it is.
     turn: u32,
+    /// What every rank's counter is at the end of what was done last.
+    shown: u32,
+    chain: Chain,
     fate: Arc<Fate>,
+}
+
+/// How far this rank is in the chain at hand.
+#[derive(Default)]
+struct Chain {
+    /// Pieces that it has shown, and values of them.
+    shown: [usize; 2],
+    /// Pieces of which it has the result, and values of them.
+    results: [usize; 2],
 }
 
 impl SharedRanks {
@@ -105,7 +121,8 @@ impl SharedRanks {
             return Err(io::Error::other("the shared memory is not that of this group"));
         }
         let map = MmapRaw::map_raw(file)?;
-        Ok(SharedRanks { map, size, rank, turn: 0, fate: Arc::clone(fate) })
+        let chain = Chain::default();
+        Ok(SharedRanks { map, size, rank, turn: 0, shown: 0, chain, fate: Arc::clone(fate) })
     }
 
     /// The counter at a line of the first page.
@@ -121,33 +138,39 @@ impl SharedRanks {
         self.counter(MOST_RANKS)
     }
 
-    /// Where the slot of a rank begins this turn.
-    fn slot(&self, rank: usize) -> *mut f32 {
-        assert!(rank < self.size);
+    /// Where value `at` of a rank's slot is this turn; `len` values from there on are in the slot.
+    fn slot(&self, rank: usize, at: usize, len: usize) -> *mut f32 {
+        assert!(rank < self.size && at <= SLOT && len <= SLOT - at);
         let index = rank * 2 + (self.turn % 2) as usize;
-        // SAFETY: there are two slots for every rank behind the first page.
-        unsafe { self.map.as_mut_ptr().add(4096 + index * SLOT * size_of::<f32>()).cast() }
+        // SAFETY: there are two slots for every rank behind the first page, and the value lies in one.
+        unsafe { self.map.as_mut_ptr().add(4096).cast::<f32>().add(index * SLOT + at) }
     }
 
-    /// Shows this rank's values to all and returns when those of all can be read.
-    fn exchange(&mut self, mine: &[f32]) -> Result<(), BackendError> {
-        assert!(mine.len() <= SLOT);
-        self.turn = self.turn.wrapping_add(1);
-        // SAFETY: the slot has room, and nobody reads it: what it held two turns ago was read by all before they showed the
-        // values of the last turn, which this rank has waited for.
-        unsafe { self.slot(self.rank).copy_from_nonoverlapping(mine.as_ptr(), mine.len()) };
-        self.counter(self.rank).store(self.turn, Ordering::SeqCst);
+    /// Writes values to this rank's slot from value `at` on and sets its counter.
+    fn show(&mut self, values: &[f32], at: usize, count: u32) {
+        let slot = self.slot(self.rank, at, values.len());
+        // SAFETY: the values lie in the slot, and nobody reads there: the counter has not said yet that they can be read, and what
+        // the slot held two turns ago was read by all before they showed anything of the last turn, which this rank has seen.
+        unsafe { slot.copy_from_nonoverlapping(values.as_ptr(), values.len()) };
+        self.counter(self.rank).store(count, Ordering::SeqCst);
         if self.sleepers().load(Ordering::SeqCst) > 0 {
             futex(self.counter(self.rank), libc::FUTEX_WAKE, i32::MAX.unsigned_abs());
         }
-        (0..self.size).filter(|rank| *rank != self.rank).try_for_each(|rank| self.wait(rank))
     }
 
-    /// Waits until a rank has shown its values of this turn.
-    fn wait(&self, rank: usize) -> Result<(), BackendError> {
+    /// What a rank has shown this turn when its counter was `count`: `len` values from value `at` on.
+    fn seen(&self, rank: usize, at: usize, len: usize, count: u32) -> Result<&[f32], BackendError> {
+        self.wait(rank, count)?;
+        // SAFETY: the values lie in the slot. Its owner has written them before its counter said so, and does not write there again
+        // before this rank has shown something of the next turn, for which it needs `&mut self`. Any bytes are values.
+        Ok(unsafe { std::slice::from_raw_parts(self.slot(rank, at, len), len) })
+    }
+
+    /// Waits until a rank's counter is `count`.
+    fn wait(&self, rank: usize, count: u32) -> Result<(), BackendError> {
         let counter = self.counter(rank);
-        // Counters wrap; ranks are never more than one turn apart.
-        let there = |count: u32| count.wrapping_sub(self.turn) <= 1;
+        // Counters wrap; ranks are never more than two turns apart.
+        let there = |found: u32| found.wrapping_sub(count) <= u32::MAX / 2;
         for _ in 0..SPINS {
             if there(counter.load(Ordering::Acquire)) {
                 return Ok(());
@@ -156,10 +179,10 @@ impl SharedRanks {
         }
         loop {
             self.sleepers().fetch_add(1, Ordering::SeqCst);
-            let count = counter.load(Ordering::SeqCst);
-            let arrived = there(count);
+            let found = counter.load(Ordering::SeqCst);
+            let arrived = there(found);
             if !arrived {
-                futex(counter, libc::FUTEX_WAIT, count);
+                futex(counter, libc::FUTEX_WAIT, found);
             }
             self.sleepers().fetch_sub(1, Ordering::SeqCst);
             if arrived {
@@ -171,23 +194,68 @@ impl SharedRanks {
         }
     }
 
-    /// What a rank has shown this turn.
-    fn shown(&self, rank: usize, len: usize) -> &[f32] {
-        assert!(len <= SLOT);
-        // SAFETY: its owner has written them before its counter said so, and does not write there again before this rank has
-        // shown the values of the next turn, for which it needs `&mut self`. Any bytes are values.
-        unsafe { std::slice::from_raw_parts(self.slot(rank), len) }
+    /// Shows this rank's values to all and returns when those of all can be seen.
+    fn exchange(&mut self, mine: &[f32]) -> Result<(), BackendError> {
+        self.turn = self.turn.wrapping_add(1);
+        self.shown = self.shown.wrapping_add(1);
+        self.show(mine, 0, self.shown);
+        (0..self.size).try_for_each(|rank| self.wait(rank, self.shown))
+    }
+
+    /// Where the next piece of the chain at hand begins, and what a counter is when it is shown.
+    fn piece(&self) -> (usize, u32) {
+        let [pieces, values] = self.chain.shown;
+        (values, self.shown.wrapping_add(pieces as u32 + 1))
     }
 }
 
 impl Ranks for SharedRanks {
-    fn sum(&mut self, values: &mut [f32]) -> Result<(), BackendError> {
+    fn grain(&self) -> Grain {
+        GRAIN
+    }
+
+    fn before(&mut self, piece: &mut [f32]) -> Result<(), BackendError> {
+        if self.chain.shown[0] == 0 {
+            self.turn = self.turn.wrapping_add(1);
+        }
+        let Some(before) = self.rank.checked_sub(1) else {
+            piece.fill(0.0);
+            return Ok(());
+        };
+        let (at, count) = self.piece();
+        piece.copy_from_slice(self.seen(before, at, piece.len(), count)?);
+        Ok(())
+    }
+
+    fn after(&mut self, piece: &[f32]) -> Result<(), BackendError> {
+        let (at, count) = self.piece();
+        self.show(piece, at, count);
+        let [pieces, values] = &mut self.chain.shown;
+        (*pieces, *values) = (*pieces + 1, *values + piece.len());
+        Ok(())
+    }
+
+    fn result(&mut self, piece: &mut [f32]) -> Result<(), BackendError> {
+        let [pieces, values] = self.chain.results;
+        let last = self.size - 1;
+        if self.rank != last {
+            let count = self.shown.wrapping_add(pieces as u32 + 1);
+            piece.copy_from_slice(self.seen(last, values, piece.len(), count)?);
+        }
+        self.chain.results = [pieces + 1, values + piece.len()];
+        if self.chain.results == self.chain.shown {
+            self.shown = self.shown.wrapping_add(pieces as u32 + 1);
+            self.chain = Chain::default();
+        }
+        Ok(())
+    }
+
+    fn largest(&mut self, values: &mut [f32]) -> Result<(), BackendError> {
         for piece in values.chunks_mut(SLOT) {
             self.exchange(piece)?;
-            piece.copy_from_slice(self.shown(0, piece.len()));
-            for rank in 1..self.size {
-                let shown = self.shown(rank, piece.len());
-                piece.iter_mut().zip(shown).for_each(|(sum, value)| *sum += value);
+            for rank in 0..self.size {
+                let shown = self.seen(rank, 0, piece.len(), self.shown)?;
+                piece.iter_mut().zip(shown).for_each(|(value, shown)| *value = value.max(*shown));
             }
         }
         Ok(())
@@ -206,8 +274,8 @@ impl Ranks for SharedRanks {
             if self.rank == 0 {
                 for (rank, (begin, len)) in begins.iter().zip(lens).enumerate() {
                     let piece = piece(*len, at);
-                    all[begin + piece.start..begin + piece.end]
-                        .copy_from_slice(self.shown(rank, piece.len()));
+                    let shown = self.seen(rank, 0, piece.len(), self.shown)?;
+                    all[begin + piece.start..begin + piece.end].copy_from_slice(shown);
                 }
             }
         }
@@ -244,24 +312,36 @@ mod tests {
     }
 
     #[test]
-    fn every_rank_has_the_sum_in_the_order_of_ranks() {
-        // Lengths of less than a slot, a slot, and more; values whose sum depends on the order.
+    fn chains_go_through_all_ranks_in_their_order() {
+        // Pieces of a chain, a slot together at most; values whose sum depends on the order.
+        let chains = [vec![1], vec![576], vec![16; 8], vec![SLOT / 8; 8], vec![SLOT - 5, 3, 2]];
         let value = |rank: usize, i: usize| [1e8, 1.0, -1e8][rank] * (1.0 + (i % 7) as f32);
-        let lens = [1, 576, SLOT, 2 * SLOT + 5];
-        let sums = each(3, |rank, mut ranks| {
-            (0..40)
-                .map(|turn| {
-                    let mut values: Vec<f32> = (0..lens[turn % 4]).map(|i| value(rank, i + turn)).collect();
-                    ranks.sum(&mut values).unwrap();
-                    values
-                })
-                .collect::<Vec<_>>()
+        let results = each(3, |rank, mut ranks| {
+            let mut run = |turn: usize| {
+                let mut pieces: Vec<Vec<f32>> = chains[turn % 5].iter().map(|len| vec![0.5; *len]).collect();
+                for piece in &mut pieces {
+                    ranks.before(piece).unwrap();
+                    piece.iter_mut().enumerate().for_each(|(i, sum)| *sum += value(rank, i + turn));
+                    ranks.after(piece).unwrap();
+                }
+                pieces.iter_mut().for_each(|piece| ranks.result(piece).unwrap());
+                // What comes in between takes turns with chains.
+                let mut most = [(10 * turn + rank) as f32, -(rank as f32)];
+                if turn % 3 == 1 {
+                    ranks.largest(&mut most).unwrap();
+                    assert_eq!(most, [(10 * turn + 2) as f32, 0.0]);
+                }
+                pieces
+            };
+            (0..15).map(&mut run).collect::<Vec<_>>()
         });
-        assert!(sums[0] == sums[1] && sums[1] == sums[2]);
-        for (turn, sum) in sums[0].iter().enumerate() {
-            for (i, sum) in sum.iter().enumerate() {
-                let expected = value(0, i + turn) + value(1, i + turn) + value(2, i + turn);
-                assert_eq!(sum.to_bits(), expected.to_bits());
+        assert!(results[0] == results[1] && results[1] == results[2]);
+        for (turn, pieces) in results[0].iter().enumerate() {
+            for piece in pieces {
+                for (i, sum) in piece.iter().enumerate() {
+                    let expected = 0.0 + value(0, i + turn) + value(1, i + turn) + value(2, i + turn);
+                    assert_eq!(sum.to_bits(), expected.to_bits());
+                }
             }
         }
     }
@@ -283,14 +363,29 @@ mod tests {
         assert!(gathered[0] == expected.collect::<Vec<_>>());
     }
 
+    /// What a rank does that waits for another.
+    type Wait = fn(&mut SharedRanks) -> Result<(), BackendError>;
+
     #[test]
     fn who_waits_for_a_lost_rank_hears_of_it() {
-        let memory = SharedMemory::new(2).unwrap();
-        let fate = Arc::new(Fate::default());
-        let mut ranks = memory.ranks(&fate).unwrap();
-        let waiting = std::thread::spawn(move || ranks.sum(&mut [1.0]).unwrap_err().to_string());
-        fate.end(Ending::Lost("rank 1 is gone".into()));
-        assert_eq!(waiting.join().unwrap(), "rank 1 is gone");
+        // The first waits for the last, one behind the first for the first, and both for an exchange.
+        let waits: [(usize, Wait); 4] = [
+            (0, |ranks| {
+                ranks.before(&mut [1.0]).and_then(|()| ranks.after(&[1.0]))?;
+                ranks.result(&mut [1.0])
+            }),
+            (1, |ranks| ranks.before(&mut [1.0])),
+            (0, |ranks| ranks.largest(&mut [1.0])),
+            (1, |ranks| ranks.gather(&[1.0], &[1, 1], &mut Vec::new())),
+        ];
+        for (rank, wait) in waits {
+            let memory = SharedMemory::new(2).unwrap();
+            let fate = Arc::new(Fate::default());
+            let mut ranks = SharedRanks::inherited(memory.descriptor(), 2, rank, &fate).unwrap();
+            let waiting = std::thread::spawn(move || wait(&mut ranks).unwrap_err().to_string());
+            fate.end(Ending::Lost("another rank is gone".into()));
+            assert_eq!(waiting.join().unwrap(), "another rank is gone");
+        }
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! Decides how a tensor-parallel group computes a pass: the leader tells every rank the chunks, and all compute them in step,
-//! meeting in the sums of each layer.
+//! passing the sums of each layer on.
 
 use wharf_engine::cpu::{CpuStage, Entering};
 use wharf_engine::{Backend, BackendError, Chunk, Logits, Ranks};
@@ -23,7 +23,7 @@ pub struct TensorLeader {
 }
 
 impl Links {
-    /// Splits the connections: what batches go over, and what the stage adds over.
+    /// Splits the connections: what batches go over, and what the stage passes sums on over.
     ///
     /// # Errors
     /// When the operating system refuses.
@@ -32,7 +32,7 @@ impl Links {
         Ok((LeaderTies { links }, Box::new(Center::new(self.0))))
     }
 
-    /// As [`Links::tie`] where the stage adds over something else.
+    /// As [`Links::tie`] where the stage passes sums on over something else.
     pub fn tied(self) -> LeaderTies {
         LeaderTies { links: self.0 }
     }

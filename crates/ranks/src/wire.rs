@@ -6,7 +6,7 @@
 use std::io::{self, Read, Write};
 
 /// Version of everything in this crate that crosses a connection.
-pub(crate) const PROTOCOL: u32 = 1;
+pub(crate) const PROTOCOL: u32 = 2;
 
 /// What a frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub(crate) enum FrameKind {
     Hidden,
     /// Logits of the last stage.
     Logits,
-    /// Values to be added, or their sum, or one rank's part of something.
+    /// What a rank has reached of some sums, or one rank's part of something.
     Values,
     /// Still there.
     Beat,

@@ -137,7 +137,7 @@ impl Joined {
         &self.fate
     }
 
-    /// What the rank's stage adds over.
+    /// What the rank's stage passes sums on over.
     ///
     /// # Errors
     /// When the operating system refuses, or the leader's shared memory is not there.
@@ -147,7 +147,8 @@ impl Joined {
             let Identity { size, rank, .. } = self.identity;
             return Ok(Box::new(crate::shared::SharedRanks::inherited(shared, size, rank, &self.fate)?));
         }
-        Ok(Box::new(Ray::new(self.link.split()?)))
+        let last = self.identity.rank + 1 == self.identity.size;
+        Ok(Box::new(Ray::new(self.link.split()?, last)))
     }
 
     /// Computes what the leader sends until it ends the group.

@@ -3,6 +3,8 @@
 
 #[path = "ranks/assembly.rs"]
 mod assembly;
+#[path = "ranks/compressed.rs"]
+mod compressed;
 #[path = "ranks/group.rs"]
 mod group;
 #[path = "ranks/logits.rs"]

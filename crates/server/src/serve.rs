@@ -210,6 +210,8 @@ async fn until_shutdown(
                 "ready"
             );
             app.set_loaded(loaded, started.elapsed());
+            // Loading a model needs more than serving it.
+            wharf_memory::hand_back();
             lost
         }
         () = &mut shutdown => {

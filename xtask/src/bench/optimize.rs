@@ -1,4 +1,5 @@
-//! `cargo xtask bench optimize`: quantising and judging beside llama.cpp, in one run on one machine.
+//! `cargo xtask bench optimize`: quantising and judging beside llama.cpp, training beside what the machine can do, in one run on one
+//! machine.
 //!
 //! Speed is measured in rounds, as `bench peers` does it. How good files are is asked of llama.cpp's own `llama-perplexity`, ours and
 //! theirs from the same source alike, so that our own judge cannot flatter us; that they load there follows.
@@ -24,7 +25,7 @@ use crate::demo_files::Files;
 use crate::python::Python;
 use crate::{environment, shell};
 
-/// Compare quantising and judging with llama.cpp
+/// Compare quantising and judging with llama.cpp, and training with the machine
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -62,6 +63,8 @@ enum Part {
     WithItself,
     /// Speed of judging
     Eval,
+    /// Speed of training a student
+    Distill,
 }
 
 /// A scheme with llama.cpp's name of it, and the share of its speed that we must reach.
@@ -81,9 +84,13 @@ const CHANGES: [(&str, &[&str]); 3] = [
 const JUDGED: (&str, &str) = ("Q8_0", "F16");
 /// How many times as far from the source as llama.cpp's file ours may be.
 const MOST_LOSS: Bar = Bar::AtMost(1.1);
+/// Two processes beside one that has as many threads.
+const NO_SLOWER: Bar = Bar::AtLeast(1.0);
 /// The share of the engine's rate that judging must keep.
 const LEAST_SHARE: Bar = Bar::AtLeast(0.8);
 const LLAMA: &str = "llama.cpp";
+/// Whose half a student is.
+const TEACHER: &str = "Q8_0";
 
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let cache = Cache::open()?;
@@ -112,7 +119,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 
     let mut rows = Vec::new();
     let mut probes = Vec::new();
-    for part in [Part::Quantize, Part::Quality, Part::WithItself, Part::Eval] {
+    for part in [Part::Quantize, Part::Quality, Part::WithItself, Part::Eval, Part::Distill] {
         if args.parts.is_empty() || args.parts.contains(&part) {
             let probe = bench.programs.probe()?;
             probes.push(probe);
@@ -121,6 +128,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
                 Part::Quality => bench.quality()?,
                 Part::WithItself => bench.with_itself()?,
                 Part::Eval => bench.eval(probe)?,
+                Part::Distill => bench.distill(probe)?,
             });
         }
     }
@@ -250,6 +258,41 @@ impl Bench {
     }
 }
 
+impl Bench {
+    /// Tokens a second of one process and of two that share its threads, and the share of the machine's single-precision peak. Counted are
+    /// the operations of the student; with a teacher the rest of the time is the teacher's.
+    fn distill(&self, probe: Probe) -> anyhow::Result<Vec<Row>> {
+        let (teacher, out) = (self.files.path(TEACHER), self.work.join("student"));
+        let (mut two, mut with, mut without) = (Pairs::default(), Pairs::default(), Pairs::default());
+        for round in 0..self.pairs {
+            let train = |processes, alpha| {
+                remove_folder(&out)?;
+                remove_folder(&out.with_extension("distilling"))?;
+                self.programs.distill(&teacher, &self.text, &out, (processes, alpha))
+            };
+            let peak = 2.0 * self.programs.probe()?.f32_gmacs;
+            for who in [round % 2, 1 - round % 2] {
+                let found = train(2 - who, 0.5)?;
+                two.0[who].push(found.tokens_per_second);
+                if who == 1 {
+                    with.0[0].push(found.flops_per_second / 1e9);
+                }
+            }
+            without.0[0].push(train(1, 0.0)?.flops_per_second / 1e9);
+            with.0[1].push(peak);
+            without.0[1].push(peak);
+            eprintln!("distill {}/{}: two processes: {}", round + 1, self.pairs, two.last());
+        }
+        let peak =
+            |pairs: Pairs, id: &str| pairs.row(id.to_owned(), "GFLOP/s", "f32 multiply-adds", None, probe);
+        Ok(vec![
+            two.row("distill/two processes".into(), "tok/s", "one, two threads", Some(NO_SLOWER), probe),
+            peak(with, "distill/with the teacher"),
+            peak(without, "distill/without the teacher"),
+        ])
+    }
+}
+
 /// Ours and theirs, taken together round by round.
 #[derive(Default)]
 struct Pairs([Vec<f64>; 2]);
@@ -270,6 +313,15 @@ fn remove(file: &Path) -> anyhow::Result<()> {
     match std::fs::remove_file(file) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
             Err(e).with_context(|| format!("failed to remove {}", file.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn remove_folder(folder: &Path) -> anyhow::Result<()> {
+    match std::fs::remove_dir_all(folder) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(e).with_context(|| format!("failed to remove {}", folder.display()))
         }
         _ => Ok(()),
     }

@@ -1,6 +1,7 @@
 //! `wharf run-child`: stands between a supervisor and one process of it.
 
 use std::ffi::OsString;
+use std::io;
 
 use anyhow::{Context, anyhow};
 
@@ -29,8 +30,11 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let words = args.command.iter().map(|word| word.to_str().map(str::to_owned));
     let words: Vec<String> = words.collect::<Option<_>>().context("the command is not text").bad_input()?;
     let (program, rest) = words.split_first().context("there is no program to run").bad_input()?;
-    let code = wharf_local::run_child(program, rest, &args.cpus)
-        .with_context(|| format!("failed to run {program}"))?;
+    let code = wharf_local::run_child(program, rest, &args.cpus).map_err(|error| match error.kind() {
+        // Another try would not find it either.
+        io::ErrorKind::NotFound => Failure::BadInput(error.into()),
+        _ => Failure::Failed(error.into()),
+    })?;
     match u8::try_from(code) {
         Ok(0) => Ok(()),
         Ok(code) => Err(Failure::Child(code)),

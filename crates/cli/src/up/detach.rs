@@ -17,6 +17,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// How often it is asked.
 const LOOK: Duration = Duration::from_millis(50);
 
+/// Exit code for what the user gave.
+const BAD_INPUT: i32 = 2;
+
 /// Starts this very command again without `--detach`, and returns when it can be asked.
 pub(super) fn detach(folder: &Path) -> Result<(), Failure> {
     let program = std::env::current_exe().context("failed to find the program to go on with")?;
@@ -26,6 +29,8 @@ pub(super) fn detach(folder: &Path) -> Result<(), Failure> {
     let opening = || format!("failed to open {}", path.display());
     let log = OpenOptions::new().create(true).append(true).open(&path).with_context(opening)?;
     let errors = log.try_clone().with_context(opening)?;
+    // What earlier ones said is in the same file.
+    let before = log.metadata().with_context(opening)?.len();
     let mut child = Command::new(program)
         .args(std::env::args_os().skip(1).filter(|word| word != "--detach"))
         .stdin(Stdio::null())
@@ -38,13 +43,13 @@ pub(super) fn detach(folder: &Path) -> Result<(), Failure> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         if let Some(status) = child.try_wait().context("failed to look after what was started")? {
-            let text = std::fs::read_to_string(&path).unwrap_or_default();
-            let said =
-                text.lines().rev().find(|line| line.starts_with("error:")).unwrap_or("it said nothing");
-            return Err(Failure::Failed(anyhow!(
-                "it ended at once ({status}): {said}; see {}",
-                path.display()
-            )));
+            let text = std::fs::read(&path).unwrap_or_default();
+            let text = String::from_utf8_lossy(text.get(before as usize..).unwrap_or_default());
+            let why = anyhow!("it ended at once ({status}): {}; see {}", said(&text), path.display());
+            return Err(match status.code() {
+                Some(BAD_INPUT) => Failure::BadInput(why),
+                _ => Failure::Failed(why),
+            });
         }
         match runtime.block_on(order(folder, &Order::Overview)) {
             Ok(_) => break,
@@ -55,4 +60,24 @@ pub(super) fn detach(folder: &Path) -> Result<(), Failure> {
     let message =
         format!("runs in the background with process id {}; its log is {}\n", child.id(), path.display());
     Ok(exit::print(&message)?)
+}
+
+/// The last error of a log with its causes.
+fn said(log: &str) -> String {
+    let lines: Vec<&str> = log.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let error = lines.iter().rposition(|line| line.starts_with("error: "));
+    error.map_or_else(|| "it said nothing".to_owned(), |at| lines[at..].join(" ").replacen("error: ", "", 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_end_is_told_with_is_the_last_error_and_its_causes() {
+        let log =
+            "API http://127.0.0.1:1\nerror: an old one\nerror: failed to listen\n  because: address in use\n";
+        assert_eq!(said(log), "failed to listen because: address in use");
+        assert_eq!(said("API http://127.0.0.1:1\n"), "it said nothing");
+    }
 }

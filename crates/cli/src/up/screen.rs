@@ -1,18 +1,19 @@
-//! What `wharf up` shows while it runs: on a terminal a line for each service that is kept up to date, elsewhere a line for each event.
+//! What `wharf up` shows while it runs: on a terminal lines for each service and its replicas that are kept up to date, elsewhere a line for each event.
 
-use std::collections::BTreeMap;
 use std::io::{IsTerminal as _, Write as _};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use jiff::Timestamp;
-use wharf_api::console::{EventView, ServiceView};
+use wharf_api::console::{EventView, ReplicaView, ServiceView};
 use wharf_gateway::{Addresses, Handle};
 use wharf_local::{Listener, Shown};
 
 /// How often lines are brought up to date.
 const EVERY: Duration = Duration::from_millis(500);
+/// Replicas of a service that have lines of their own; `wharf ps` shows the others.
+const LINES: usize = 6;
 
 /// Where things are shown.
 pub(super) struct Screen {
@@ -53,30 +54,25 @@ impl Screen {
     /// Leaves the terminal as it was.
     pub(super) fn end(&self) {
         let mut bars = self.bars.lock().unwrap_or_else(PoisonError::into_inner);
-        bars.values().for_each(ProgressBar::finish_and_clear);
+        bars.iter().for_each(ProgressBar::finish_and_clear);
         bars.clear();
     }
 }
 
-type Bars = Arc<Mutex<BTreeMap<String, ProgressBar>>>;
+type Bars = Arc<Mutex<Vec<ProgressBar>>>;
 
 /// Brings the lines up to date.
 fn show(lines: &MultiProgress, bars: &Bars, services: &[ServiceView]) {
     let mut bars = bars.lock().unwrap_or_else(PoisonError::into_inner);
-    bars.retain(|name, bar| {
-        let stays = services.iter().any(|service| service.name == *name);
-        if !stays {
-            lines.remove(bar);
-        }
-        stays
-    });
-    for service in services {
-        let bar = bars.entry(service.name.clone()).or_insert_with(|| {
-            let style = ProgressStyle::with_template("{wide_msg}").expect("well-formed");
-            lines.add(ProgressBar::new(1).with_style(style))
-        });
-        bar.set_message(service_line(service));
+    let rows: Vec<String> = services.iter().flat_map(rows).collect();
+    while bars.len() < rows.len() {
+        let style = ProgressStyle::with_template("{wide_msg}").expect("well-formed");
+        bars.push(lines.add(ProgressBar::new(1).with_style(style)));
     }
+    for bar in bars.drain(rows.len()..) {
+        lines.remove(&bar);
+    }
+    bars.iter().zip(rows).for_each(|(bar, row)| bar.set_message(row));
 }
 
 /// A line above those that change, or just a line.
@@ -93,6 +89,27 @@ fn event_line(service: &str, event: &EventView) -> String {
     let at = at.unwrap_or_default().strftime("%H:%M:%S").to_string();
     let mark = if event.warning { "!" } else { " " };
     format!("{at} {mark} {service}  {}: {}", event.reason, event.message)
+}
+
+/// A service and its replicas.
+fn rows(service: &ServiceView) -> Vec<String> {
+    let replicas = service.facts.as_ref().map_or(&[][..], |facts| &facts.replicas);
+    let mut rows = vec![service_line(service)];
+    rows.extend(replicas.iter().take(LINES).map(|replica| replica_line(service, replica)));
+    if replicas.len() > LINES {
+        rows.push(format!("  and {} more: wharf ps", replicas.len() - LINES));
+    }
+    rows
+}
+
+/// A replica in one line, with what it waits for.
+fn replica_line(service: &ServiceView, replica: &ReplicaView) -> String {
+    let endpoint = service.endpoints.iter().find(|endpoint| endpoint.address == replica.address);
+    let load = endpoint.map_or_else(String::new, |endpoint| {
+        format!("  {} in flight  KV {:.0}%", endpoint.in_flight, endpoint.kv_cache * 100.0)
+    });
+    let why = if replica.reason.is_empty() { String::new() } else { format!("  ({})", replica.reason) };
+    format!("  {}  {}{load}{why}", replica.name, replica.state)
 }
 
 /// A service in one line.
@@ -126,7 +143,7 @@ fn service_line(service: &ServiceView) -> String {
 
 #[cfg(test)]
 mod tests {
-    use wharf_api::console::{Rates, ServiceFacts};
+    use wharf_api::console::{EndpointView, Rates, ServiceFacts};
 
     use super::*;
 
@@ -145,6 +162,34 @@ mod tests {
             line,
             "a  Preparing  0/1 replicas  2.0 req/s  0.0 tok/s  TTFT p95 120 ms  queue 0  KV 0%  (`wharf fetch` runs)"
         );
+    }
+
+    #[test]
+    fn replicas_have_lines_with_their_states_and_reasons_and_many_are_counted() {
+        let replica = |number: u32, state: &str, reason: &str| ReplicaView {
+            name: format!("a-blue-{number}"),
+            address: format!("127.0.0.1:{number}"),
+            state: state.into(),
+            reason: reason.into(),
+            ..ReplicaView::default()
+        };
+        let endpoint = EndpointView {
+            address: "127.0.0.1:1".into(),
+            in_flight: 3,
+            kv_cache: 0.25,
+            ..EndpointView::default()
+        };
+        let with = |replicas: Vec<ReplicaView>| ServiceView {
+            name: "a".into(),
+            facts: Some(ServiceFacts { replicas, ..ServiceFacts::default() }),
+            endpoints: vec![endpoint.clone()],
+            ..ServiceView::default()
+        };
+        let two = with(vec![replica(1, "ready", ""), replica(2, "waiting", "does not fit")]);
+        let expected = ["  a-blue-1  ready  3 in flight  KV 25%", "  a-blue-2  waiting  (does not fit)"];
+        assert_eq!(rows(&two)[1..], expected);
+        let many = with((1..=9).map(|number| replica(number, "ready", "")).collect());
+        assert_eq!((rows(&many).len(), rows(&many)[7].as_str()), (8, "  and 3 more: wharf ps"));
     }
 
     #[test]

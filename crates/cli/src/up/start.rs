@@ -31,6 +31,9 @@ pub(crate) struct Args {
     /// Folder of fetched and made models [default: $XDG_CACHE_HOME/wharf, else ~/.cache/wharf]
     #[arg(long, value_name = "DIR")]
     cache: Option<PathBuf>,
+    /// Fetch models from private, loopback and link-local addresses too
+    #[arg(long)]
+    allow_private: bool,
     /// Address to listen on
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
     host: String,
@@ -78,13 +81,15 @@ pub(crate) fn run(args: Args, env: &Env) -> Result<(), Failure> {
     let folder = args.state.folder(env)?;
     let memory = args.memory.as_deref().map(ByteSize::parse).transpose();
     let memory = memory.map_err(|why| anyhow!("--memory: {why}")).bad_input()?.map(|size| size.0);
-    let gateway = gateway(&args).bad_input()?;
+    let gateway = gateway(&args, env).bad_input()?;
     let cache = args.cache.clone().or_else(|| home(env, "XDG_CACHE_HOME", ".cache"));
     let cache = cache.context("there is no home folder; give --cache DIR").bad_input()?;
     // What is wrong with the files is told here, where somebody looks.
     let warnings = args.files.read().bad_input()?.problems;
     warnings.iter().for_each(|problem| eprintln!("{problem}"));
     if args.detach {
+        // Whoever has the folder would answer in place of what is started here.
+        drop(Folder::take(&folder).map_err(UpError::from).map_err(failure)?);
         return detach(&folder);
     }
     log::init("up", log::Format::Text, &args.log_level).context("failed to set up logging").bad_input()?;
@@ -101,6 +106,7 @@ pub(crate) fn run(args: Args, env: &Env) -> Result<(), Failure> {
         wharf: std::env::current_exe().context("failed to find the program to start replicas with")?,
         models: models.canonicalize().context("failed to find the folder of models")?,
         cache: cache.canonicalize().context("failed to find the cache")?,
+        fetch_args: args.allow_private.then(|| "--allow-private".to_owned()).into_iter().collect(),
         gateway,
         reader: reader(args.files),
         listener,
@@ -117,7 +123,7 @@ pub(crate) fn run(args: Args, env: &Env) -> Result<(), Failure> {
     })
 }
 
-fn gateway(args: &Args) -> anyhow::Result<GatewayConfig> {
+fn gateway(args: &Args, env: &Env) -> anyhow::Result<GatewayConfig> {
     let defaults = match &args.gateway_config {
         Some(path) => GatewayConfig::read(path)?,
         None => GatewayConfig::default(),
@@ -129,6 +135,9 @@ fn gateway(args: &Args) -> anyhow::Result<GatewayConfig> {
         api_keys: args.api_key_file.clone().or(defaults.api_keys),
         tls_cert: args.tls_cert.clone().or(defaults.tls_cert),
         tls_key: args.tls_key.clone().or(defaults.tls_key),
+        prometheus: defaults
+            .prometheus
+            .or_else(|| env.get("PROMETHEUS_ENDPOINT").filter(|url| !url.is_empty()).cloned()),
         ..defaults
     };
     config.check()?;

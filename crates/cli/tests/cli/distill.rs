@@ -103,6 +103,22 @@ fn a_run_that_was_killed_goes_on_to_the_same_weights() {
     assert_eq!(place.weights("killed"), place.weights("whole"));
 }
 
+/// No file may be larger than a megabyte, as if no more were free.
+#[test]
+fn a_full_disk_is_told_and_gone_on_from() {
+    let place = Place::new();
+    let command = place.command("out", 7, &[]);
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "trap '' XFSZ; ulimit -f 2048; exec \"$0\" \"$@\""]).arg(command.get_program());
+    wharf::without_gpus(&mut limited);
+    let full = Finished::from(limited.args(command.get_args()).output().unwrap());
+    assert_eq!(full.code, Some(1), "{}", full.err);
+    assert!(full.err.contains("step-00000005.partial; make room"), "{}", full.err);
+    assert!(!place.path("out.distilling/step-00000005.partial").exists(), "it would take room");
+    assert!(!place.path("out").exists());
+    assert_eq!(place.train("out", 7, &["--resume"])["steps"], 7);
+}
+
 #[test]
 fn a_job_that_is_started_again_goes_on_and_then_finds_its_work_done() {
     let place = Place::new();
@@ -153,6 +169,22 @@ fn a_student_can_be_served_and_distilled_again() {
     let inspected = wharf::run(&["inspect", &place.path("out").display().to_string()]);
     assert_eq!(inspected.code, Some(0), "{inspected:?}");
     assert!(report["engine_kl"].as_f64().unwrap() < 1e-6, "{report}");
+}
+
+#[test]
+fn of_conversations_answers_alone_count_when_asked() {
+    let place = Place::new();
+    let chats = place.path("chats.jsonl").display().to_string();
+    let line = "{\"messages\": [{\"role\": \"user\", \"content\": \"what follows a line of a text\"}, \
+        {\"role\": \"assistant\", \"content\": \"another\"}]}\n";
+    std::fs::write(&chats, line.repeat(8000)).unwrap();
+    let positions = |out: &str, more: &[&str]| {
+        let report = place.train(out, 2, &[&["--data", chats.as_str()][..], more].concat());
+        report["after"]["positions"].as_u64().unwrap()
+    };
+    let (all, answers) = (positions("all", &[]), positions("answers", &["--assistant-only"]));
+    assert_eq!(all, 4 * 32);
+    assert!(answers > 0 && answers < all, "{answers} of {all}");
 }
 
 #[test]

@@ -15,4 +15,5 @@ mod pack_cache;
 mod plan;
 mod ranks;
 mod serve;
+mod up;
 mod wharf;

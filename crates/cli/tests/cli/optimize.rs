@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -115,6 +116,11 @@ fn bad_input_is_told_before_anything_is_written() {
     ]);
     assert_eq!(finished.code, Some(2));
     assert!(finished.err.contains("a window takes 512"), "{}", finished.err);
+    let calibrated = ["--scheme", "int4-gptq", "--calibrate", text(&short)];
+    let finished =
+        wharf::run(&[&["quantize", text(&case.model), "-o", text(&out)], &calibrated[..]].concat());
+    assert_eq!(finished.code, Some(2));
+    assert!(finished.err.contains("a window takes 512"), "{}", finished.err);
     fs::remove_file(short).unwrap();
 
     let finished = case.quantize(&out, &["--scheme", "q3_k"]);
@@ -162,4 +168,22 @@ fn a_job_that_is_started_again_finds_its_work_done() {
     assert_eq!((again.code, again.err.contains("is there already")), (Some(0), true), "{again:?}");
     assert_eq!(fs::read(&out).unwrap(), before);
     assert_eq!(case.quantize(&out, &["--scheme", "q8_0"]).code, Some(2));
+}
+
+/// No file may be larger than some kilobytes, as if no more were free.
+#[test]
+fn a_full_disk_is_told_and_gone_on_from() {
+    let case = Case::new();
+    let out = case.path("q8.gguf");
+    let limited = "trap '' XFSZ; ulimit -f 32; exec \"$0\" \"$@\"";
+    let mut shell = Command::new("sh");
+    shell.args(["-c", limited, env!("CARGO_BIN_EXE_wharf"), "quantize", text(&case.model)]);
+    shell.args(["-o", text(&out), "--scheme", "q8_0", "--threads", "2"]);
+    wharf::without_gpus(&mut shell);
+    let full = Finished::from(shell.output().unwrap());
+    assert_eq!(full.code, Some(1), "{}", full.err);
+    assert!(full.err.contains("q8.gguf.partial; make room and run the same command again"), "{}", full.err);
+    assert!(!out.exists());
+    assert_eq!(case.quantize(&out, &["--scheme", "q8_0"]).code, Some(0));
+    assert_eq!(case.left(), ["q8.gguf"]);
 }

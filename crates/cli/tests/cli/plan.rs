@@ -162,7 +162,7 @@ fn the_kubeconfigs_cluster_is_planned_for_when_asked() {
 }
 
 /// A Hub with one repository of two files; counts the bytes that it has handed out.
-fn hub(model: Vec<u8>) -> (String, Arc<AtomicUsize>) {
+pub(crate) fn hub(model: Vec<u8>) -> (String, Arc<AtomicUsize>) {
     let sent = Arc::new(AtomicUsize::new(0));
     let counted = sent.clone();
     let answer = move |request: axum::extract::Request| {

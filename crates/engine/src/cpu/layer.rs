@@ -1,12 +1,14 @@
 //! One decoder layer over all rows of a pass.
 
 use wharf_kernels::attention::{KvElement, write_kv};
-use wharf_kernels::{Input, Isa, Store, Team, matmul, matmul_gated, ops};
+use wharf_kernels::{
+    Input, Isa, Made, PANEL, Results, Store, Team, matmul, matmul_gated, matmul_outputs, ops,
+};
 use wharf_model::ModelConfig;
 use wharf_model::config::{Activation, RopeLayout};
 
 use crate::backend::BackendError;
-use crate::ranks::Ranks;
+use crate::ranks::Chains;
 use crate::rope::Rotations;
 
 use super::attend::{Attention, Lane};
@@ -22,7 +24,7 @@ pub(super) struct Buffers {
     /// Residual stream: `(rows, hidden)`.
     pub(super) x: Vec<f32>,
     /// A block's output where a norm or a bias stands between it and the residual stream: `(rows, hidden)`.
-    branch: Vec<f32>,
+    pub(super) branch: Vec<f32>,
     /// What a block works with: of attention `(rows, q + k + v)` and then `(rows, n_heads * head_dim)`; later the feed-forward
     /// layer's activations of some rows, `(FFN_ROWS, ffn)`.
     block: Vec<f32>,
@@ -30,8 +32,8 @@ pub(super) struct Buffers {
     pub(super) input: Input,
     /// Who is shown that.
     pub(super) watch: Watch,
-    /// The ranks that hold the other heads and the rest of the feed-forward layer, where there are some.
-    pub(super) ranks: Option<Box<dyn Ranks>>,
+    /// Ties to the ranks that hold the other heads and the rest of the feed-forward layer, where there are some.
+    pub(super) chains: Option<Chains>,
     lanes: Vec<Lane>,
     partials: Vec<f32>,
     widths: Widths,
@@ -55,7 +57,7 @@ impl Buffers {
             block: Vec::new(),
             input: Input::new(),
             watch: Watch::default(),
-            ranks: None,
+            chains: None,
             lanes: (0..threads).map(|_| Lane::default()).collect(),
             partials: Vec::new(),
             widths: Widths {
@@ -78,7 +80,7 @@ impl Buffers {
 struct Stream<'a> {
     input: &'a mut Input,
     branch: &'a mut Vec<f32>,
-    ranks: &'a mut Option<Box<dyn Ranks>>,
+    chains: &'a mut Option<Chains>,
     x: &'a mut [f32],
 }
 
@@ -87,7 +89,7 @@ const ROWS: usize = 4;
 
 /// Rows that go through the feed-forward layer together: a multiple of what a claim of a product covers on every instruction
 /// set, and few enough that what is between its two products stays in a cache.
-const FFN_ROWS: usize = 384;
+pub(super) const FFN_ROWS: usize = 384;
 
 /// Everything about a layer but its weights and memory.
 pub(super) struct Context<'a> {
@@ -112,7 +114,7 @@ impl Context<'_> {
         kv: &mut KvArena<T>,
         b: &mut Buffers,
     ) -> Result<(), BackendError> {
-        let Buffers { x, branch, block, input, watch, ranks, lanes, partials, widths } = b;
+        let Buffers { x, branch, block, input, watch, chains, lanes, partials, widths } = b;
         let Widths { hidden, qkv: qkv_width, attended, ffn } = *widths;
         let rows = self.plan.rows();
         let (time, number) = (self.profile, Some(self.number));
@@ -144,7 +146,7 @@ impl Context<'_> {
         };
         watch.see(self.team, number, Matrix::O, &attended);
         time.time(Step::Project, || {
-            let to = Stream { input, branch, ranks, x };
+            let to = Stream { input, branch, chains, x };
             self.residual(&weights.o, &weights.post_attn_norm, attended, to)
         })?;
 
@@ -170,7 +172,7 @@ impl Context<'_> {
                 Rows { rows, width: ffn, make: &|row, to| to.copy_from_slice(&gated[row * ffn..][..ffn]) };
             watch.see(self.team, number, Matrix::Down, &gated);
             time.time(Step::Down, || {
-                let to = Stream { input, branch, ranks, x };
+                let to = Stream { input, branch, chains, x };
                 self.residual(&weights.down, &weights.post_ffn_norm, gated, to)
             })?;
         }
@@ -201,8 +203,35 @@ impl Context<'_> {
         }
     }
 
-    /// `stream += x W^T + bias`, with the architecture's norm in between if it has one. Where ranks hold a part of `W` each,
-    /// their products are added before anything else.
+    /// `branch = x W^T`, where every rank has some columns of both and goes on from the sums of the one before.
+    fn chained(
+        &self,
+        linear: &Linear,
+        x: Rows<'_>,
+        input: &mut Input,
+        branch: &mut [f32],
+        chains: &mut Chains,
+    ) -> Result<(), BackendError> {
+        let (matrix, width) = (&linear.matrix, linear.matrix.n());
+        // As many rows as ranks have room for.
+        for (chunk, branch) in branch.chunks_mut(FFN_ROWS * width).enumerate() {
+            let make = |row: usize, to: &mut [f32]| (x.make)(chunk * FFN_ROWS + row, to);
+            let rows = Made { rows: branch.len() / width, k: x.width, make: &make, largest: &[] };
+            let mut largest = Vec::new();
+            if matrix.input().whole_rows() {
+                largest = rows.largest(self.isa, self.team);
+                chains.ranks.largest(&mut largest)?;
+            }
+            input.fill_made(self.isa, self.team, matrix.input(), Made { largest: &largest, ..rows });
+            chains.run(branch, width, PANEL, &mut |outputs, piece| {
+                let results = Results { stride: outputs.len(), y: piece, store: Store::Continue };
+                matmul_outputs(self.isa, self.team, input, matrix, outputs, results);
+            })?;
+        }
+        Ok(())
+    }
+
+    /// `stream += x W^T + bias`, with the architecture's norm in between if it has one.
     fn residual(
         &self,
         linear: &Linear,
@@ -210,15 +239,15 @@ impl Context<'_> {
         x: Rows<'_>,
         to: Stream<'_>,
     ) -> Result<(), BackendError> {
-        let Stream { input, branch, ranks, x: stream } = to;
-        if norm.is_empty() && linear.bias.is_empty() && ranks.is_none() {
+        let Stream { input, branch, chains, x: stream } = to;
+        if norm.is_empty() && linear.bias.is_empty() && chains.is_none() {
             self.product(linear, x, input, stream, Store::Add);
             return Ok(());
         }
         branch.resize(stream.len(), 0.0);
-        self.product(linear, x, input, branch, Store::Set);
-        if let Some(ranks) = ranks {
-            ranks.sum(branch)?;
+        match chains {
+            Some(chains) => self.chained(linear, x, input, branch, chains)?,
+            None => self.product(linear, x, input, branch, Store::Set),
         }
         self.add_bias(linear, branch);
         let width = self.config.hidden_size;

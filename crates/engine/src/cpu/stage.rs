@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use half::vec::HalfBitsVecExt as _;
-use wharf_kernels::{Isa, Store, Team, matmul, ops};
+use wharf_kernels::{Isa, PANEL, Store, Team, matmul, ops};
 use wharf_model::{Model, ModelConfig};
 
 use super::CpuOptions;
@@ -25,7 +25,7 @@ use super::share::{Shard, Share};
 use super::watch::{Matrix, Observer, Rows};
 use super::weights::{CpuWeights, LoadError};
 use crate::backend::{BLOCK_TOKENS, BackendError, Chunk, Logits, check_chunks};
-use crate::ranks::Ranks;
+use crate::ranks::{Chains, Ranks};
 use crate::rope::Rotations;
 
 /// What enters a stage beside the chunks.
@@ -83,7 +83,7 @@ impl CpuStage {
     ) -> Result<CpuStage, LoadError> {
         let share = Share::whole(&model.config);
         let mut stage = CpuStage::load_part(model, share, Some(shard), options, progress)?;
-        stage.buffers.ranks = Some(ranks);
+        stage.buffers.chains = Some(Chains::new(ranks));
         Ok(stage)
     }
 
@@ -234,16 +234,40 @@ impl CpuStage {
     fn embed(&mut self, chunks: &[Chunk<'_>]) -> Result<(), BackendError> {
         let CpuStage { config, weights, team, isa, buffers, profile, .. } = self;
         let tokens: Vec<u32> = chunks.iter().flat_map(|chunk| chunk.tokens).copied().collect();
-        profile.time(Step::Embed, || {
-            team.for_each_chunk(&mut buffers.x, config.hidden_size, 8, &|row, x| {
+        let width = config.hidden_size;
+        let embed = |to: &mut [f32]| {
+            team.for_each_chunk(to, width, 8, &|row, x| {
+                if !weights.holds(tokens[row]) {
+                    return;
+                }
                 weights.embed(tokens[row], x);
                 if config.embedding_scale != 1.0 {
                     ops::scale(*isa, x, config.embedding_scale);
                 }
             });
-            // One rank has each token, the others have zeros.
-            let Buffers { ranks, x, .. } = buffers;
-            ranks.as_mut().map_or(Ok(()), |ranks| ranks.sum(x))
+        };
+        let Buffers { chains, x, branch, .. } = buffers;
+        profile.time(Step::Embed, || {
+            let Some(chains) = chains else {
+                embed(x);
+                return Ok(());
+            };
+            branch.resize(x.len(), 0.0);
+            embed(branch);
+            // One rank has each token: what is passed on is its row, which nobody adds to.
+            let most = layer::FFN_ROWS * width;
+            for (chunk, (x, own)) in x.chunks_mut(most).zip(branch.chunks(most)).enumerate() {
+                let tokens = &tokens[chunk * layer::FFN_ROWS..];
+                chains.run(x, width, PANEL, &mut |outputs, piece| {
+                    let rows = piece.chunks_exact_mut(outputs.len()).zip(own.chunks_exact(width));
+                    for ((to, own), token) in rows.zip(tokens) {
+                        if weights.holds(*token) {
+                            to.copy_from_slice(&own[outputs.clone()]);
+                        }
+                    }
+                })?;
+            }
+            Ok(())
         })
     }
 
@@ -271,7 +295,7 @@ impl CpuStage {
         };
         let width = head.output.n();
         logits.data.resize(rows.len() * width, 0.0);
-        let Buffers { input, x, watch, ranks, .. } = buffers;
+        let Buffers { input, x, watch, chains, .. } = buffers;
         let normed = Rows {
             rows: rows.len(),
             width: hidden,
@@ -291,8 +315,8 @@ impl CpuStage {
                     ops::softcap(isa, row, cap);
                 }
             });
-            match (ranks, shard) {
-                (Some(ranks), Some(shard)) => gather(&mut **ranks, shard, rows.len(), logits),
+            match (chains, shard) {
+                (Some(chains), Some(shard)) => gather(&mut *chains.ranks, shard, rows.len(), logits),
                 (None, _) | (_, None) => Ok(()),
             }
         })

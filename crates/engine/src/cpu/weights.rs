@@ -140,11 +140,13 @@ impl Table {
 }
 
 impl CpuWeights {
-    /// Embedding of `token`: `(hidden)`; zeros when another rank has it.
+    /// Whether no other rank has `token`.
+    pub(super) fn holds(&self, token: u32) -> bool {
+        self.vocab.contains(&(token as usize))
+    }
+
+    /// Embedding of `token`, which no other rank has: `(hidden)`.
     pub(super) fn embed(&self, token: u32, out: &mut [f32]) {
-        if !self.vocab.contains(&(token as usize)) {
-            return out.fill(0.0);
-        }
         let index = token as usize - self.vocab.start;
         match self.embedding.as_ref().expect("a stage that is given tokens embeds") {
             Embedding::Tied => {

@@ -111,9 +111,24 @@ pub(crate) fn check(
     match kind.kind.as_str() {
         "Deployment" | "ReplicaSet" | "StatefulSet" => causes.extend(selects_its_pods(new)),
         "Secret" => string_data(new),
+        "Service" => causes.extend(has_a_port_twice(new)),
         _ => {}
     }
     causes
+}
+
+/// Ports of a Service have names of their own.
+fn has_a_port_twice(service: &Value) -> Option<Cause> {
+    let ports = service["spec"]["ports"].as_array()?;
+    let mut places = ports.iter().enumerate();
+    let again =
+        |place: usize, port: &Value| ports[..place].iter().any(|before| before["name"] == port["name"]);
+    let (place, port) = places.find(|(place, port)| again(*place, port))?;
+    Some(Cause {
+        reason: "FieldValueDuplicate",
+        field: format!("spec.ports[{place}].name"),
+        message: format!("Duplicate value: {}", port["name"]),
+    })
 }
 
 /// Fields that can be set once.
@@ -238,6 +253,18 @@ mod tests {
         assert!(bad_name(&kind("Pod"), "A").is_some());
         assert!(bad_name(&kind("Service"), "a.b").is_some());
         assert!(bad_name(&kind("Role"), "system:a").is_none());
+    }
+
+    #[test]
+    fn ports_of_a_service_have_names_of_their_own() {
+        let ports = |names: [&str; 2]| {
+            let [first, second] = names.map(|name| json!({"name": name}));
+            let mut service = json!({"spec": {"ports": [first, second]}});
+            let causes = check(&kind("Service"), None, None, &mut service);
+            causes.into_iter().map(|cause| cause.field).collect::<Vec<_>>()
+        };
+        assert_eq!(ports(["http", "http"]), ["spec.ports[1].name"]);
+        assert_eq!(ports(["http", "https"]), [""; 0]);
     }
 
     #[test]

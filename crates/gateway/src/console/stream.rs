@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Response};
 use tokio::sync::mpsc;
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 use wharf_access::Moment;
 use wharf_api::sse;
 
@@ -53,12 +53,13 @@ pub(crate) async fn sample(shared: Arc<Shared>) {
     }
 }
 
-/// An overview each second, and at once when somebody begins to wait. It ends when the gateway drains, when the page has gone, or when its key has.
+/// An overview each second, and at once when somebody begins to wait or the source has something new. It ends when the gateway drains, when the page has gone, or when its key has.
 pub(super) fn overviews(shared: Arc<Shared>, headers: HeaderMap) -> Response<Answer> {
     let (sender, pieces) = mpsc::channel(1);
     tokio::spawn(async move {
         loop {
-            let changed = shared.demand_changed.notified();
+            // A wake-up takes less than a second, and is seen.
+            let (demand, facts) = (shared.demand_changed.notified(), shared.console.changed.notified());
             // Each time anew: services come, keys go.
             let Ok(sight) = Sight::of(&shared, &shared.table(), &headers).await else { return };
             let event = sse::frame(&overview(&shared, &sight)).unwrap_or_default();
@@ -67,7 +68,9 @@ pub(super) fn overviews(shared: Arc<Shared>, headers: HeaderMap) -> Response<Ans
             }
             tokio::select! {
                 () = sender.closed() => return,
-                _ = timeout(BEAT, changed) => {}
+                () = demand => {}
+                () = facts => {}
+                () = sleep(BEAT) => {}
             }
             if !shared.is_draining() {
                 sleep(APART).await;

@@ -220,6 +220,44 @@ async fn the_stream_tells_at_once_that_somebody_waits_and_ends_when_the_gateway_
     while next().await.is_some() {}
 }
 
+/// A runner whose service is in a phase that somebody changes.
+#[derive(Default)]
+struct Changing(std::sync::Mutex<String>);
+
+impl Source for Changing {
+    fn facts(&self, _: &str) -> Option<ServiceFacts> {
+        Some(ServiceFacts { phase: self.0.lock().unwrap().clone(), ..ServiceFacts::default() })
+    }
+
+    fn yaml(&self, _: &str) -> Option<String> {
+        None
+    }
+
+    fn manifests(&self, _: &str) -> Option<Result<String, String>> {
+        None
+    }
+}
+
+#[tokio::test]
+async fn the_stream_tells_at_once_what_the_runner_has_new() {
+    let gateway = Running::start(config(vec![service(&[])]));
+    let runner = Arc::new(Changing::default());
+    gateway.handle.set_console_source(Arc::clone(&runner) as Arc<dyn Source>);
+    let mut stream = get(&gateway, "/console/api/stream").await;
+    let began = std::time::Instant::now();
+    for number in 0..10 {
+        let phase = format!("Phase{number}");
+        runner.0.lock().unwrap().clone_from(&phase);
+        gateway.handle.console_changed();
+        let told = async {
+            while !String::from_utf8_lossy(&stream.chunk().await.unwrap().unwrap()).contains(&phase) {}
+        };
+        tokio::time::timeout(PATIENCE, told).await.unwrap();
+    }
+    // By the beat alone it would take ten seconds.
+    assert!(began.elapsed() < Duration::from_secs(6), "{:?}", began.elapsed());
+}
+
 #[tokio::test]
 async fn history_grows_by_the_second_and_shows_what_happened() {
     let engines = engines(2).await;

@@ -5,11 +5,11 @@
 
 use std::mem::MaybeUninit;
 
-use super::{Claim, PanelProduct, TileFn};
+use super::{Claim, PanelProduct, Store, TileFn};
 use crate::{
     isa::Kernel,
     matrix::Panel,
-    simd::{BF16_BLOCK, Bf16Order, Bf16Sums, LANES, MATRIX_ROWS, Simd, VECTOR_ROWS, prefetch},
+    simd::{BF16_BLOCK, Begin, Bf16Order, Bf16Sums, LANES, MATRIX_ROWS, Simd, VECTOR_ROWS, lanes, prefetch},
 };
 
 /// Products of panels of BF16.
@@ -24,10 +24,14 @@ impl Kernel for Bf16Products<'_> {
     fn run<S: Simd>(self, s: S) {
         match S::BF16 {
             Bf16Order::Ascending => {
-                self.0.products().for_each(|mut product| product.tiles(s, S::ROWS.min(VECTOR_ROWS), Floats));
+                for mut product in self.0.products() {
+                    product.tiles(s, S::ROWS.min(VECTOR_ROWS), Floats);
+                }
             }
             Bf16Order::OddFirst => {
-                self.0.products().for_each(|mut product| product.tiles(s, VECTOR_ROWS, Pairs));
+                for mut product in self.0.products() {
+                    product.tiles(s, VECTOR_ROWS, Pairs);
+                }
             }
             Bf16Order::Blocks => blocks(s, self.0),
         }
@@ -49,11 +53,11 @@ struct Floats;
 impl<S: Simd> TileFn<S> for Floats {
     #[inline(always)]
     fn call<const R: usize>(&mut self, s: S, product: &mut PanelProduct<'_>, row: usize) {
+        let mut y = product.begin::<S, R>(s, row);
         let first = product.rows.start + row;
         let pairs = product.panel.data.as_chunks::<PAIR>().0;
         let x: [&[[f32; 2]]; R] =
             std::array::from_fn(|r| &product.x.bf16().float_row(first + r).as_chunks().0[..pairs.len()]);
-        let mut y = [s.splat(0.0); R];
         for (k, pair) in pairs.iter().enumerate() {
             prefetch(pair);
             for (at, w) in s.load_pairs(pair).into_iter().enumerate() {
@@ -72,10 +76,10 @@ struct Pairs;
 impl<S: Simd> TileFn<S> for Pairs {
     #[inline(always)]
     fn call<const R: usize>(&mut self, s: S, product: &mut PanelProduct<'_>, row: usize) {
+        let mut y = product.begin::<S, R>(s, row);
         let first = product.rows.start + row;
         let group = product.x.bf16().rows(first / MATRIX_ROWS * MATRIX_ROWS);
         let at = first % MATRIX_ROWS;
-        let mut y = [s.splat(0.0); R];
         for (x, block) in group.lines.chunks_exact(group.rows.max(1)).zip(blocks_of(&product.panel)) {
             let x: [&[[u16; 2]]; R] = std::array::from_fn(|r| x[at + r].0.as_chunks().0);
             prefetch(block);
@@ -114,23 +118,44 @@ fn panels<S: Simd, const W: usize>(
 ) {
     let (x, rows) = (products[0].x.bf16(), products[0].rows.clone());
     let w = products.each_ref().map(|product| blocks_of(&product.panel));
+    let begin = match products[0].out.store {
+        Store::Set | Store::Add => Begin::Zero,
+        Store::Continue => Begin::There,
+    };
     for row in rows.clone().step_by(2 * MATRIX_ROWS) {
         let first = x.rows(row);
-        let done = if row + MATRIX_ROWS < rows.end {
-            let second = x.rows(row + MATRIX_ROWS);
-            s.bf16_matrix([first, second], w, tiles, sums);
-            [first.rows, second.rows]
-        } else {
-            s.bf16_matrix([first], w, tiles, sums);
-            [first.rows, 0]
-        };
-        for (product, panel) in products.iter_mut().zip(0..) {
-            for (tile, rows) in done.into_iter().enumerate() {
-                for r in 0..rows {
-                    // SAFETY: the unit has just written these rows.
-                    let y = s.load(unsafe { sums.0[tile][panel][r].assume_init_ref() });
-                    product.finish(s, row - product.rows.start + tile * MATRIX_ROWS + r, [y]);
-                }
+        let second = if row + MATRIX_ROWS < rows.end { Some(x.rows(row + MATRIX_ROWS)) } else { None };
+        let counts = [first.rows, second.map_or(0, |second| second.rows)];
+        if begin == Begin::There {
+            each_row(&mut products, counts, |product, [tile, panel, r]| {
+                let [y] = product.begin(s, row - product.rows.start + tile * MATRIX_ROWS + r);
+                sums.0[tile][panel][r].write(lanes(s, y));
+            });
+        }
+        match second {
+            Some(second) => s.bf16_matrix([first, second], w, tiles, begin, sums),
+            None => s.bf16_matrix([first], w, tiles, begin, sums),
+        }
+        each_row(&mut products, counts, |product, [tile, panel, r]| {
+            // SAFETY: the unit has just written these rows.
+            let y = s.load(unsafe { sums.0[tile][panel][r].assume_init_ref() });
+            product.finish(s, row - product.rows.start + tile * MATRIX_ROWS + r, [y]);
+        });
+    }
+}
+
+/// Calls `f` with each panel's product, and where its rows are among the sums: tile, panel and row of the tile. Tiles have
+/// `counts` rows.
+#[inline(always)]
+fn each_row<'a, const W: usize>(
+    products: &mut [&mut PanelProduct<'a>; W],
+    counts: [usize; 2],
+    mut f: impl FnMut(&mut PanelProduct<'a>, [usize; 3]),
+) {
+    for (panel, product) in products.iter_mut().enumerate() {
+        for (tile, rows) in counts.into_iter().enumerate() {
+            for r in 0..rows {
+                f(product, [tile, panel, r]);
             }
         }
     }

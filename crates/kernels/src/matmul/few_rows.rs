@@ -25,10 +25,11 @@ impl<const T: usize, S: Simd> TileFn<S> for WholePanel<T> {
     #[inline(always)]
     fn call<const R: usize>(&mut self, s: S, product: &mut PanelProduct<'_>, row: usize) {
         let first = product.rows.start + row;
+        let begin = product.begin(s, row);
         let (x, wide) = (product.x.tile::<R>(first), product.x.wide_tile::<R>(first));
-        let y = match s.panel::<Quant<T>, R>(x, wide, product.panel.data) {
+        let y = match s.panel::<Quant<T>, R>(begin, x, wide, product.panel.data) {
             Some(y) => y,
-            None => Quant::<T>::add(s, [s.splat(0.0); R], x, wide, product.panel.data, None),
+            None => Quant::<T>::add(s, begin, x, wide, product.panel.data, None),
         };
         product.finish(s, row, y);
     }

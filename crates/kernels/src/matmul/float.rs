@@ -36,8 +36,8 @@ macro_rules! float_tile {
             #[inline(always)]
             fn call<const R: usize>(&mut self, s: S, product: &mut PanelProduct<'_>, row: usize) {
                 let first = product.rows.start + row;
+                let mut y = product.begin::<S, R>(s, row);
                 let x: [&[f32]; R] = std::array::from_fn(|r| product.x.float_row(first + r));
-                let mut y = [s.splat(0.0); R];
                 let weights = product.panel.data.as_chunks::<{ LANES * size_of::<$element>() }>().0;
                 for (k, w) in weights.iter().enumerate() {
                     // SAFETY: any bits are a value of the element type; the array has exactly its bytes.

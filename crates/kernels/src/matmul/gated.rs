@@ -35,7 +35,7 @@ pub fn matmul_gated(
     }
     assert!(stride >= n && y.len() >= (rows - 1) * stride + n, "room for the result");
     let out = Output { start: y.as_mut_ptr(), stride, first: [0; 2], store: Store::Set, rows: PhantomData };
-    for_each_piece(isa, team, x, w, panels, &|piece| {
+    for_each_piece(isa, team, x, w, 0..panels, w.bytes(), &|piece| {
         // Clearing what a chunk of rows needs would take longer than the product of a few.
         if piece.rows.len() <= VECTOR_ROWS {
             compute(isa, x, w, act, piece, out, &mut [[0.0; VECTOR_ROWS * LANES]; 3]);

@@ -66,9 +66,9 @@ impl<const T: usize> Quant<T> {
                 (Many::Matrix, Some(tiles)) if !Self::FORMAT.halves => {
                     let unpacked = Self::unpack(s, groups, Self::FORMAT.zero, codes);
                     for row in (0..product.rows.len()).step_by(MATRIX_ROWS) {
-                        let x = &product.x.tile::<MATRIX_ROWS>(product.rows.start + row)[first..];
                         let waiting = &mut sums[row..row + MATRIX_ROWS];
-                        let mut y = start(s, first, waiting);
+                        let mut y = product.resume(s, first, row, waiting);
+                        let x = &product.x.tile::<MATRIX_ROWS>(product.rows.start + row)[first..];
                         for (run, codes) in unpacked.chunks(MATRIX_BLOCKS).enumerate() {
                             let at = run * MATRIX_BLOCKS;
                             let x = &x[at..at + codes.len()];
@@ -153,6 +153,27 @@ impl<const T: usize> Quant<T> {
 }
 
 impl PanelProduct<'_> {
+    /// Results of the tile that begins with row `row` before the segment that begins with block `first`: where they wait, or what
+    /// its sums begin with.
+    #[inline(always)]
+    fn resume<S: Simd, const R: usize>(
+        &mut self,
+        s: S,
+        first: usize,
+        row: usize,
+        waiting: &[MaybeUninit<[f32; LANES]>],
+    ) -> [S::F; R] {
+        if first == 0 {
+            return self.begin(s, row);
+        }
+        let mut y = [s.splat(0.0); R];
+        for r in 0..R {
+            // SAFETY: every segment but the last has written it for the next.
+            y[r] = s.load(unsafe { waiting[r].assume_init_ref() });
+        }
+        y
+    }
+
     /// Stores the result of the tile that begins with row `row`, or lets it wait for the next segment.
     #[inline(always)]
     fn finish_segment<S: Simd, const R: usize>(
@@ -172,19 +193,6 @@ impl PanelProduct<'_> {
     }
 }
 
-/// Results of a tile before the segment that begins with block `first`, from where they wait.
-#[inline(always)]
-fn start<S: Simd, const R: usize>(s: S, first: usize, waiting: &[MaybeUninit<[f32; LANES]>]) -> [S::F; R] {
-    let mut y = [s.splat(0.0); R];
-    if first > 0 {
-        for r in 0..R {
-            // SAFETY: every segment but the last has written it for the next.
-            y[r] = s.load(unsafe { waiting[r].assume_init_ref() });
-        }
-    }
-    y
-}
-
 /// A tile over a segment of a panel.
 struct Segment<'a, const T: usize> {
     /// Block with which it begins.
@@ -200,7 +208,7 @@ impl<const T: usize, S: Simd> TileFn<S> for Segment<'_, T> {
     #[inline(always)]
     fn call<const R: usize>(&mut self, s: S, product: &mut PanelProduct<'_>, row: usize) {
         let sums = &mut self.sums[row..row + R];
-        let y = start(s, self.first, sums);
+        let y = product.resume(s, self.first, row, sums);
         let x = &product.x.tile::<R>(product.rows.start + row)[self.first..];
         let y = Quant::<T>::add(s, y, x, &[], self.groups, Some(self.unpacked));
         product.finish_segment(s, row, y, sums, self.last);

@@ -1,6 +1,7 @@
 //! The product against a literal reading of its definition, and every instruction set against scalar.
 
 mod bf16;
+mod chain;
 
 use proptest::prelude::*;
 

@@ -297,13 +297,14 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn panel<Q: QuantWeights, const R: usize>(
         self,
+        y: [F; R],
         x: &[XBlock<R>],
         wide: &[[WideBlock; R]],
         panel: &[u8],
     ) -> Option<[F; R]> {
         // One or two rows leave registers free for all sixteen outputs, so that a panel is read in one sweep.
         // SAFETY: `self` proves the features; `wide` is filled for formats of whole bytes, because `WIDE` is set.
-        (R > 2 && tile::knows::<Q>()).then(|| unsafe { tile::tile::<Q, R>(x, wide, panel) })
+        (R > 2 && tile::knows::<Q>()).then(|| unsafe { tile::tile::<Q, R>(y, x, wide, panel) })
     }
 }
 

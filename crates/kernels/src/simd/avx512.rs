@@ -5,8 +5,8 @@ use std::arch::x86_64::*;
 
 use super::avx2::{fold_largest, fold_sum};
 use super::{
-    BF16_BLOCK, BYTE_BLOCK, Bf16Order, Bf16Rows, Bf16Sums, ByteBlock, CodeRange, LANES, MATRIX_ROWS, Many,
-    MatrixSums, NIBBLE_BLOCK, Simd, WideBlock, XBlock, amx,
+    BF16_BLOCK, BYTE_BLOCK, Begin, Bf16Order, Bf16Rows, Bf16Sums, ByteBlock, CodeRange, LANES, MATRIX_ROWS,
+    Many, MatrixSums, NIBBLE_BLOCK, Simd, WideBlock, XBlock, amx,
 };
 
 /// Proof of AVX-512 F, BW, VL, DQ and VNNI, and of AVX2, FMA and F16C, and of the instructions that `UNIT` names. Only functions
@@ -286,9 +286,10 @@ impl<const UNIT: u8> Simd for Avx512<UNIT> {
         x: [Bf16Rows<'_>; X],
         w: [&[[u8; BF16_BLOCK]]; W],
         tiles: &mut amx::Tiles,
+        begin: Begin,
         sums: &mut Bf16Sums,
     ) {
-        tiles.bf16_products(x, w, sums);
+        tiles.bf16_products(x, w, begin, sums);
     }
 
     #[inline(always)]
@@ -371,9 +372,11 @@ unsafe fn finish<const R: usize, const HALVES: bool>(mut sums: [[__m512i; R]; 2]
 #[inline]
 #[target_feature(enable = "avx512f,avx512bf16")]
 fn dot_pairs(sums: __m512, pairs: __m512i, x: u32) -> __m512 {
+    // No closures around intrinsics: what is passed to `map` has features that `map` does not have, and becomes a call.
     // SAFETY: vectors of as many bits, of which all are numbers.
-    let [pairs, x] =
-        unsafe { [pairs, _mm512_set1_epi32(x as i32)].map(|v| std::mem::transmute::<__m512i, __m512bh>(v)) };
+    let pairs = unsafe { std::mem::transmute::<__m512i, __m512bh>(pairs) };
+    // SAFETY: as above.
+    let x = unsafe { std::mem::transmute::<__m512i, __m512bh>(_mm512_set1_epi32(x as i32)) };
     _mm512_dpbf16_ps(sums, pairs, x)
 }
 

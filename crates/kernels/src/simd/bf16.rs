@@ -20,6 +20,15 @@ pub enum Bf16Order {
     Blocks,
 }
 
+/// What the sums of a matrix unit begin with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Begin {
+    /// Nothing.
+    Zero,
+    /// What is where they go.
+    There,
+}
+
 /// Thirty-two activations of a row as bf16.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]

@@ -32,13 +32,18 @@ impl Service {
         let busy = matches!(self.models.get(revision), Some(Prepared::Ready | Prepared::Running { .. }));
         let Some(written) = self.objects.get(revision).filter(|_| !busy) else { return };
         let places = context.folders.places(PathBuf::new(), 0, 0);
-        let process = match process(&written.object, places) {
+        let process = has_command(&written.object)
+            .and_then(|()| process(&written.object, places).map_err(|error| error.to_string()));
+        let mut process = match process {
             Ok(process) => process,
-            Err(error) => {
-                self.models.insert(revision.to_owned(), Prepared::Failed(error.to_string()));
+            Err(why) => {
+                self.models.insert(revision.to_owned(), Prepared::Failed(why));
                 return;
             }
         };
+        for step in process.steps.iter_mut().filter(|step| step.verb == "fetch") {
+            step.args.extend(context.fetch_args.iter().cloned());
+        }
         self.models.insert(revision.to_owned(), Prepared::Running { verb: "prepare", said: String::new() });
         self.begun.insert(revision.to_owned(), Instant::now());
         let (told, mut hears) = tokio::sync::mpsc::unbounded_channel();
@@ -75,6 +80,16 @@ impl Service {
         }
         self.models.insert(revision.to_owned(), how);
     }
+}
+
+/// Whether it is said which program to start.
+fn has_command(object: &LLMService) -> Result<(), String> {
+    let runtime = &object.spec.runtime;
+    if runtime.engine == Engine::Custom && runtime.command.is_empty() {
+        let why = "is required for a custom engine on one machine, where no image says it";
+        return Err(format!("spec.runtime.command: {why}"));
+    }
+    Ok(())
 }
 
 /// What a replica of a service asks for.

@@ -58,9 +58,7 @@ impl Service {
                     ("Preparing", format!("`wharf {verb}` runs: {said}").trim_end_matches(": ").to_owned())
                 }
                 Some(Prepared::Failed(reason)) if rollout.active.is_none() => ("Failed", reason.clone()),
-                _ if wanted == 0 && self.is_gone() => {
-                    ("Idle", "nobody has called for a while; it wakes with the next request".to_owned())
-                }
+                _ if wanted == 0 => ("Idle", asleep(self.is_gone(), self.scaling.status().is_some())),
                 _ => ("Starting", "a replica starts".to_owned()),
             };
         }
@@ -130,6 +128,7 @@ impl Service {
 
     /// The number of replicas changed.
     pub(crate) fn scaled(&mut self, from: u32, to: u32, reason: String, context: &Context) {
+        let reason = without_count(&reason, to).to_owned();
         keep(&mut self.changes, ScaleChange { at_ms: context.now_ms(), from, to, reason: reason.clone() });
         self.tell(false, "Scaled", format!("from {from} to {to} replicas: {reason}"), context);
     }
@@ -142,6 +141,23 @@ impl Service {
             self.scaled(from, to, "somebody asked for it".to_owned(), context);
         }
     }
+}
+
+/// A reason without the number that it begins with, which stands before it anyway.
+fn without_count(reason: &str, replicas: u32) -> &str {
+    let counted = format!("{replicas} replica{}: ", if replicas == 1 { "" } else { "s" });
+    reason.strip_prefix(&counted).unwrap_or(reason)
+}
+
+/// Why nothing runs, or soon nothing will; and what would start it.
+fn asleep(is_gone: bool, wakes: bool) -> String {
+    let why = match (is_gone, wakes) {
+        (false, _) => "its last replica lets its requests end",
+        (true, true) => "nobody has called for a while",
+        (true, false) => "no replica is asked for",
+    };
+    let then = if wakes { "it wakes with the next request" } else { "`wharf scale` starts it" };
+    format!("{why}; {then}")
 }
 
 /// Remembers the newest.

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests are no tests to the lint")]
 
 mod ends;
+mod engines;
 mod places;
 mod releases;
 mod scaling;

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use wharf_local::{Gpu, Machine, Order, Reply};
 
-use crate::support::{Host, Running};
+use crate::support::{Host, Running, group};
 
 const GB: u64 = 1_000_000_000;
 
@@ -121,4 +121,39 @@ async fn who_asks_for_a_gpu_has_it_alone_and_may_not_compute_elsewhere() {
         assert!(text.contains("device: cuda\n"), "{text}");
     }
     up.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_asks_for_cpus_runs_on_those_alone_and_nobody_else_does() {
+    let host = Host::default();
+    let two: Vec<usize> = host.machine.cpus.iter().copied().take(2).collect();
+    let replicas = two.len() as u32;
+    let machine = Machine { cpus: two.clone(), ..host.machine };
+    let one_each = json!({
+        "resources": {"requests": {"cpu": 1}},
+        "scaling": {"min": replicas, "max": replicas},
+        "rollout": {"strategy": "Recreate"},
+    });
+    let up = Running::start_on(Host { machine, needs: None }, json!({}), one_each).await;
+    let facts = up.until_ready(replicas).await;
+    let mut allowed = Vec::new();
+    for replica in facts.replicas {
+        // What stands in between and the engine alike.
+        let mut of_group: Vec<String> = group(replica.pid.unwrap()).into_iter().map(cpus_of).collect();
+        of_group.dedup();
+        assert_eq!(of_group.len(), 1, "{of_group:?}");
+        allowed.append(&mut of_group);
+    }
+    let mut expected: Vec<String> = two.iter().map(usize::to_string).collect();
+    expected.sort();
+    allowed.sort();
+    assert_eq!(allowed, expected);
+    up.stop().await;
+}
+
+/// The CPUs that a process may use, as Linux lists them.
+fn cpus_of(pid: u32) -> String {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    line.unwrap().trim().to_owned()
 }

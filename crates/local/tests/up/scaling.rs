@@ -23,6 +23,9 @@ async fn a_service_answers_goes_to_sleep_and_wakes_for_the_next_request() {
     assert_ne!(replica, "assistant-blue-1");
     let changes = up.facts().scaling.unwrap().changes;
     assert_eq!(changes.iter().map(|c| (c.from, c.to)).collect::<Vec<_>>(), [(1, 0), (0, 1)]);
+    let told = up.events.lock().unwrap().iter().find(|event| event.starts_with("Scaled")).cloned();
+    assert_eq!(told.as_deref(), Some("Scaled: from 1 to 0 replicas: nobody called for 1 s"));
+    assert_eq!(changes[0].reason, "nobody called for 1 s");
     up.stop().await;
 }
 

@@ -62,6 +62,31 @@ async fn replicas_are_scaled_by_hand_where_nobody_else_decides() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_without_replicas_says_whether_its_last_one_still_answers_and_what_would_start_it() {
+    let slow = json!({"tokens": 40, "itl_ms": 20});
+    let up = Running::start(slow, json!({"scaling": {"mode": "none"}})).await;
+    up.until_ready(1).await;
+    let (client, url) = (up.client.clone(), up.url("/v1/chat/completions"));
+    let chat = tokio::spawn(async move {
+        let body = json!({"model": "assistant", "messages": [{"role": "user", "content": "hello"}]});
+        client.post(url).json(&body).send().await.unwrap().status().as_u16()
+    });
+    up.until("the request", |_| up.gateway.in_flight() == 1).await;
+    up.order(Order::Scale { service: "assistant".to_owned(), replicas: 0 }).await;
+    let idle = |facts: &wharf_api::console::ServiceFacts| facts.phase == "Idle";
+    let facts = up.until("no replica that takes requests", idle).await;
+    assert_eq!(facts.replicas.iter().map(|r| r.state.as_str()).collect::<Vec<_>>(), ["draining"]);
+    assert_eq!(facts.message, "its last replica lets its requests end; `wharf scale` starts it");
+    assert_eq!(chat.await.unwrap(), 200);
+    let facts = up.until("nothing", |facts| facts.replicas.is_empty()).await;
+    assert_eq!(
+        (facts.phase.as_str(), facts.message.as_str()),
+        ("Idle", "no replica is asked for; `wharf scale` starts it")
+    );
+    up.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn logs_are_found_by_service_and_by_replica() {
     let up = Running::start(json!({}), json!({})).await;
     up.until_ready(1).await;

@@ -85,7 +85,8 @@ pub(crate) fn service(model: &Path, spec: Value) -> String {
     object.to_string()
 }
 
-fn merge(into: &mut Value, from: Value) {
+/// Puts what the second says into the first.
+pub(crate) fn merge(into: &mut Value, from: Value) {
     match (into, from) {
         (Value::Object(into), Value::Object(from)) => {
             from.into_iter().for_each(|(key, value)| merge(into.entry(key).or_insert(Value::Null), value));
@@ -150,6 +151,7 @@ impl Running {
             wharf: stand_in(),
             models,
             cache: root.path().join("cache"),
+            fetch_args: Vec::new(),
             gateway,
             reader,
             listener: Arc::new(move |_, event| {
@@ -263,8 +265,8 @@ impl Running {
         order(&self.root.path().join("state"), &what).await.unwrap()
     }
 
-    /// What a replica that is ready was told to compute on.
-    pub(crate) async fn told(&self, replica: &str) -> Vec<String> {
+    /// What a replica that is ready said before it listened.
+    pub(crate) async fn said(&self, replica: &str) -> String {
         let Reply::Log(path) = self.order(Order::Log { replica: replica.to_owned() }).await else {
             panic!("{replica} has no log")
         };
@@ -272,15 +274,17 @@ impl Running {
         loop {
             let text = std::fs::read_to_string(&path).unwrap();
             if text.contains("listening on") {
-                return text
-                    .lines()
-                    .filter_map(|line| line.strip_prefix("told "))
-                    .map(str::to_owned)
-                    .collect();
+                return text;
             }
             assert!(began.elapsed() < PATIENCE, "{replica} says no more than {text:?}");
             sleep(LOOK).await;
         }
+    }
+
+    /// The variables that a replica that is ready was told.
+    pub(crate) async fn told(&self, replica: &str) -> Vec<String> {
+        let said = self.said(replica).await;
+        said.lines().filter_map(|line| line.strip_prefix("told ")).map(str::to_owned).collect()
     }
 
     pub(crate) async fn steer(&self, command: RolloutCommand) -> Reply {

@@ -108,9 +108,7 @@ pub(crate) fn removal(model: &Model, stored: &Stored, mark: &str, settings: &Set
         claims: Vec::new(),
         makes: String::new(),
     };
-    let mut spec = owner.pod(step);
-    // Pods that failed stay with what they said.
-    spec["restartPolicy"] = "Never".into();
+    let spec = owner.pod(step);
     // Nothing of an upgrade may start a second Job for what the first one does.
     let key = names::digest_of(&json!([stored.claim, stored.name, mark]));
     let mut job = owner.job(&format!("remove-{key}"), Part::Prepare, spec);
@@ -207,7 +205,8 @@ impl<'a> Owner<'a> {
             container["envFrom"] = json!([{"secretRef": {"name": credentials.secret_name}}]);
         }
         let mut spec = json!({
-            "restartPolicy": "OnFailure",
+            // Each try is a pod that stays with what it said. One that is restarted in place goes with its Job's last try, and its words with it.
+            "restartPolicy": "Never",
             "automountServiceAccountToken": false,
             "enableServiceLinks": false,
             "securityContext": pod_security(),

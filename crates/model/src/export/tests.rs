@@ -83,11 +83,7 @@ fn every_splitting_that_can_be_written_gives_the_same_tokens() {
 fn what_a_folder_cannot_say_is_refused() {
     type Change = fn(&mut Builder);
     let changes: [(&str, Change); 3] = [
-        ("a SentencePiece tokenizer", |file| {
-            let scores = vec![0.0; TinyModel::default().vocab_size];
-            put(file, "tokenizer.ggml.model", "llama");
-            put(file, "tokenizer.ggml.scores", GgufValue::F32s(scores));
-        }),
+        ("the pre-tokenizer \"default\"", |file| put(file, "tokenizer.ggml.pre", "default")),
         ("the chat template", |file| put(file, "tokenizer.chat_template", "{% if")),
         ("see only a window", |file| put(file, "llama.attention.sliding_window", GgufValue::U32(8))),
     ];
@@ -153,6 +149,54 @@ fn a_tokenizer_that_would_split_differently_is_refused() {
     });
     let error = tokenizer::to_gguf(&folder).unwrap_err();
     assert!(error.to_string().contains("split text differently"), "{error}");
+}
+
+/// A tokenizer of SentencePiece's kind, and texts with what Hugging Face's library makes of them.
+fn pieces(name: &str) -> (PathBuf, Vec<(String, Vec<u32>)>) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tokenizers").join(name);
+    let expected: Value = serde_json::from_slice(&fs::read(folder.join("expected.json")).unwrap()).unwrap();
+    let case = |case: &Value| {
+        let ids: Vec<u32> = serde_json::from_value(case["ids"].clone()).unwrap();
+        (case["text"].as_str().unwrap().to_owned(), ids)
+    };
+    (folder, expected["cases"].as_array().unwrap().iter().map(case).collect())
+}
+
+#[test]
+fn pieces_with_scores_become_merges_and_merges_scores() {
+    let text = EncodeOptions { add_special: false, parse_special: true };
+    for (name, space) in [("llama", true), ("gemma", false)] {
+        let (folder, cases) = pieces(name);
+        let metadata = metadata_of(&tokenizer::to_gguf(&folder).unwrap());
+        assert_eq!(metadata.bool("tokenizer.ggml.add_space_prefix"), Some(space));
+        let as_gguf = Tokenizer::from_gguf(&metadata).unwrap();
+        let files = tokenizer::to_hf(&metadata).unwrap();
+        let config = file(&files, "tokenizer_config.json");
+        let back = Tokenizer::from_hf(file(&files, "tokenizer.json"), Some(config)).unwrap();
+        assert!(cases.len() > 40);
+        for (case, ids) in cases {
+            assert_eq!(as_gguf.encode(&case, text), ids, "{name} as GGUF: {case:?}");
+            assert_eq!(back.encode(&case, text), ids, "{name} and back: {case:?}");
+            assert_eq!(back.decode(&ids, true), as_gguf.decode(&ids, true), "{name}: {case:?}");
+        }
+        assert_eq!(back.eos(), as_gguf.eos());
+        assert!(back.adds_bos());
+    }
+}
+
+#[test]
+fn merges_that_no_scores_stand_for_are_refused() {
+    let (folder, _) = pieces("llama");
+    let place = Place::new();
+    for name in ["tokenizer.json", "tokenizer_config.json"] {
+        fs::copy(folder.join(name), place.0.path().join(name)).unwrap();
+    }
+    assert!(tokenizer::to_gguf(place.0.path()).is_ok());
+    edit(&place.0.path().join("tokenizer.json"), |root| {
+        root["model"]["merges"].as_array_mut().unwrap().pop();
+    });
+    let error = tokenizer::to_gguf(place.0.path()).unwrap_err();
+    assert!(error.to_string().contains("nor has SentencePiece's merges"), "{error}");
 }
 
 #[test]

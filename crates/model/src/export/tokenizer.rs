@@ -1,7 +1,8 @@
-//! Decides what a byte-level tokenizer is in the other format. SentencePiece models are refused: tokenizer.json has lost the scores
-//! that GGUF wants, and the way back would have to invent merges.
+//! Decides what a tokenizer is in the other format: one that ends in bytes here, SentencePiece's in `pieces`.
 //!
 //! A conversion is read again and must give the tokens of the original on a text full of the cases that differ.
+
+mod pieces;
 
 use std::path::Path;
 
@@ -10,12 +11,13 @@ use serde_json::{Map, Value, json};
 use super::gguf::unsupported as no_gguf;
 use super::hf::{pretty, unsupported as no_hf};
 use super::{ExportError, bytes, json as read_json, optional_json, template};
-use crate::gguf::write::{Entry, layout};
+use crate::gguf::write::{Entry, layout, set};
 use crate::gguf::{self, Metadata};
 use crate::tokenizer::{EncodeOptions, Tokenizer, pre};
 
 /// Types of tokens in GGUF.
 const NORMAL: i32 = 1;
+const UNKNOWN: i32 = 2;
 const CONTROL: i32 = 3;
 const USER_DEFINED: i32 = 4;
 const UNUSED: i32 = 5;
@@ -26,17 +28,27 @@ pub(super) fn to_gguf(folder: &Path) -> Result<Vec<Entry>, ExportError> {
     let config = optional_json(&folder.join("tokenizer_config.json"))?.unwrap_or_default();
     let tokenizer = Tokenizer::from_hf(&bytes(&root), Some(&bytes(&config)))
         .map_err(|error| no_gguf(format!("the tokenizer ({error})")))?;
-    let pre = tokenizer.gguf_pre().ok_or_else(|| {
-        no_gguf("a tokenizer that is not byte-level, or splits text in a way without a name")
-    })?;
-    let (tokens, types) = tokens(&root, tokenizer.vocab_size());
-    let mut entries = vec![
-        Entry::new("tokenizer.ggml.model", "gpt2"),
-        Entry::new("tokenizer.ggml.pre", pre),
-        Entry::new("tokenizer.ggml.tokens", tokens.as_slice()),
-        Entry::new("tokenizer.ggml.token_type", types.as_slice()),
-        Entry::new("tokenizer.ggml.merges", merges(&root).as_slice()),
-    ];
+    let (texts, types) = tokens(&root, tokenizer.vocab_size());
+    let (mut entries, spaces, sample) = match tokenizer.gguf_pre() {
+        Some(pre) => {
+            let merges: Vec<String> =
+                pairs(&root).into_iter().map(|(left, right)| format!("{left} {right}")).collect();
+            let tables = vec![
+                Entry::new("tokenizer.ggml.model", "gpt2"),
+                Entry::new("tokenizer.ggml.pre", pre),
+                Entry::new("tokenizer.ggml.tokens", texts.as_slice()),
+                Entry::new("tokenizer.ggml.token_type", types.as_slice()),
+                Entry::new("tokenizer.ggml.merges", merges.as_slice()),
+            ];
+            (tables, vec![false], String::new())
+        }
+        None => {
+            let tables = pieces::to_gguf(&root, &tokenizer, (texts, types)).ok_or_else(|| {
+                no_gguf("a tokenizer that neither ends in bytes nor has SentencePiece's merges, or splits text in a way without a name")
+            })?;
+            (tables, vec![true, false], pieces::all(&tokenizer))
+        }
+    };
     let ids = [
         ("bos", tokenizer.bos()),
         ("eos", tokenizer.eos()),
@@ -49,28 +61,31 @@ pub(super) fn to_gguf(folder: &Path) -> Result<Vec<Entry>, ExportError> {
         }
     }
     entries.push(Entry::new("tokenizer.ggml.add_bos_token", tokenizer.adds_bos()));
-    entries.push(Entry::new("tokenizer.ggml.add_space_prefix", false));
     entries.extend(template::to_gguf(folder, &config)?);
-    let header = layout(&entries, &[]).header;
-    let written = gguf::parse(&header)
-        .map_err(|source| ExportError::Gguf { path: "the new tokenizer".into(), source })?;
-    let again = Tokenizer::from_gguf(&written.metadata)
-        .map_err(|error| no_gguf(format!("the tokenizer (written, {error})")))?;
-    if !agree(&tokenizer, &again) {
-        return Err(no_gguf("a tokenizer that would split text differently there"));
+    // Which of them it is shows in what comes of it.
+    for space in spaces {
+        set(&mut entries, "tokenizer.ggml.add_space_prefix", space);
+        let header = layout(&entries, &[]).header;
+        let written = gguf::parse(&header)
+            .map_err(|source| ExportError::Gguf { path: "the new tokenizer".into(), source })?;
+        let again = Tokenizer::from_gguf(&written.metadata)
+            .map_err(|error| no_gguf(format!("the tokenizer (written, {error})")))?;
+        if agree(&tokenizer, &again, &sample) {
+            return Ok(entries);
+        }
     }
-    Ok(entries)
+    Err(no_gguf("a tokenizer that would split text differently there"))
 }
 
 /// Contractions, runs of spaces and digits, line ends, marks, other scripts, emoji, and control tokens.
 const SAMPLE: &str = "It's 1234567 o'clock -- DON'T\tpanic!\r\n\n   indented  text \u{a0}\u{e9}\u{301} na\u{ef}ve \
-    \u{4f60}\u{597d} \u{1f600} 3.14 foo_bar(x) {'a': [1, 2]}\n \n<|im_start|>user\nHi<|im_end|><|endoftext|></s>";
+    \u{4f60}\u{597d} \u{1f600} 3.14 foo_bar(x) {'a': [1, 2]}\n \n<|im_start|>user\nHi<|im_end|><|endoftext|></s> then<s>more";
 
-/// Whether both give the same tokens, with control tokens recognised and without.
-fn agree(one: &Tokenizer, other: &Tokenizer) -> bool {
+/// Whether both give the same tokens of [`SAMPLE`] and `more`, with control tokens recognised and without.
+fn agree(one: &Tokenizer, other: &Tokenizer, more: &str) -> bool {
     [true, false].into_iter().all(|special| {
         let options = EncodeOptions { add_special: special, parse_special: special };
-        one.encode(SAMPLE, options) == other.encode(SAMPLE, options)
+        [SAMPLE, more].into_iter().all(|text| one.encode(text, options) == other.encode(text, options))
     })
 }
 
@@ -95,46 +110,40 @@ fn tokens(root: &Map<String, Value>, size: usize) -> (Vec<String>, Vec<i32>) {
     (texts, types)
 }
 
-/// Merges with their sides apart by a space.
-fn merges(root: &Map<String, Value>) -> Vec<String> {
+/// Merges as their sides.
+fn pairs(root: &Map<String, Value>) -> Vec<(String, String)> {
     let list = root.get("model").and_then(|model| model.get("merges")).and_then(Value::as_array);
     let one = |merge: &Value| match merge {
-        Value::String(text) => Some(text.clone()),
-        pair => Some(format!("{} {}", pair.get(0)?.as_str()?, pair.get(1)?.as_str()?)),
+        Value::String(text) => text.split_once(' ').map(|(left, right)| (left.to_owned(), right.to_owned())),
+        pair => Some((pair.get(0)?.as_str()?.to_owned(), pair.get(1)?.as_str()?.to_owned())),
     };
     list.into_iter().flatten().filter_map(one).collect()
+}
+
+/// How a tokenizer.json splits text: the parts that differ between kinds of tokenizers.
+struct Splitting {
+    normalizer: Value,
+    pre_tokenizer: Value,
+    /// The post-processor where no begin token goes before a text.
+    unframed: Value,
+    decoder: Value,
+    model: Value,
 }
 
 /// Files of the text side of a GGUF file's metadata.
 pub(super) fn to_hf(metadata: &Metadata) -> Result<Vec<(String, Vec<u8>)>, ExportError> {
     let tokenizer =
         Tokenizer::from_gguf(metadata).map_err(|error| no_hf(format!("the tokenizer ({error})")))?;
-    if metadata.str("tokenizer.ggml.model") != Some("gpt2") {
-        return Err(no_hf("a SentencePiece tokenizer"));
-    }
-    let name = metadata.str("tokenizer.ggml.pre").unwrap_or("default");
-    let Some(pre::Json { normalizer, pre_tokenizer, ignore_merges }) = pre::json(name) else {
-        return Err(no_hf(format!("the pre-tokenizer {name:?}")));
-    };
     let tokens = metadata.strings("tokenizer.ggml.tokens").unwrap_or_default();
-    let merges: Vec<Value> = metadata
-        .strings("tokenizer.ggml.merges")
-        .unwrap_or_default()
-        .iter()
-        .filter_map(|merge| merge.split_once(' '))
-        .map(|(left, right)| json!([left, right]))
-        .collect();
-    let is_added = |id: usize| kind(metadata, id) != Kind::Normal;
-    let vocab: Map<String, Value> = tokens
-        .iter()
-        .enumerate()
-        .filter(|(id, _)| !is_added(*id))
-        .map(|(id, text)| (text.clone(), json!(id)))
-        .collect();
+    let (splitting, sample) = match metadata.str("tokenizer.ggml.model") {
+        Some("gpt2") => (byte_level(metadata, tokens)?, String::new()),
+        _ => (pieces::to_hf(metadata, &tokenizer, tokens), pieces::all(&tokenizer)),
+    };
+    let Splitting { normalizer, pre_tokenizer, unframed, decoder, model } = splitting;
     let added: Vec<Value> = (0..tokens.len())
-        .filter(|id| is_added(*id))
+        .filter(|id| is_added(metadata, *id))
         .map(|id| {
-            let special = kind(metadata, id) == Kind::Control;
+            let special = type_of(metadata, id) != USER_DEFINED;
             json!({
                 "id": id, "content": tokens[id], "single_word": false, "lstrip": false, "rstrip": false,
                 "normalized": false, "special": special,
@@ -142,8 +151,6 @@ pub(super) fn to_hf(metadata: &Metadata) -> Result<Vec<(String, Vec<u8>)>, Expor
         })
         .collect();
     let text = |id: Option<u32>| id.map(|id| tokens[id as usize].clone());
-    let byte_level =
-        json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false});
     let post_processor = match text(tokenizer.bos()).filter(|_| tokenizer.adds_bos()) {
         Some(bos) => json!({
             "type": "TemplateProcessing",
@@ -154,7 +161,7 @@ pub(super) fn to_hf(metadata: &Metadata) -> Result<Vec<(String, Vec<u8>)>, Expor
             ],
             "special_tokens": {bos.clone(): {"id": bos, "ids": [tokenizer.bos()], "tokens": [bos]}},
         }),
-        None => byte_level.clone(),
+        None => unframed,
     };
     let tokenizer_json = json!({
         "version": "1.0",
@@ -164,12 +171,8 @@ pub(super) fn to_hf(metadata: &Metadata) -> Result<Vec<(String, Vec<u8>)>, Expor
         "normalizer": normalizer,
         "pre_tokenizer": pre_tokenizer,
         "post_processor": post_processor,
-        "decoder": byte_level,
-        "model": {
-            "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
-            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": ignore_merges,
-            "vocab": vocab, "merges": merges,
-        },
+        "decoder": decoder,
+        "model": model,
     });
     let config = json!({
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -183,29 +186,58 @@ pub(super) fn to_hf(metadata: &Metadata) -> Result<Vec<(String, Vec<u8>)>, Expor
     let (tokenizer_json, config) = (pretty(&tokenizer_json), pretty(&config));
     let again = Tokenizer::from_hf(&tokenizer_json, Some(&config))
         .map_err(|error| no_hf(format!("the tokenizer (written, {error})")))?;
-    if !agree(&tokenizer, &again) {
+    if !agree(&tokenizer, &again, &sample) {
         return Err(no_hf("a tokenizer that would split text differently there"));
     }
     Ok(vec![("tokenizer.json".into(), tokenizer_json), ("tokenizer_config.json".into(), config)])
 }
 
-#[derive(PartialEq, Eq)]
-enum Kind {
-    Normal,
-    Control,
-    UserDefined,
+/// A tokenizer that ends in bytes.
+fn byte_level(metadata: &Metadata, tokens: &[String]) -> Result<Splitting, ExportError> {
+    let name = metadata.str("tokenizer.ggml.pre").unwrap_or("default");
+    let Some(pre::Json { normalizer, pre_tokenizer, ignore_merges }) = pre::json(name) else {
+        return Err(no_hf(format!("the pre-tokenizer {name:?}")));
+    };
+    let merges: Vec<Value> = metadata
+        .strings("tokenizer.ggml.merges")
+        .unwrap_or_default()
+        .iter()
+        .filter_map(|merge| merge.split_once(' '))
+        .map(|(left, right)| json!([left, right]))
+        .collect();
+    let vocab: Map<String, Value> = tokens
+        .iter()
+        .enumerate()
+        .filter(|(id, _)| !is_added(metadata, *id))
+        .map(|(id, text)| (text.clone(), json!(id)))
+        .collect();
+    let bytes =
+        json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false});
+    Ok(Splitting {
+        normalizer,
+        pre_tokenizer,
+        unframed: bytes.clone(),
+        decoder: bytes,
+        model: json!({
+            "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": ignore_merges,
+            "vocab": vocab, "merges": merges,
+        }),
+    })
 }
 
-fn kind(metadata: &Metadata, id: usize) -> Kind {
+/// Whether a token is looked for in text before anything else.
+fn is_added(metadata: &Metadata, id: usize) -> bool {
+    matches!(type_of(metadata, id), UNKNOWN | CONTROL | USER_DEFINED)
+}
+
+/// The type of a token; those that have none are ordinary.
+fn type_of(metadata: &Metadata, id: usize) -> i32 {
     use crate::gguf::{Array, Value};
     let number = match metadata.get("tokenizer.ggml.token_type") {
         Some(Value::Array(Array::I64(types))) => types.get(id).copied(),
         Some(Value::Array(Array::U64(types))) => types.get(id).and_then(|n| i64::try_from(*n).ok()),
         _ => None,
     };
-    match number {
-        Some(2 | 3) => Kind::Control,
-        Some(4 | 5) => Kind::UserDefined,
-        _ => Kind::Normal,
-    }
+    number.and_then(|number| i32::try_from(number).ok()).unwrap_or(NORMAL)
 }

@@ -1,4 +1,7 @@
-//! Decides where everything is in a safetensors file that will be written: header bytes and the place of every tensor.
+//! Decides where everything is in safetensors files that will be written: header bytes and the place of every tensor, and which file it
+//! is in when one would be too large.
+
+use std::ops::Range;
 
 use serde_json::{Map, Value, json};
 
@@ -47,12 +50,67 @@ pub fn layout(tensors: &[NewTensor]) -> Layout {
     Layout { offsets: ends.into_iter().map(|start| data + start).collect(), len: data + at, header }
 }
 
+/// Bytes of tensors after which another file begins: what others write, and every hub takes.
+pub const MOST_BYTES: u64 = 5_000_000_000;
+
+/// Says which file of several a tensor is in.
+pub const INDEX: &str = "model.safetensors.index.json";
+
+/// Which of consecutive things of these sizes share a file: no more than `most` bytes, or one that has more alone.
+pub fn shared(sizes: &[u64], most: u64) -> Vec<Range<usize>> {
+    let mut files: Vec<Range<usize>> = Vec::new();
+    let mut filled = 0;
+    for (i, size) in sizes.iter().enumerate() {
+        match files.last_mut() {
+            Some(file) if filled + size <= most => (file.end, filled) = (i + 1, filled + size),
+            _ => {
+                files.push(i..i + 1);
+                filled = *size;
+            }
+        }
+    }
+    files
+}
+
+/// The names of so many files.
+pub fn file_names(count: usize) -> Vec<String> {
+    match count {
+        1 => vec!["model.safetensors".to_owned()],
+        _ => (1..=count).map(|i| format!("model-{i:05}-of-{count:05}.safetensors")).collect(),
+    }
+}
+
+/// What [`INDEX`] says of tensors in the files of these names.
+pub fn index<'t>(tensors: impl IntoIterator<Item = (&'t str, &'t NewTensor)>) -> Vec<u8> {
+    let mut places = Map::new();
+    let mut bytes = 0;
+    for (file, tensor) in tensors {
+        places.insert(tensor.name.clone(), json!(file));
+        bytes += tensor.bytes;
+    }
+    let index = json!({"metadata": {"total_size": bytes}, "weight_map": places});
+    let mut text = serde_json::to_vec_pretty(&index).expect("JSON values can be written");
+    text.push(b'\n');
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use wharf_kernels::DType;
 
     use super::*;
     use crate::safetensors::parse_header;
+
+    #[test]
+    fn a_file_ends_where_the_next_tensor_would_be_too_much() {
+        assert_eq!(shared(&[3, 4, 3, 20, 1, 9, 1], 10), [0..3, 3..4, 4..6, 6..7]);
+        assert!(shared(&[], 10).is_empty());
+        assert_eq!(file_names(1), ["model.safetensors"]);
+        assert_eq!(file_names(12)[1], "model-00002-of-00012.safetensors");
+        let tensor = NewTensor { name: "a".into(), dtype: "I8", shape: vec![5], bytes: 5 };
+        let map = crate::safetensors::parse_index(&index([("one", &tensor)])).unwrap();
+        assert_eq!(map["a"], "one");
+    }
 
     #[test]
     fn what_is_laid_out_is_what_the_reader_finds() {

@@ -1,6 +1,7 @@
 //! Plans as a table, and what holds for any of them.
 
 use proptest::prelude::*;
+use wharf_kernels::DType;
 use wharf_testkit::TinyModel;
 
 use super::*;
@@ -49,6 +50,16 @@ fn heads_and_widths_are_cut_where_they_can_be() {
             .map(|rank| (rank.heads.clone(), rank.kv_heads.clone(), rank.ffn.clone()))
             .collect();
         assert_eq!(found, expected);
+    }
+}
+
+#[test]
+fn inputs_are_cut_where_a_sum_can_be_passed_on() {
+    for (dtype, step) in [(DType::F32, 1), (DType::F16, 1), (DType::BF16, 32), (DType::Q8_0, 32)] {
+        let file = tempfile::Builder::new().suffix(".gguf").tempfile().unwrap();
+        TinyModel { dtype, ..TinyModel::default() }.write(file.path()).unwrap();
+        let model = Model::open(file.path()).unwrap();
+        assert_eq!(Steps::of(&model.config, &model.weights), Steps { o: step, down: step }, "{dtype}");
     }
 }
 

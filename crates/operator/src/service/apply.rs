@@ -13,7 +13,9 @@ use wharf_spec::LLMService;
 
 use super::build::{self, Built};
 use super::dereference::Found;
+use super::edits;
 use super::look::held;
+use super::slices;
 use super::validate::Wanted;
 use crate::apply::{apply, delete, learn, prune};
 use crate::context::{Context, Warmth};
@@ -37,7 +39,7 @@ pub(crate) async fn carry_out(
         return Ok(());
     };
     learn(context, &found.object.metadata);
-    children.extend(build::slices(&found.object, wanted, &found.gateways));
+    children.extend(slices::slices(&found.object, &wanted.service.spec.expose, &found.gateways));
     let missing = match apply(context, &children).await {
         Err(error @ Error::Unserved { .. }) => Some(error),
         other => {
@@ -97,7 +99,8 @@ async fn act(context: &Arc<Context>, found: &Found, wanted: &Wanted, action: &Ac
     }
 }
 
-/// A version is there with so many replicas. What makes its pods is written once, and only scaled after that. Says whether it was written.
+/// A version is there with so many replicas. What makes its pods is written once, and only scaled after that, or made again as it was. Says
+/// whether it was written anew.
 async fn ensure(
     context: &Context,
     found: &Found,
@@ -107,11 +110,13 @@ async fn ensure(
 ) -> Result<bool, Error> {
     let there = found.workloads.iter().find(|workload| workload.colour == version.colour);
     if let Some(workload) = there {
-        match workload.revision == version.revision {
-            true if workload.replicas != replicas => scale(context, workload, replicas).await?,
-            true => {}
-            // Of another revision, and in the way: the next look finds it gone.
-            false => delete(context, &workload.object).await?,
+        if workload.revision != version.revision {
+            // In the way: the next look finds it gone.
+            delete(context, &workload.object).await?;
+        } else if !edits::put_right(context, found, workload, replicas).await?
+            && workload.replicas != replicas
+        {
+            scale(context, workload, replicas).await?;
         }
         return Ok(false);
     }

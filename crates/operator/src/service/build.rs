@@ -1,18 +1,17 @@
 //! The children that a service should have. Pure.
 
-use kube::ResourceExt;
 use kube::api::DynamicObject;
-use serde_json::{Value, json};
-use wharf_cluster::Object;
-use wharf_manifests::names::{self, COLOUR, SERVICE};
+use serde_json::Value;
+use wharf_manifests::names::COLOUR;
 use wharf_manifests::{Mode, RenderError, Settings, State};
 use wharf_rollout::{Colour, Version};
 use wharf_spec::LLMService;
-use wharf_spec::service::{ExposeType, Traffic};
+use wharf_spec::service::Traffic;
 
 use super::validate::{Wanted, released};
 use crate::apply::own;
 use crate::live::mark;
+use crate::made;
 use crate::observe::{GENERATION, RELEASED, REVISION};
 
 /// Everything but what makes the pods of versions.
@@ -94,61 +93,13 @@ fn note(workload: &mut Value, service: &LLMService, of: &Version) {
             template["metadata"]["annotations"][REVISION] = of.revision.as_str().into();
         }
     }
-}
-
-/// What points the Services that clients use at the gateway.
-pub(super) fn slices(object: &DynamicObject, wanted: &Wanted, gateways: &[Object]) -> Vec<Value> {
-    let expose = &wanted.service.spec.expose;
-    if expose.direct {
-        return Vec::new();
-    }
-    let name = object.name_any();
-    let mut services = vec![name.clone()];
-    if expose.kind == ExposeType::LoadBalancer {
-        services.push(names::child(&name, "external"));
-    }
-    let slice = |service: &String| {
-        let mut labels = names::labels(SERVICE, &name);
-        labels.insert("kubernetes.io/service-name".to_owned(), service.as_str().into());
-        labels.insert("endpointslice.kubernetes.io/managed-by".to_owned(), "wharf".into());
-        let namespace = object.namespace();
-        let mut slice = names::object(
-            "discovery.k8s.io/v1",
-            "EndpointSlice",
-            &names::child(service, "gateway"),
-            namespace.as_deref(),
-            labels,
-        );
-        let found: Vec<(&str, u64, bool)> = gateways.iter().filter_map(|pod| endpoint(pod)).collect();
-        slice["addressType"] = "IPv4".into();
-        // All pods of one gateway listen on the same port.
-        let port = found.first().map_or(GATEWAY, |(_, port, _)| *port);
-        slice["ports"] = json!([{"name": "http", "port": port, "protocol": "TCP"}]);
-        let endpoints = found
-            .iter()
-            .map(|(address, _, ready)| json!({"addresses": [address], "conditions": {"ready": ready}}));
-        slice["endpoints"] = endpoints.collect();
-        own(object, &mut slice);
-        mark(&mut slice);
-        slice
-    };
-    services.iter().map(slice).collect()
-}
-
-/// Port of the gateway while there is none to ask.
-const GATEWAY: u64 = 8000;
-
-fn endpoint(pod: &Object) -> Option<(&str, u64, bool)> {
-    if pod.metadata.deletion_timestamp.is_some() {
-        return None;
-    }
-    let ip = pod.data["status"]["podIP"].as_str().filter(|ip| !ip.contains(':'))?;
-    let port = wharf_cluster::address(pod, "http")?.rsplit_once(':')?.1.parse().ok()?;
-    Some((ip, port, crate::observe::is_serving(pod)))
+    made::note(workload);
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use kube::ResourceExt;
+use tokio::time::Instant;
 use wharf_cluster::Object;
 use wharf_manifests::names::COLOUR;
 use wharf_manifests::{Stored, service_needs};
@@ -13,6 +14,7 @@ use wharf_spec::service::ScalingMode;
 use super::build;
 use super::dereference::Found;
 use super::full_name;
+use super::measured;
 use super::validate::Wanted;
 use crate::context::Context;
 use crate::gateways::Heard;
@@ -29,6 +31,7 @@ pub(super) async fn look(context: &Context, found: &Found, wanted: &Wanted) -> O
         true => vec![follows_itself(wanted)],
         false => context.gateways.hear(&full_name(&found.object)).await,
     };
+    count(context, found, &heard);
     let mut busy: BTreeMap<String, u64> = BTreeMap::new();
     for (address, requests) in heard.iter().flat_map(|heard| &heard.busy) {
         let known = busy.entry(address.clone()).or_default();
@@ -60,7 +63,15 @@ fn follows_itself(wanted: &Wanted) -> Heard {
         traffic: wanted.before.traffic.clone(),
         ..GatewaySeen::default()
     };
-    Heard { gateway, busy: BTreeMap::new() }
+    Heard { gateway, ..Heard::default() }
+}
+
+/// Takes note of what gateways have counted, over stretches as long as a settled service is left alone.
+fn count(context: &Context, found: &Found, heard: &[Heard]) {
+    let Some(uid) = found.object.metadata.uid.clone() else { return };
+    let mut memory = context.memory();
+    let before = memory.counted.remove(&uid);
+    memory.counted.insert(uid, measured::count(before, heard, Instant::now(), context.longest));
 }
 
 /// Replicas that are asked for, within the bounds of scaling.

@@ -37,6 +37,9 @@ pub(super) async fn keep(
     let warmth = |uid: &str| context.memory().warmth.get(uid).cloned();
     let measured = observe::cold_start(&found.servers, warmth, wanted.before.cold_start.as_ref());
     status.cold_start = measured.or_else(|| wanted.before.cold_start.clone());
+    let lately = context.memory().counted.get(&uid).and_then(|counted| counted.measured.clone());
+    // A new operator does not know yet.
+    status.measured = lately.unwrap_or_else(|| wanted.before.measured.clone());
     let lacks = look::lacks(context, found, wanted, &step.state);
     let mut says = says(&step.state, observed);
     says.extend(applied(trouble.as_ref()));
@@ -142,7 +145,7 @@ fn describe(found: &Found, wanted: &Wanted, observed: &Observed, step: &Step) ->
         traffic: traffic.unwrap_or_else(|| before.traffic.clone()),
         rollout: None,
         cold_start: None,
-        measured: before.measured.clone(),
+        measured: None,
     }
 }
 

@@ -1,6 +1,7 @@
 //! A change of what runs is a release, whatever happens to it or to the operator.
 
 use serde_json::{Value, json};
+use wharf_api::demand::VersionCounts;
 use wharf_fakes::actors::{Fate, JobFate};
 use wharf_fakes::stage::Stage;
 use wharf_operator::steer::{self, SteerError};
@@ -58,6 +59,52 @@ async fn every_strategy_takes_a_change_over() {
         let service = served_by(&world, "green").await;
         assert_eq!(service["status"]["rollout"]["phase"], "Promoted", "{strategy}");
         is_gone(&world, "assistant-blue").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_goes_wrong_with_a_version_takes_it_back_with_every_strategy() {
+    let world = World::start().await;
+    world.fates.pods_with("\"unpullable\"", Fate::ImagePullError);
+    world.fates.pods_with("\"unready\"", Fate::NotReady { address: as_a_pod(world.engine.address()) });
+    // A tenth fails; all answers begin within 2 s, and no sooner than after 1 s.
+    world.green_answers("canary", VersionCounts { answered: 45, failed: 5, ..VersionCounts::default() });
+    let first_token = vec![0, 0, 0, 0, 0, 0, 0, 0, 50];
+    world.green_answers("bluegreen", VersionCounts { answered: 50, failed: 0, first_token });
+    let cases = [
+        ("rolling", "unpullable", json!({"strategy": "Rolling", "deadline": "2m"}), "cannot be pulled"),
+        ("recreate", "unready", json!({"strategy": "Recreate", "deadline": "2m"}), "0 of 1 replica ready"),
+        (
+            "canary",
+            "failing",
+            json!({"strategy": "Canary", "steps": [{"weight": "50%", "duration": "30s"}]}),
+            "more than rollbackOn.errorRate 1%",
+        ),
+        ("bluegreen", "slow", json!({"rollbackOn": {"ttftP95": "1s"}}), "not 1 s as rollbackOn.ttftP95 says"),
+    ];
+    let version = |mark: &str, rollout: &Value| {
+        let mut spec = marked(mark);
+        spec["rollout"] = rollout.clone();
+        spec
+    };
+    for (name, _, rollout, _) in &cases {
+        world.service(name, &version("good", rollout)).await;
+    }
+    for (name, ..) in &cases {
+        world.ready(name).await;
+    }
+    for (name, bad, rollout, _) in &cases {
+        world.service(name, &version(bad, rollout)).await;
+    }
+    for (name, _, _, why) in &cases {
+        let back = |service: &Value| service["status"]["rollout"]["phase"] == "RolledBack";
+        let service = world.until("LLMService", name, back).await;
+        let reason = condition(&service, "Stalled")["message"].as_str().unwrap().to_owned();
+        assert!(reason.contains(why), "{name}: {reason}");
+        let serves =
+            |service: &Value| service["status"]["phase"] == "Ready" && service["status"]["colour"] == "blue";
+        world.until("LLMService", name, serves).await;
+        is_gone(&world, &format!("{name}-green")).await;
     }
 }
 

@@ -48,6 +48,32 @@ async fn more_requests_at_once_mean_more_replicas() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_service_says_how_fast_it_answers_while_somebody_asks() {
+    let world = World::without_operator().await;
+    // What was measured is said for as long as this.
+    *world.longest.lock().unwrap() = Duration::from_secs(1);
+    world.start_operator();
+    world.service("assistant", &scaled(json!({"min": 1, "max": 2}))).await;
+    world.ready("assistant").await;
+    // One of a hundred first tokens took more than a second.
+    let first_token = vec![0, 0, 0, 99, 0, 0, 0, 0, 1];
+    world.demand(
+        "assistant",
+        ServiceDemand { generated_tokens: 5_000, first_token, ..ServiceDemand::default() },
+    );
+    let says =
+        |service: &Value| service["status"]["measured"]["tokensPerSecond"].as_f64().is_some_and(|n| n > 0.0);
+    let service = world.until("LLMService", "assistant", says).await;
+    let ttft = service["status"]["measured"]["ttftP95"].as_f64().unwrap();
+    assert!(ttft > 0.05 && ttft <= 0.1, "{ttft}");
+    world.until("LLMService", "assistant", |service| service["status"]["measured"].is_null()).await;
+    assert!(
+        world.cluster.settle(Duration::from_millis(300), SOON).await,
+        "nobody asks, and nothing is written"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_service_that_somebody_else_scales_is_left_to_them() {
     let world = World::start().await;
     world.service("assistant", &scaled(json!({"mode": "none"}))).await;

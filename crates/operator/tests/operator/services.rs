@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
+use wharf_fakes::actors::Fate;
 use wharf_fakes::stage::Stage;
 
 use crate::support::{POD_IP, SOON, World, condition, is_current, pod, spec, writes};
@@ -68,12 +69,37 @@ async fn a_change_of_scaling_and_observability_starts_and_stops_no_other_pods() 
     let before = world.pods();
     let changed = json!({"scaling": {"min": 2, "max": 4}, "observability": {"logs": {"format": "json"}}});
     world.service("assistant", &spec(changed)).await;
-    let grown = |service: &serde_json::Value| is_current(service) && service["status"]["readyReplicas"] == 2;
+    let grown = |service: &Value| is_current(service) && service["status"]["readyReplicas"] == 2;
     let service = world.until("LLMService", "assistant", grown).await;
     assert_eq!(service["status"]["colour"], "blue");
     let after = world.pods();
     assert!(after.len() == 2 && before.iter().all(|pod| after.contains(pod)), "{before:?} {after:?}");
     assert!(world.cluster.get("Deployment", "demo/assistant-green").is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upgrade_of_wharf_restarts_no_model() {
+    let world = World::start().await;
+    world.service("assistant", &spec(json!({}))).await;
+    world.ready("assistant").await;
+    let deployment = || world.cluster.get("Deployment", "demo/assistant-blue").unwrap()["spec"].clone();
+    let (before, pods) = (deployment(), world.pods());
+    world.kill_operator().await;
+    world.install_image("example.com/wharf:next");
+    world.start_operator();
+    // It works: a change that restarts nothing is followed.
+    world.service("assistant", &spec(json!({"scaling": {"min": 2}}))).await;
+    let grown = |service: &Value| is_current(service) && service["status"]["readyReplicas"] == 2;
+    let service = world.until("LLMService", "assistant", grown).await;
+    assert_eq!(deployment()["template"], before["template"]);
+    assert!(pods.iter().all(|pod| world.pods().contains(pod)), "{pods:?} {:?}", world.pods());
+    assert_ne!(service["status"]["image"], "example.com/wharf:next");
+    // The next release takes the new image.
+    world
+        .service("assistant", &spec(json!({"model": {"source": "pvc://models/two", "name": "fake-model"}})))
+        .await;
+    let moved = |service: &Value| service["status"]["image"] == "example.com/wharf:next";
+    world.until("LLMService", "assistant", moved).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -122,8 +148,7 @@ async fn a_service_that_is_deleted_takes_its_children_with_it() {
     ];
     let gone = |cluster: &Stage| {
         kinds.iter().all(|kind| {
-            let ours =
-                |object: &serde_json::Value| object["metadata"]["labels"]["wharf.dev/service"] == "assistant";
+            let ours = |object: &Value| object["metadata"]["labels"]["wharf.dev/service"] == "assistant";
             !cluster.list(kind).iter().any(ours)
         })
     };
@@ -136,17 +161,60 @@ async fn a_service_that_is_deleted_takes_its_children_with_it() {
 async fn a_service_is_reached_through_the_gateway_s_pods() {
     let world = World::start().await;
     world.service("assistant", &spec(json!({}))).await;
-    let empty = |slice: &serde_json::Value| slice["endpoints"].as_array().is_none_or(Vec::is_empty);
+    let empty = |slice: &Value| slice["endpoints"].as_array().is_none_or(Vec::is_empty);
     world.until("EndpointSlice", "assistant-gateway", empty).await;
     let labels = json!({"app.kubernetes.io/component": "gateway"});
     let ports = json!([{"name": "http", "containerPort": 8000}]);
     let container = json!({"name": "gateway", "image": "wharf", "ports": ports});
     world.cluster.seed(pod("wharf-system", "gateway-1", &labels, container)).await;
-    let pointed = |slice: &serde_json::Value| {
+    let pointed = |slice: &Value| {
         slice["endpoints"][0]["addresses"] == json!([POD_IP])
             && slice["endpoints"][0]["conditions"]["ready"] == true
     };
     let slice = world.until("EndpointSlice", "assistant-gateway", pointed).await;
-    assert_eq!(slice["ports"][0]["port"], 8000);
+    let of_port = |slice: &Value| -> Vec<(Value, Value)> {
+        let ports = slice["ports"].as_array().unwrap().iter();
+        ports.map(|port| (port["name"].clone(), port["port"].clone())).collect()
+    };
+    assert_eq!(of_port(&slice), [(json!("http"), json!(8000))]);
     assert_eq!(slice["metadata"]["labels"]["kubernetes.io/service-name"], "assistant");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn gateways_with_tls_and_addresses_of_both_families_are_reached_by_all_of_them() {
+    let world = World::start().await;
+    world.fates.pods_with("gateway-1", Fate::Waits);
+    world.service("assistant", &spec(json!({}))).await;
+    let labels = json!({"app.kubernetes.io/component": "gateway"});
+    let ports = json!([{"name": "http", "containerPort": 8000}, {"name": "https", "containerPort": 8443}]);
+    let container = json!({"name": "gateway", "image": "wharf", "ports": ports});
+    let mut gateway = pod("wharf-system", "gateway-1", &labels, container);
+    gateway["status"] = json!({
+        "phase": "Running", "podIP": POD_IP, "podIPs": [{"ip": POD_IP}, {"ip": "fd00::1"}],
+        "conditions": [{"type": "Ready", "status": "True"}],
+    });
+    world.cluster.seed(gateway).await;
+    for (name, family, address) in
+        [("assistant-gateway", "IPv4", POD_IP), ("assistant-gateway-ipv6", "IPv6", "fd00::1")]
+    {
+        let pointed = |slice: &Value| {
+            let numbers: Vec<&Value> =
+                slice["ports"].as_array().into_iter().flatten().map(|port| &port["port"]).collect();
+            slice["addressType"] == family
+                && slice["endpoints"][0]["addresses"] == json!([address])
+                && numbers == [&json!(8000), &json!(8443)]
+        };
+        world.until("EndpointSlice", name, pointed).await;
+    }
+    // When the gateway is gone, so is what only pointed at it.
+    world.fates.pods_with("gateway-1", Fate::Ended { exit_code: 0 });
+    world.cluster.delete("Pod", "wharf-system/gateway-1");
+    world.nudge();
+    world
+        .cluster
+        .await_object("EndpointSlice", "demo/assistant-gateway-ipv6", SOON, |slice| slice.is_none())
+        .await
+        .unwrap();
+    let slice = world.cluster.get("EndpointSlice", "demo/assistant-gateway").unwrap();
+    assert!(slice["endpoints"].as_array().is_none_or(Vec::is_empty), "{slice}");
 }

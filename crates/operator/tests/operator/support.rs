@@ -19,7 +19,7 @@ use wharf_fakes::cluster::Call;
 use wharf_fakes::engine::{EngineConfig, FakeEngine};
 use wharf_fakes::stage::Stage;
 use wharf_manifests::Settings;
-use wharf_operator::{Gateways, Heard, HttpProbe, Operator, Options, Side, run};
+use wharf_operator::{Answers, Gateways, Heard, HttpProbe, Operator, Options, Side, run};
 use wharf_rollout::{Colour, GatewaySeen};
 
 /// Nothing in these tests takes as long unless it hangs.
@@ -48,6 +48,8 @@ pub(crate) struct World {
     pub(crate) fates: Fates,
     /// How long an operator that is started waits at most before it looks again.
     pub(crate) longest: Mutex<Duration>,
+    /// How long it waits at most while a release is under way.
+    pub(crate) beat: Mutex<Duration>,
     /// What an operator that is started is told.
     settings: Mutex<Settings>,
     operator: Mutex<Option<JoinHandle<()>>>,
@@ -64,6 +66,8 @@ struct Asked {
     lines: broadcast::Sender<Arc<DemandReport>>,
     services: Arc<Mutex<BTreeMap<String, ServiceDemand>>>,
     sequence: Arc<AtomicU64>,
+    /// How green versions answer, by service: what is counted between two questions.
+    green: Arc<Mutex<BTreeMap<String, VersionCounts>>>,
 }
 
 /// How pods and Jobs fare: by a text that is in them.
@@ -88,23 +92,38 @@ fn find<F: Clone>(fates: &Mutex<BTreeMap<String, F>>, object: &Value) -> Option<
     fates.lock().unwrap().iter().find(|(text, _)| whole.contains(*text)).map(|(_, fate)| fate.clone())
 }
 
-/// Gateways that follow the status at once, and of whose requests every one is answered.
+/// Gateways that follow the status at once, and of whose requests every one is answered unless a test says otherwise.
 struct Following {
     cluster: Stage,
     asked: Asked,
-    answered: AtomicU64,
+    /// How often they were asked.
+    questions: AtomicU64,
+}
+
+/// What is counted of a version between two questions.
+fn well() -> VersionCounts {
+    VersionCounts { answered: 50, ..VersionCounts::default() }
+}
+
+fn times(counts: &VersionCounts, n: u64) -> VersionCounts {
+    let VersionCounts { answered, failed, first_token } = counts;
+    let first_token = first_token.iter().map(|count| count * n).collect();
+    VersionCounts { answered: answered * n, failed: failed * n, first_token }
 }
 
 #[async_trait]
 impl Gateways for Following {
     async fn hear(&self, service: &str) -> Vec<Heard> {
-        let object = self.cluster.get("LLMService", service).unwrap_or_default();
+        let object = self.cluster.read("LLMService", service).await.unwrap_or_default();
         let traffic = serde_json::from_value(object["status"]["traffic"].clone()).unwrap_or_default();
-        let answered = self.answered.fetch_add(50, Ordering::Relaxed);
-        let counts = |_| VersionCounts { answered, ..VersionCounts::default() };
-        let counts = [Colour::Blue, Colour::Green].map(|colour| (colour, counts(colour))).into();
+        let questions = self.questions.fetch_add(1, Ordering::Relaxed);
+        let green = self.asked.green.lock().unwrap().get(service).cloned().unwrap_or_else(well);
+        let counts = [(Colour::Blue, well()), (Colour::Green, green)];
+        let counts = counts.map(|(colour, counts)| (colour, times(&counts, questions))).into();
         let gateway = GatewaySeen { name: "gateway".to_owned(), epoch: 1, traffic, counts };
-        vec![Heard { gateway, busy: BTreeMap::new() }]
+        let asked = self.asked.services.lock().unwrap().get(service).cloned().unwrap_or_default();
+        let answers = Answers { tokens: asked.generated_tokens, first_token: asked.first_token };
+        vec![Heard { gateway, busy: BTreeMap::new(), answers }]
     }
 
     fn lines(&self) -> broadcast::Receiver<Arc<DemandReport>> {
@@ -163,6 +182,7 @@ impl World {
         });
         World {
             longest: Mutex::new(Duration::from_millis(100)),
+            beat: Mutex::new(Duration::from_millis(20)),
             settings: Mutex::default(),
             cluster,
             engine,
@@ -175,6 +195,7 @@ impl World {
                 lines: broadcast::channel(16).0,
                 services: Arc::default(),
                 sequence: Arc::default(),
+                green: Arc::default(),
             },
         }
     }
@@ -198,6 +219,11 @@ impl World {
         }
     }
 
+    /// An operator that is started is of a Wharf with this image.
+    pub(crate) fn install_image(&self, image: &str) {
+        self.settings.lock().unwrap().image = image.to_owned();
+    }
+
     /// Starts an operator, as a new process would.
     pub(crate) fn start_operator(&self) {
         *self.operator.lock().unwrap() = Some(self.operator(None));
@@ -207,7 +233,7 @@ impl World {
     pub(crate) fn operator(&self, identity: Option<&str>) -> JoinHandle<()> {
         let options = Options {
             lease: identity.map(|identity| ("wharf-system".to_owned(), identity.to_owned())),
-            beat: Duration::from_millis(20),
+            beat: *self.beat.lock().unwrap(),
             longest: *self.longest.lock().unwrap(),
             settings: self.settings.lock().unwrap().clone(),
             patience: Duration::from_secs(2),
@@ -221,7 +247,7 @@ impl World {
         let gateways = Following {
             cluster: self.cluster.clone(),
             asked: self.asked.clone(),
-            answered: AtomicU64::new(0),
+            questions: AtomicU64::new(0),
         };
         let operator = Operator {
             client: self.cluster.client_of(NAME, USER),
@@ -257,7 +283,7 @@ impl World {
 
     /// From now on this is asked of the service `demo/name`.
     pub(crate) fn demand(&self, name: &str, demand: ServiceDemand) {
-        let Asked { lines, services, sequence } = &self.asked;
+        let Asked { lines, services, sequence, green: _ } = &self.asked;
         services.lock().unwrap().insert(format!("demo/{name}"), demand);
         let report = DemandReport {
             gateway: "gateway".to_owned(),
@@ -267,6 +293,11 @@ impl World {
             services: services.lock().unwrap().clone(),
         };
         lines.send(Arc::new(report)).expect("an autoscaler listens");
+    }
+
+    /// The green version of `demo/name` answers so whenever gateways are asked. To be said before there is one: they count on.
+    pub(crate) fn green_answers(&self, name: &str, counts: VersionCounts) {
+        self.asked.green.lock().unwrap().insert(format!("demo/{name}"), counts);
     }
 
     /// Kills the operator, wherever it is.
@@ -328,6 +359,15 @@ impl World {
         let told = once.filter(|event| event["reason"] == reason);
         told.map(|event| event["note"].as_str().or(event["message"].as_str()).unwrap_or_default().to_owned())
             .collect()
+    }
+}
+
+/// The operator works with the cluster, which ends with the last who has it.
+impl Drop for World {
+    fn drop(&mut self) {
+        if let Some(task) = self.operator.lock().unwrap().take() {
+            task.abort();
+        }
     }
 }
 

@@ -34,8 +34,11 @@ pub(super) fn save(
         parameters.list.iter().enumerate().map(|(i, w)| (format!("w.{i:05}"), Numbers::new(&w.data))),
     );
     let metadata = HashMap::from([("step".to_owned(), step.to_string())]);
-    safetensors::serialize_to_file(tensors, Some(metadata), &partial)
-        .map_err(|error| DistillError::Write { path: partial.clone(), source: into_io(error) })?;
+    safetensors::serialize_to_file(tensors, Some(metadata), &partial).map_err(|error| {
+        // On a full disk it would take what the next try needs.
+        let _ = std::fs::remove_file(&partial);
+        DistillError::Write { path: partial.clone(), source: into_io(error) }
+    })?;
     let file = std::fs::File::open(&partial).map_err(DistillError::read(&partial))?;
     file.sync_all().map_err(DistillError::write(&partial))?;
     std::fs::rename(&partial, &path).map_err(DistillError::write(&path))?;

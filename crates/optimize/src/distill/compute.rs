@@ -10,8 +10,9 @@ use burn_tensor::backend::{AutodiffBackend, Backend};
 use burn_tensor::{Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
+use super::data::Window;
 use super::error::DistillError;
-use super::loss::{LossSums, Objective, TeacherRow};
+use super::loss::{LossSums, Objective, Targets, TeacherRow};
 use super::network::{Batch, Hidden, Network};
 use super::optimizer::Gradients;
 use super::parameters::{Key, Parameters};
@@ -36,18 +37,21 @@ pub(super) struct Micro {
     pub(super) windows: Vec<u32>,
     pub(super) tokens: Vec<u32>,
     pub(super) targets: Vec<u32>,
+    /// Which of the targets count.
+    pub(super) learned: Vec<bool>,
     pub(super) length: usize,
 }
 
 impl Micro {
     /// From windows that hold one token more than their length.
-    pub(super) fn new(windows: &[(u32, Vec<u32>)]) -> Micro {
-        let length = windows[0].1.len() - 1;
+    pub(super) fn new(windows: &[(u32, Window)]) -> Micro {
+        let length = windows[0].1.tokens.len() - 1;
         let mut micro = Micro { length, ..Micro::default() };
-        for (window, tokens) in windows {
+        for (window, Window { tokens, learned }) in windows {
             micro.windows.push(*window);
             micro.tokens.extend_from_slice(&tokens[..length]);
             micro.targets.extend_from_slice(&tokens[1..]);
+            micro.learned.extend_from_slice(&learned[1..]);
         }
         micro
     }
@@ -93,7 +97,7 @@ impl Lessons {
 /// How a step is computed.
 pub(super) struct Step<'a> {
     pub(super) objective: Objective,
-    /// Every token's part of the loss is multiplied by it: one by the tokens of the whole step.
+    /// The part of every target that counts is multiplied by it: one by those of the whole step.
     pub(super) scale: f32,
     pub(super) threads: usize,
     /// Layers of the student whose output is compared with what the teacher told, and the weight of that.
@@ -101,7 +105,7 @@ pub(super) struct Step<'a> {
     pub(super) feature_weight: f32,
 }
 
-/// Sums over the tokens of a step.
+/// Sums over the targets of a step that count.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct StepSums {
     pub(super) loss: LossSums,
@@ -180,7 +184,12 @@ impl<B: Backend> Compute for On<B> {
             let mut surrogate = (last * Tensor::from_inner(head.d_hidden)).sum();
             for (student, teacher) in after.into_iter().zip(&told.features) {
                 let target = self.upload::<Autodiff<B>>(teacher.clone(), student.dims());
-                let distance = (student - target).powi_scalar(2).mean_dim(1).sum();
+                let mut distances = (student - target).powi_scalar(2).mean_dim(1);
+                if !batch.learned.iter().all(|learned| *learned) {
+                    let counts = batch.learned.iter().map(|learned| f32::from(*learned)).collect();
+                    distances = distances * self.upload::<Autodiff<B>>(counts, [batch.learned.len(), 1]);
+                }
+                let distance = distances.sum();
                 sums.features += f64::from(
                     distance
                         .clone()
@@ -260,7 +269,10 @@ impl<B: Backend> On<B> {
             let mut logits = numbers(input.clone().matmul(output.clone().transpose()));
             finish(config, &mut logits);
             let capped = config.logit_softcap.map(|_| logits.clone());
-            let targets = &batch.targets[first..first + count];
+            let targets = Targets {
+                tokens: &batch.targets[first..first + count],
+                learned: &batch.learned[first..first + count],
+            };
             let teacher = |row: usize| lessons.row(first + row, config.vocab_size);
             let part = step.objective.differentiate(&mut logits, targets, &teacher, step.scale, step.threads);
             sums.divergence += part.divergence;

@@ -2,9 +2,10 @@
 //!
 //! The text passes through memory document by document. Windows are contiguous; a document ends with the end-of-text token
 //! and the next one follows in the same window, which it can see. Every window holds one token more than its length, so that
-//! each position has a target. Which windows are validation and in which order the others come depends on the seed alone, so
-//! the place in the data is one number.
+//! each position has a target. A token that is read and not learned has a mark in the file. Which windows are validation and in
+//! which order the others come depends on the seed alone, so the place in the data is one number.
 
+mod answers;
 mod documents;
 
 use std::fs::File;
@@ -51,10 +52,30 @@ pub(super) struct Split {
     pub(super) most: usize,
 }
 
-/// Tokenises `files` into `path`, which appears when it is whole. Gives the number of tokens.
+/// A window's tokens and, after them, the target of its last position.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Window {
+    pub(super) tokens: Vec<u32>,
+    /// Which of them a student learns to say.
+    pub(super) learned: Vec<bool>,
+}
+
+impl Window {
+    /// Targets that count, of the positions from `first`.
+    pub(super) fn targets(&self, first: usize) -> usize {
+        self.learned[first + 1..].iter().filter(|learned| **learned).count()
+    }
+}
+
+/// Marks a token of the file that is read and not learned; no vocabulary has so many.
+const ONLY_READ: u32 = 1 << 31;
+
+/// Tokenises `files` into `path`, which appears when it is whole. Gives the number of tokens. Of conversations `only_answers` are
+/// learned, if so.
 pub(super) fn pack(
     files: &[PathBuf],
     text: &TextSide,
+    only_answers: bool,
     path: &Path,
     heard: &mut dyn FnMut(usize),
 ) -> Result<usize, DistillError> {
@@ -63,10 +84,22 @@ pub(super) fn pack(
     let mut tokens = 0;
     let end = text.tokenizer.eos().or(text.tokenizer.bos());
     for file in files {
-        documents::read(file, text.chat_template.as_ref(), &text.tokenizer, &mut |document| {
+        documents::read(file, text.chat_template.as_ref(), &text.tokenizer, only_answers, &mut |document| {
             let options = EncodeOptions { add_special: false, parse_special: document.kind == Kind::Chat };
             let mut ids = text.tokenizer.encode(document.text, options);
             ids.extend(end.filter(|_| document.ends));
+            if let Some(spans) = document.learned {
+                let fail = |why| DistillError::Input(format!("failed to read {}: {why}", file.display()));
+                // What follows the text is no answer.
+                let own = ids.len() - usize::from(document.ends && end.is_some());
+                let mut learned =
+                    answers::within(&text.tokenizer, &ids[..own], document.text, spans).map_err(fail)?;
+                learned.resize(ids.len(), false);
+                ids.iter_mut()
+                    .zip(learned)
+                    .filter(|(_, learned)| !learned)
+                    .for_each(|(id, _)| *id |= ONLY_READ);
+            }
             tokens += ids.len();
             heard(tokens);
             let bytes: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
@@ -99,8 +132,20 @@ impl Corpus {
         let (validation, train): (Vec<u32>, Vec<u32>) =
             (0..windows as u32).partition(|i| is_validation(*i as usize));
         let step = validation.len().div_ceil(split.most.max(1));
-        let validation = validation.into_iter().step_by(step).collect();
-        Ok(Corpus { path: path.to_owned(), file, tokens, length: split.length, train, validation })
+        let validation: Vec<u32> = validation.into_iter().step_by(step).collect();
+        let corpus = Corpus { path: path.to_owned(), file, tokens, length: split.length, train, validation };
+        let mut judged = 0;
+        for window in &corpus.validation {
+            judged += corpus.window(*window)?.targets(0);
+        }
+        match judged {
+            0 => Err(DistillError::Input(format!(
+                "no token of an answer is in the {} windows kept for validation, and --assistant-only judges by nothing else; give \
+                 more conversations or a larger --validation",
+                corpus.validation.len()
+            ))),
+            _ => Ok(corpus),
+        }
     }
 
     /// Windows in all.
@@ -113,12 +158,14 @@ impl Corpus {
         self.train.len()
     }
 
-    /// The tokens of window `window` and, after them, the target of its last position.
-    pub(super) fn window(&self, window: u32) -> Result<Vec<u32>, DistillError> {
+    /// Window `window`.
+    pub(super) fn window(&self, window: u32) -> Result<Window, DistillError> {
         let mut bytes = vec![0; (self.length + 1) * 4];
         let at = window as u64 * self.length as u64 * 4;
         self.file.read_exact_at(&mut bytes, at).map_err(DistillError::read(&self.path))?;
-        Ok(bytes.as_chunks::<4>().0.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect())
+        let stored = bytes.as_chunks::<4>().0.iter().map(|bytes| u32::from_le_bytes(*bytes));
+        let (tokens, learned) = stored.map(|token| (token & !ONLY_READ, token & ONLY_READ == 0)).unzip();
+        Ok(Window { tokens, learned })
     }
 }
 
@@ -167,8 +214,9 @@ mod tests {
     #[test]
     fn windows_are_contiguous_and_hold_their_last_target() {
         let corpus = corpus(33, SPLIT).unwrap();
-        assert_eq!(corpus.window(0).unwrap(), [0, 1, 2, 3, 4]);
-        assert_eq!(corpus.window(7).unwrap(), [28, 29, 30, 31, 32]);
+        assert_eq!(corpus.window(0).unwrap().tokens, [0, 1, 2, 3, 4]);
+        assert_eq!(corpus.window(7).unwrap().tokens, [28, 29, 30, 31, 32]);
+        assert_eq!(corpus.window(7).unwrap().targets(0), 4);
         assert_eq!((corpus.train_windows(), corpus.validation.len()), (6, 2));
         assert!(corpus.validation.iter().all(|window| !corpus.train.contains(window)));
     }
@@ -188,6 +236,47 @@ mod tests {
         // Starting in the middle gives the same.
         let mut resumed = Order::new(&corpus, 7);
         assert_eq!(resumed.at(2 * n + 3), epochs[2][3]);
+    }
+
+    #[test]
+    fn what_is_read_and_not_learned_is_marked_in_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let model = folder.path().join("tiny.gguf");
+        wharf_testkit::TinyModel::default().write(&model).unwrap();
+        let wharf_model::Source::Gguf(metadata) = wharf_model::Model::open(&model).unwrap().source else {
+            unreachable!("it is a GGUF file")
+        };
+        let text = TextSide {
+            tokenizer: Tokenizer::from_gguf(&metadata).unwrap(),
+            chat_template: ChatTemplate::from_gguf(&metadata).unwrap(),
+        };
+        let data = folder.path().join("chat.jsonl");
+        let line = "{\"messages\": [{\"role\": \"user\", \"content\": \"once\"}, \
+            {\"role\": \"assistant\", \"content\": \"upon\"}]}\n";
+        std::fs::write(&data, line.repeat(4)).unwrap();
+        let packed = |only_answers: bool| {
+            let path = folder.path().join(format!("tokens-{only_answers}"));
+            let tokens = pack(std::slice::from_ref(&data), &text, only_answers, &path, &mut |_| {}).unwrap();
+            let split = Split { length: tokens / 4, validation: 0.25, most: 100 };
+            Corpus::open(&path, split).unwrap().window(0).unwrap()
+        };
+        let (all, answers) = (packed(false), packed(true));
+        assert_eq!(all.tokens, answers.tokens);
+        assert!(all.learned.iter().all(|learned| *learned));
+        let learned: Vec<u32> =
+            answers.tokens.iter().zip(&answers.learned).filter(|(_, yes)| **yes).map(|(id, _)| *id).collect();
+        // What ends the document follows the answer and is none.
+        assert_eq!(text.tokenizer.decode(&learned, false), "upon<|im_end|>\n");
+    }
+
+    #[test]
+    fn conversations_without_an_answer_to_judge_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tokens");
+        let marked = (0..33u32).flat_map(|token| (token | ONLY_READ).to_le_bytes());
+        std::fs::write(&path, marked.collect::<Vec<u8>>()).unwrap();
+        let error = Corpus::open(&path, SPLIT).unwrap_err();
+        assert!(error.is_bad_input() && error.to_string().contains("--assistant-only"), "{error}");
     }
 
     #[test]

@@ -58,7 +58,7 @@ pub enum DistillError {
         source: io::Error,
     },
     /// A file could not be written.
-    #[error("failed to write {}", path.display())]
+    #[error("failed to write {}{}", path.display(), kept(source))]
     Write {
         /// The file.
         path: PathBuf,
@@ -129,6 +129,16 @@ pub enum DistillError {
         /// What the drawing library said.
         why: String,
     },
+}
+
+/// What to do about a disk that is full.
+fn kept(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+            "; make room and give the same command again, with --resume where a run has begun"
+        }
+        _ => "",
+    }
 }
 
 impl DistillError {

@@ -141,7 +141,8 @@ mod tests {
             }
         }
         let tokens: Vec<u32> = (0..32).map(|i| i * 7 % 288).collect();
-        let batch = Micro { windows: Vec::new(), targets: tokens.clone(), length: 16, tokens };
+        let learned = vec![true; tokens.len()];
+        let batch = Micro { windows: Vec::new(), targets: tokens.clone(), learned, length: 16, tokens };
         let compute = compute::open(Device::Cpu).unwrap();
         let influence = influence(&teacher, &*compute, &batch);
         assert!(influence[idle].abs() < 1e-6 && influence[0] > 1e-3, "{influence:?}");

@@ -53,7 +53,15 @@ pub(super) enum TeacherRow<'a> {
     Absent,
 }
 
-/// Sums over rows.
+/// What follows each position.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Targets<'a> {
+    pub(super) tokens: &'a [u32],
+    /// Which of them count. For the others there is neither loss nor gradient, whatever the teacher says.
+    pub(super) learned: &'a [bool],
+}
+
+/// Sums over rows that count.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct LossSums {
     /// Of the divergence at temperature T, not yet multiplied by T^2.
@@ -63,22 +71,23 @@ pub(super) struct LossSums {
 }
 
 impl Objective {
-    /// The loss of which `sums` are the parts, per token.
-    pub(super) fn value(&self, sums: LossSums, tokens: f64) -> f64 {
+    /// The loss of which `sums` are the parts, per target that counts.
+    pub(super) fn value(&self, sums: LossSums, learned: f64) -> f64 {
         let (alpha, t) = (f64::from(self.alpha), f64::from(self.temperature));
-        (alpha * t * t * sums.divergence + (1.0 - alpha) * sums.ce) / tokens
+        (alpha * t * t * sums.divergence + (1.0 - alpha) * sums.ce) / learned
     }
 
     /// Turns rows of the student's logits into the gradient of the loss times `scale`, and gives the sums.
     pub(super) fn differentiate<'a>(
         &self,
         logits: &mut [f32],
-        targets: &[u32],
+        targets: Targets<'_>,
         teacher: &(dyn Fn(usize) -> TeacherRow<'a> + Sync),
         scale: f32,
         threads: usize,
     ) -> LossSums {
-        let (rows, vocab) = (targets.len(), logits.len() / targets.len());
+        let Targets { tokens, learned } = targets;
+        let (rows, vocab) = (tokens.len(), logits.len() / tokens.len());
         let mut sums = vec![LossSums::default(); rows];
         let per_thread = rows.div_ceil(threads.max(1));
         std::thread::scope(|scope| {
@@ -88,7 +97,13 @@ impl Objective {
                     let mut scratch = Scratch::new(vocab);
                     for (i, (row, sum)) in logits.chunks_mut(vocab).zip(sums).enumerate() {
                         let index = part * per_thread + i;
-                        *sum = self.row(row, targets[index] as usize, teacher(index), scale, &mut scratch);
+                        match learned[index] {
+                            true => {
+                                let target = tokens[index] as usize;
+                                *sum = self.row(row, target, teacher(index), scale, &mut scratch);
+                            }
+                            false => row.fill(0.0),
+                        }
                     }
                 });
             }

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use wharf_engine::cpu::{CpuBackend, CpuOptions, KvType};
 use wharf_engine::{BLOCK_TOKENS, Backend as _, BlockId, Chunk, Logits, LogitsFor};
 
+use super::data::Window;
 use super::error::DistillError;
 use super::export::{self, Described};
 use super::loss::{exp, log_sum_exp};
@@ -24,6 +25,17 @@ pub(super) struct OwnText<'a> {
     pub(super) threads: usize,
 }
 
+/// Tokens of a window that stay as they are.
+fn given(length: usize) -> usize {
+    length / 2
+}
+
+/// Targets that count once the student has written its part of `window`.
+pub(super) fn targets(window: &Window) -> usize {
+    let length = window.tokens.len();
+    window.targets(0) - window.targets(given(length) - 1) + length - given(length)
+}
+
 /// Apart from the streams of [`super::data::Order`], which count epochs.
 const STREAM: u64 = 1 << 40;
 
@@ -32,10 +44,10 @@ impl OwnText<'_> {
     pub(super) fn write(
         &self,
         parameters: &Parameters,
-        windows: &mut [Vec<u32>],
+        windows: &mut [Window],
         places: &[u64],
     ) -> Result<(), DistillError> {
-        let Some(length) = windows.first().map(Vec::len) else { return Ok(()) };
+        let Some(length) = windows.first().map(|window| window.tokens.len()) else { return Ok(()) };
         export::model(&self.folder, parameters, self.described)?;
         let model = student::open(&self.folder, "student")?;
         let per_sequence = length.div_ceil(BLOCK_TOKENS);
@@ -55,12 +67,12 @@ impl OwnText<'_> {
             places.iter().map(|place| Random::new(self.seed, STREAM + place)).collect();
         let mut logits = Logits::default();
         let mut from = 0;
-        for until in length / 2..length {
+        for until in given(length)..length {
             let chunks: Vec<Chunk<'_>> = windows
                 .iter()
                 .zip(&blocks)
                 .map(|(window, blocks)| Chunk {
-                    tokens: &window[from..until],
+                    tokens: &window.tokens[from..until],
                     start: from,
                     blocks,
                     logits: LogitsFor::Last,
@@ -70,7 +82,8 @@ impl OwnText<'_> {
                 .forward(&chunks, &mut logits)
                 .map_err(|source| DistillError::Forward { what: "student", source })?;
             for (row, (window, random)) in windows.iter_mut().zip(&mut randoms).enumerate() {
-                window[until] = draw(logits.row(row), random.unit());
+                window.tokens[until] = draw(logits.row(row), random.unit());
+                window.learned[until] = true;
             }
             from = until;
         }

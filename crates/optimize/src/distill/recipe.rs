@@ -27,6 +27,9 @@ pub struct Recipe {
     pub features: f32,
     /// Share of sequences that the student writes itself.
     pub on_policy: f32,
+    /// Of conversations only what the assistant says is learned.
+    #[serde(default)]
+    pub assistant_only: bool,
     /// The likeliest tokens of the teacher that are kept on disk instead of asking it anew.
     pub teacher_cache: Option<usize>,
     /// How weights move.

@@ -57,6 +57,7 @@ impl Place {
             objective: Objective { divergence: Divergence::ForwardKl, alpha: 0.5, temperature: 2.0 },
             features: 0.0,
             on_policy: 0.0,
+            assistant_only: false,
             teacher_cache: None,
             optimizer: Optimizer { lr: 3e-3, warmup: 3, weight_decay: 0.01, clip: 1.0 },
             steps: 12,
@@ -215,6 +216,29 @@ fn every_option_of_the_loss_trains() {
         let report = place.finished(&recipe);
         assert!(report.after.kl_to_teacher < report.before.kl_to_teacher, "{name}: {report}");
     }
+}
+
+#[test]
+fn a_student_of_answers_learns_them_and_not_the_questions() {
+    let place = place(2);
+    let chats = place.folder.path().join("chats.jsonl");
+    let mut lines = String::new();
+    for i in 0..400 {
+        let words = ["sun", "rain", "snow", "wind", "fog"];
+        let (question, answer) = (words[i % 5], words[(i / 5) % 5]);
+        lines.push_str(&format!(
+            "{{\"messages\": [{{\"role\": \"user\", \"content\": \"{question} {question} {question}\"}}, \
+             {{\"role\": \"assistant\", \"content\": \"the {answer}\"}}]}}\n"
+        ));
+    }
+    std::fs::write(&chats, lines).unwrap();
+    let mut all = Recipe { data: vec![chats], steps: 30, ..place.recipe("all") };
+    all.objective.alpha = 0.0;
+    let answers = Recipe { assistant_only: true, out: place.folder.path().join("answers"), ..all.clone() };
+    let (all, answers) = (place.finished(&all), place.finished(&answers));
+    let positions = (answers.after.positions, all.after.positions);
+    assert!(positions.0 > 0 && positions.0 < positions.1 / 2, "{positions:?}");
+    assert!(answers.after.perplexity < 0.5 * answers.before.perplexity, "{answers}");
 }
 
 #[test]

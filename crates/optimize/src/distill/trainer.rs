@@ -1,5 +1,6 @@
 //! The loop: take windows, ask the teacher, sum gradients, move weights, tell how it goes, survive being stopped.
 
+mod batches;
 mod events;
 mod finish;
 mod kept;
@@ -19,7 +20,6 @@ use super::loss::Objective;
 use super::optimizer::{self, Moments};
 use super::own_text::OwnText;
 use super::parameters::Parameters;
-use super::random::Random;
 use super::ranks::Ranks;
 use super::recipe::{Recipe, WorkFolder};
 use super::report::{Line, Metrics, Report, StepLine, Validation};
@@ -81,8 +81,8 @@ pub fn run(
             return Err(if run.resume { error } else { give_up(&work, error) });
         }
         if !work.tokens().exists() {
-            let packed =
-                data::pack(&recipe.data, text, &work.tokens(), &mut |tokens| hear(Event::Packing { tokens }));
+            let mut packing = |tokens| hear(Event::Packing { tokens });
+            let packed = data::pack(&recipe.data, text, recipe.assistant_only, &work.tokens(), &mut packing);
             packed.map_err(|error| if error.is_bad_input() { give_up(&work, error) } else { error })?;
         }
     }
@@ -266,15 +266,16 @@ impl Trainer<'_> {
         let began = Instant::now();
         let recipe = self.recipe;
         let batches = self.batches()?;
-        let tokens = (recipe.batch * recipe.window) as f64;
+        // A step may fall on questions alone; its losses are nothing divided by one.
+        let learned = batches.learned.max(1) as f64;
         let mut gradients = optimizer::zeros(&self.parameters);
         let mut sums = StepSums::default();
         for (batches, objective) in
-            [(&batches.given, recipe.objective), (&batches.own, of_own_text(recipe.objective))]
+            [(&batches.given, recipe.objective), (&batches.own, batches::of_own_text(recipe.objective))]
         {
             let step = Step {
                 objective,
-                scale: (1.0 / tokens) as f32,
+                scale: (1.0 / learned) as f32,
                 threads: self.threads,
                 features: &self.student_layers,
                 feature_weight: recipe.features,
@@ -292,7 +293,7 @@ impl Trainer<'_> {
         }
         let go_on = self.ranks.all_reduce(&mut gradients, &mut sums, go_on)?;
         let loss =
-            recipe.objective.value(sums.loss, tokens) + f64::from(recipe.features) * sums.features / tokens;
+            recipe.objective.value(sums.loss, learned) + f64::from(recipe.features) * sums.features / learned;
         let diverged = |what| DistillError::Diverged { what, step: self.step + 1 };
         if !loss.is_finite() {
             return Err(diverged("loss"));
@@ -311,58 +312,13 @@ impl Trainer<'_> {
             step: self.step,
             tokens: (self.step * recipe.batch * recipe.window) as u64,
             loss,
-            kl: sums.loss.divergence / tokens,
-            ce: sums.loss.ce / tokens,
-            features: (!self.student_layers.is_empty()).then_some(sums.features / tokens),
+            kl: sums.loss.divergence / learned,
+            ce: sums.loss.ce / learned,
+            features: (!self.student_layers.is_empty()).then_some(sums.features / learned),
             lr: rate,
             grad_norm,
-            tokens_per_second: tokens / seconds,
+            tokens_per_second: (recipe.batch * recipe.window) as f64 / seconds,
         };
         Ok((line, go_on))
     }
-
-    /// This process's part of the next step's sequences.
-    fn batches(&mut self) -> Result<Batches, DistillError> {
-        let Recipe { batch, micro_batch, .. } = *self.recipe;
-        let (rank, size) = (self.ranks.rank(), self.ranks.size());
-        let mut given = Vec::new();
-        let (mut own, mut places) = (Vec::new(), Vec::new());
-        for i in rank * batch / size..(rank + 1) * batch / size {
-            let place = (self.step * batch + i) as u64;
-            let window = self.order.at(place);
-            let tokens = self.corpus.window(window)?;
-            if Random::new(self.recipe.seed ^ OWN_TEXT, place).unit() < self.recipe.on_policy {
-                own.push(tokens);
-                places.push(place);
-            } else {
-                given.push((window, tokens));
-            }
-        }
-        self.own_text.write(&self.parameters, &mut own, &places)?;
-        // No windows of the data: their lists in a cache are of other text.
-        let micro = |tokens: &[Vec<u32>]| {
-            let windows: Vec<(u32, Vec<u32>)> = tokens.iter().map(|tokens| (0, tokens.clone())).collect();
-            Micro { windows: Vec::new(), ..Micro::new(&windows) }
-        };
-        Ok(Batches {
-            given: given.chunks(micro_batch).map(Micro::new).collect(),
-            own: own.chunks(micro_batch).map(micro).collect(),
-        })
-    }
-}
-
-/// Sets the choice of who writes a sequence apart from other random choices.
-const OWN_TEXT: u64 = 0x6f77_6e74_6578_7400;
-
-/// Sequences of a step.
-struct Batches {
-    /// From the data.
-    given: Vec<Micro>,
-    /// Continued by the student.
-    own: Vec<Micro>,
-}
-
-/// The student's own tokens are no targets: only the teacher's opinion of them counts.
-fn of_own_text(objective: Objective) -> Objective {
-    Objective { alpha: if objective.alpha > 0.0 { 1.0 } else { 0.0 }, ..objective }
 }

@@ -1,7 +1,7 @@
 //! Judges a student on windows that it is not trained on, beside its teacher.
 
 use super::compute::{Compute, Micro};
-use super::data::Corpus;
+use super::data::{Corpus, Window};
 use super::error::DistillError;
 use super::loss::{exp, log_softmax};
 use super::parameters::Parameters;
@@ -18,7 +18,7 @@ struct Sums {
     positions: usize,
 }
 
-/// The student's perplexity, and how far it is from the teacher, over all validation windows.
+/// The student's perplexity, and how far it is from the teacher, over what of the validation windows is learned.
 pub(super) fn validate(
     step: usize,
     student: &Parameters,
@@ -29,7 +29,7 @@ pub(super) fn validate(
 ) -> Result<Validation, DistillError> {
     let mut sums = Sums::default();
     for windows in corpus.validation.chunks(micro_batch) {
-        let windows: Vec<(u32, Vec<u32>)> = windows
+        let windows: Vec<(u32, Window)> = windows
             .iter()
             .map(|window| Ok((*window, corpus.window(*window)?)))
             .collect::<Result<_, DistillError>>()?;
@@ -44,7 +44,9 @@ pub(super) fn validate(
         compute.logits(student, &batch, &mut |logits| {
             for logits in logits.chunks(vocab) {
                 let teacher = &of_teacher[row * vocab..(row + 1) * vocab];
-                sums.add(logits, teacher, batch.targets[row] as usize);
+                if batch.learned[row] {
+                    sums.add(logits, teacher, batch.targets[row] as usize);
+                }
                 row += 1;
             }
             Ok(())

@@ -17,6 +17,8 @@ use super::scheme::{CompressedScheme, GgufScheme, Kind, Scheme};
 pub(super) struct Job {
     pub(super) tensor: Exported,
     pub(super) encoding: Encoding,
+    /// Which file it goes into.
+    pub(super) file: usize,
     /// Where it goes; codes come before their scales.
     pub(super) parts: Vec<Part>,
     /// Where the one scale of the activations goes that are multiplied with it, a number in single precision.
@@ -54,19 +56,37 @@ pub(super) enum Encoding {
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub(super) scheme: Scheme,
-    /// What the file with the weights begins with.
-    pub(super) header: Vec<u8>,
     pub(super) jobs: Vec<Job>,
-    /// Bytes that do not depend on weights, by their place.
-    pub(super) fixed: Vec<(u64, Vec<u8>)>,
-    /// Bytes of the file with the weights.
-    pub(super) len: u64,
-    /// Other files of a folder; `None` when the file with the weights is all.
+    pub(super) files: Vec<Weights>,
+    /// Other files of a folder; `None` when the only file with weights is all.
     pub(super) beside: Option<Vec<(String, Vec<u8>)>>,
 }
 
-/// Name of the file with the weights in a folder.
-pub(super) const WEIGHTS: &str = "model.safetensors";
+/// A file with weights.
+#[derive(Clone, Debug)]
+pub(super) struct Weights {
+    /// Its name in the folder; `None` when there is none.
+    pub(super) name: Option<String>,
+    /// What it begins with.
+    pub(super) header: Vec<u8>,
+    /// Bytes that do not depend on weights, by their place.
+    pub(super) fixed: Vec<(u64, Vec<u8>)>,
+    /// Its bytes.
+    pub(super) len: u64,
+}
+
+/// A tensor and what it becomes in a folder.
+struct Draft {
+    tensor: Exported,
+    encoding: Encoding,
+    new: Vec<safetensors::NewTensor>,
+}
+
+impl Draft {
+    fn bytes(&self) -> u64 {
+        self.new.iter().map(|new| new.bytes).sum()
+    }
+}
 
 impl Plan {
     /// What `scheme` makes of `model`.
@@ -74,9 +94,14 @@ impl Plan {
     /// # Errors
     /// When the model cannot be written in the scheme's format.
     pub fn new(model: &Model, scheme: Scheme) -> Result<Plan, ExportError> {
+        Plan::in_files(model, scheme, safetensors::MOST_BYTES)
+    }
+
+    /// As [`Plan::new`]; in a folder another file begins after `most` bytes.
+    pub(super) fn in_files(model: &Model, scheme: Scheme, most: u64) -> Result<Plan, ExportError> {
         match scheme {
             Scheme::Gguf(mix) => Plan::gguf(model, mix),
-            Scheme::Compressed(kind) => Plan::compressed(model, kind),
+            Scheme::Compressed(kind) => Plan::compressed(model, kind, most),
         }
     }
 
@@ -103,18 +128,18 @@ impl Plan {
             .zip(places)
             .map(|((tensor, encoding), (at, new))| {
                 let parts = vec![Part { at, row_bytes: (new.bytes() / tensor.rows()) as u64 }];
-                Job { tensor, encoding, parts, input_scale: None }
+                Job { tensor, encoding, file: 0, parts, input_scale: None }
             })
             .collect();
-        Ok(Plan { scheme: Scheme::Gguf(scheme), header, jobs, fixed: Vec::new(), len, beside: None })
+        let file = Weights { name: None, header, fixed: Vec::new(), len };
+        Ok(Plan { scheme: Scheme::Gguf(scheme), jobs, files: vec![file], beside: None })
     }
 
-    fn compressed(model: &Model, kind: CompressedScheme) -> Result<Plan, ExportError> {
-        let HfExport { mut config, mut files, tensors } = export::to_hf(model)?;
+    fn compressed(model: &Model, kind: CompressedScheme, most: u64) -> Result<Plan, ExportError> {
+        let HfExport { mut config, files: mut beside, tensors } = export::to_hf(model)?;
         let group = group(&tensors, kind);
         let from_gguf = matches!(model.source, Source::Gguf(_));
-        let mut new = Vec::new();
-        let mut drafts: Vec<(Exported, Encoding, usize)> = Vec::new();
+        let mut drafts: Vec<Draft> = Vec::new();
         for tensor in tensors {
             let encoding = match is_linear(&tensor) {
                 true => Encoding::Codes(Codes { kind, group: group.unwrap_or(tensor.cols()) }),
@@ -129,37 +154,58 @@ impl Plan {
                 false if from_gguf => blocks(&tensor, Some(DType::BF16)).0,
                 false => Encoding::Copy,
             };
-            drafts.push((tensor.clone(), encoding, new.len()));
-            new.extend(new_tensors(&tensor, encoding));
+            let new = new_tensors(&tensor, encoding);
+            drafts.push(Draft { tensor, encoding, new });
         }
-        let safetensors::Layout { header, offsets, len } = safetensors::layout(&new);
-        let mut fixed = Vec::new();
-        let jobs = drafts
-            .into_iter()
-            .map(|(tensor, encoding, first)| {
-                let (rows, cols) = (tensor.rows() as u64, tensor.cols());
-                let mut input_scale = None;
-                let parts = match encoding {
-                    Encoding::Codes(codes) => {
-                        input_scale = has_input_scale(&tensor, codes).then(|| offsets[first + 2]);
-                        if codes.kind.is_packed() {
-                            let shape = [rows, cols as u64].map(u64::to_le_bytes);
-                            fixed.push((offsets[first + 2], shape.concat()));
-                        }
-                        vec![
-                            Part { at: offsets[first], row_bytes: codes.code_bytes(cols) as u64 },
-                            Part { at: offsets[first + 1], row_bytes: codes.scale_bytes(cols) as u64 },
-                        ]
-                    }
-                    _ => vec![Part { at: offsets[first], row_bytes: new[first].bytes / rows }],
-                };
-                Job { tensor, encoding, parts, input_scale }
-            })
-            .collect();
+        let shared = safetensors::shared(&drafts.iter().map(Draft::bytes).collect::<Vec<_>>(), most);
+        let names = safetensors::file_names(shared.len());
+        if shared.len() > 1 {
+            let places = shared.iter().zip(&names).flat_map(|(shared, name)| {
+                drafts[shared.clone()]
+                    .iter()
+                    .flat_map(|draft| &draft.new)
+                    .map(move |new| (name.as_str(), new))
+            });
+            beside.push((safetensors::INDEX.into(), safetensors::index(places)));
+        }
+        let (mut files, mut jobs) = (Vec::new(), Vec::new());
+        for (shared, name) in shared.into_iter().zip(names) {
+            let new: Vec<_> = drafts[shared.clone()].iter().flat_map(|draft| draft.new.clone()).collect();
+            let safetensors::Layout { header, offsets, len } = safetensors::layout(&new);
+            let (mut offsets, mut fixed) = (offsets.as_slice(), Vec::new());
+            for draft in &drafts[shared] {
+                let (own, rest) = offsets.split_at(draft.new.len());
+                jobs.push(job(draft, files.len(), own, &mut fixed));
+                offsets = rest;
+            }
+            files.push(Weights { name: Some(name), header, fixed, len });
+        }
         config.insert("quantization_config".into(), description(kind, group));
-        files.push(("config.json".into(), pretty(config)));
-        Ok(Plan { scheme: Scheme::Compressed(kind), header, jobs, fixed, len, beside: Some(files) })
+        beside.push(("config.json".into(), pretty(config)));
+        Ok(Plan { scheme: Scheme::Compressed(kind), jobs, files, beside: Some(beside) })
     }
+}
+
+/// What is to do for a draft whose tensors are at `offsets` of a file; what does not depend on weights goes to `fixed`.
+fn job(draft: &Draft, file: usize, offsets: &[u64], fixed: &mut Vec<(u64, Vec<u8>)>) -> Job {
+    let Draft { tensor, encoding, new } = draft;
+    let (rows, cols) = (tensor.rows() as u64, tensor.cols());
+    let mut input_scale = None;
+    let parts = match encoding {
+        Encoding::Codes(codes) => {
+            input_scale = has_input_scale(tensor, *codes).then(|| offsets[2]);
+            if codes.kind.is_packed() {
+                let shape = [rows, cols as u64].map(u64::to_le_bytes);
+                fixed.push((offsets[2], shape.concat()));
+            }
+            vec![
+                Part { at: offsets[0], row_bytes: codes.code_bytes(cols) as u64 },
+                Part { at: offsets[1], row_bytes: codes.scale_bytes(cols) as u64 },
+            ]
+        }
+        _ => vec![Part { at: offsets[0], row_bytes: new[0].bytes / rows }],
+    };
+    Job { tensor: tensor.clone(), encoding: *encoding, file, parts, input_scale }
 }
 
 fn pretty(object: Map<String, Value>) -> Vec<u8> {

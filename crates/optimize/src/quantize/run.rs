@@ -135,10 +135,7 @@ impl Written {
     /// # Errors
     /// Those of the file system.
     pub fn discard(self) -> Result<(), RunError> {
-        let remove = if self.partial.root.is_dir() { std::fs::remove_dir_all } else { std::fs::remove_file };
-        remove(&self.partial.root).map_err(|error| io_error("remove", &self.partial.root, error))?;
-        self.partial.remove_journal();
-        Ok(())
+        self.partial.remove().map_err(|error| io_error("remove", &self.partial.root, error))
     }
 }
 
@@ -160,23 +157,30 @@ pub fn run(
         (Calibrates::Always, None) => return Err(RunError::Uncalibrated { scheme: plan.scheme }),
         (_, windows) => windows.zip(Method::of(plan.scheme)),
     };
-    let partial = Partial::of(out, plan.beside.is_some());
-    let journal =
-        Journal::resume_or_new(&partial, recipe(model, plan, calibration.map(|(windows, _)| windows)));
-    let file = open(&partial, plan, &journal)?;
+    let partial = Partial::of(out, plan);
+    let recipe = recipe(model, plan, calibration.map(|(windows, _)| windows));
+    let journal = Journal::resume_or_new(&partial, plan, recipe);
+    let files = open(&partial, plan, &journal)?;
+    journal.make_room().map_err(|error| io_error("write", &partial.journal, error))?;
     let elements = |index: &usize| plan.jobs[*index].tensor.source.elements() as u64;
     let total = (0..plan.jobs.len()).map(|index| elements(&index)).sum();
     let done =
         (0..plan.jobs.len()).filter(|index| journal.is_done(*index)).map(|index| elements(&index)).sum();
-    let mut run = Run { model, plan, options, partial, file, journal, done, total, progress };
+    let mut run = Run { model, plan, options, partial, files, journal, done, total, progress };
     let outcome = run.all(calibration);
-    let Run { partial, file, mut journal, .. } = run;
-    outcome.inspect_err(|_| {
+    let Run { partial, files, mut journal, .. } = run;
+    outcome.inspect_err(|error| {
         // The first error is what the user must hear; without a journal the next run begins anew.
-        let _ = journal.save(&file);
+        let _ = match error {
+            // No run can make a file of it.
+            RunError::NotFinite { .. } => partial.remove(),
+            _ => journal.save(&files),
+        };
     })?;
-    file.sync_all().map_err(|error| io_error("write", &partial.file, error))?;
-    journal.save(&file).map_err(|error| io_error("write", &partial.journal, error))?;
+    for (file, path) in files.iter().zip(&partial.files) {
+        file.sync_all().map_err(|error| io_error("write", path, error))?;
+    }
+    journal.save(&files).map_err(|error| io_error("write", &partial.journal, error))?;
     Ok(Written { partial, out: out.to_owned(), tensors: journal.into_reports() })
 }
 
@@ -186,7 +190,7 @@ struct Run<'a> {
     plan: &'a Plan,
     options: RunOptions<'a>,
     partial: Partial,
-    file: File,
+    files: Vec<File>,
     journal: Journal,
     /// Elements.
     done: u64,
@@ -239,9 +243,9 @@ impl Run<'_> {
     fn write_input_scales(&self, jobs: &[&Job], treatment: &Treatment) -> Result<(), RunError> {
         for job in jobs {
             if let (Some(at), Some(scale)) = (job.input_scale, treatment.fixed_scale(&job.tensor)) {
-                self.file
+                self.files[job.file]
                     .write_all_at(&scale.to_le_bytes(), at)
-                    .map_err(|error| io_error("write", &self.partial.file, error))?;
+                    .map_err(|error| io_error("write", &self.partial.files[job.file], error))?;
             }
         }
         Ok(())
@@ -249,7 +253,7 @@ impl Run<'_> {
 
     /// Carries out those of some jobs that are not done.
     fn jobs(&mut self, jobs: &[usize], treatment: &Treatment) -> Result<(), RunError> {
-        let Run { model, plan, options, partial, file, journal, done, total, progress } = self;
+        let Run { model, plan, options, partial, files, journal, done, total, progress } = self;
         let undone: Vec<usize> = jobs.iter().copied().filter(|job| !journal.is_done(*job)).collect();
         let todo: Vec<Slab> = slabs(plan, &undone);
         let mut left: Vec<usize> = vec![0; plan.jobs.len()];
@@ -263,8 +267,8 @@ impl Run<'_> {
                 let worker = Worker {
                     model,
                     plan,
-                    file,
-                    path: &partial.file,
+                    files,
+                    paths: &partial.files,
                     options: *options,
                     treatment,
                     halt: &halt,
@@ -286,7 +290,7 @@ impl Run<'_> {
                             journal.finished(slab.job, report(job, sums[slab.job]));
                             // Only memory is at stake: pages that stay are the system's to drop.
                             let _ = model.weights.release_tensor(&job.tensor.source);
-                            if let Err(error) = journal.save_now_and_then(file) {
+                            if let Err(error) = journal.save_now_and_then(files) {
                                 halt.store(true, Ordering::Relaxed);
                                 failure.get_or_insert(io_error("write", &partial.journal, error));
                             }
@@ -324,7 +328,7 @@ fn recipe(model: &Model, plan: &Plan, calibration: Option<&Windows>) -> String {
     let mut digest = Sha256::new();
     digest.update(env!("CARGO_PKG_VERSION"));
     digest.update(plan.scheme.to_string());
-    digest.update(&plan.header);
+    plan.files.iter().for_each(|file| digest.update(&file.header));
     model.weights.identify(&mut |bytes| digest.update(bytes));
     for window in calibration.iter().flat_map(|windows| windows.iter()) {
         digest.update(format!("window of {}", window.len()));
@@ -333,22 +337,26 @@ fn recipe(model: &Model, plan: &Plan, calibration: Option<&Windows>) -> String {
     digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn open(partial: &Partial, plan: &Plan, journal: &Journal) -> Result<File, RunError> {
-    let path = partial.file.as_path();
-    let fail = |doing| move |error| io_error(doing, path, error);
+fn open(partial: &Partial, plan: &Plan, journal: &Journal) -> Result<Vec<File>, RunError> {
     for (name, bytes) in plan.beside.iter().flatten() {
         std::fs::create_dir_all(&partial.root).map_err(|error| io_error("create", &partial.root, error))?;
         let path = partial.root.join(name);
         std::fs::write(&path, bytes).map_err(|error| io_error("write", &path, error))?;
     }
     let fresh = journal.done() == 0;
-    let file = File::options().write(true).create(true).truncate(fresh).open(path).map_err(fail("create"))?;
-    file.set_len(plan.len).map_err(fail("size"))?;
-    file.write_all_at(&plan.header, 0).map_err(fail("write"))?;
-    for (at, bytes) in &plan.fixed {
-        file.write_all_at(bytes, *at).map_err(fail("write"))?;
+    let mut files = Vec::new();
+    for (path, weights) in partial.files.iter().zip(&plan.files) {
+        let fail = |doing| move |error| io_error(doing, path, error);
+        let file =
+            File::options().write(true).create(true).truncate(fresh).open(path).map_err(fail("create"))?;
+        file.set_len(weights.len).map_err(fail("size"))?;
+        file.write_all_at(&weights.header, 0).map_err(fail("write"))?;
+        for (at, bytes) in &weights.fixed {
+            file.write_all_at(bytes, *at).map_err(fail("write"))?;
+        }
+        files.push(file);
     }
-    Ok(file)
+    Ok(files)
 }
 
 fn report(job: &Job, errors: Errors) -> TensorReport {

@@ -137,7 +137,8 @@ fn a_weight_that_is_no_number_is_named() {
     let out = case.out("out.gguf");
     let error = case.run("q8_0", &out).unwrap_err().to_string();
     assert!(error.contains("row 3, column 5 of tensor \"blk.1.ffn_up.weight\" is NaN"), "{error}");
-    assert!(!out.exists());
+    let left = fs::read_dir(case.folder.path()).unwrap().count();
+    assert_eq!(left, 1, "what can never be a file does not stay");
 }
 
 #[test]
@@ -251,6 +252,44 @@ fn compressed_tensors_open_as_the_same_model_with_the_numbers_that_were_written(
             );
             assert!(found < if name == "int4" { 0.13 } else { 0.03 }, "{name}: {role}: {found}");
         }
+    }
+}
+
+#[test]
+fn a_folder_too_large_for_one_file_has_several_and_goes_on_as_one() {
+    const MOST: u64 = 200_000;
+    let case = Case::new(&wide());
+    let (one, several) = (case.out("one"), case.out("several"));
+    let reports = case.run("int8", &one).unwrap();
+    let source = Model::open(&case.source).unwrap();
+    let plan = Plan::in_files(&source, "int8".parse().unwrap(), MOST).unwrap();
+    let stop = AtomicBool::new(false);
+    let options = RunOptions { threads: 2, calibration: None, stop: &stop };
+    let mut seen = 0;
+    let stopped = run(&source, &plan, &several, options, &mut |_| {
+        seen += 1;
+        stop.store(seen >= 8, Ordering::Relaxed);
+    });
+    assert!(matches!(stopped, Err(RunError::Stopped { .. })));
+    stop.store(false, Ordering::Relaxed);
+    let mut first = None;
+    let written = run(&source, &plan, &several, options, &mut |progress| {
+        first.get_or_insert(progress.done);
+    });
+    let written = written.unwrap();
+    assert!(first.unwrap() > 0, "what was done counts");
+    assert_eq!(written.tensors, reports);
+    written.commit().unwrap();
+    let names: Vec<String> =
+        fs::read_dir(&several).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    let files: Vec<&String> = names.iter().filter(|name| name.ends_with(".safetensors")).collect();
+    assert!(files.len() > 3 && names.iter().any(|name| name == "model.safetensors.index.json"), "{names:?}");
+    assert!(files.iter().all(|name| name.ends_with(&format!("-of-{:05}.safetensors", files.len()))));
+    let (one, several) = (Model::open(&one).unwrap(), Model::open(&several).unwrap());
+    assert_eq!(several.config, one.config);
+    for tensor in one.weights.tensors() {
+        let other = several.weights.tensors().find(|other| other.name == tensor.name).unwrap();
+        assert_eq!(several.weights.bytes(other), one.weights.bytes(tensor), "{}", tensor.name);
     }
 }
 

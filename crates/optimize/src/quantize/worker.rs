@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
 
@@ -69,9 +69,9 @@ impl Errors {
 pub(super) struct Worker<'a> {
     pub(super) model: &'a Model,
     pub(super) plan: &'a Plan,
-    pub(super) file: &'a File,
-    /// Its path, for errors.
-    pub(super) path: &'a Path,
+    pub(super) files: &'a [File],
+    /// Their paths, for errors.
+    pub(super) paths: &'a [PathBuf],
     pub(super) options: RunOptions<'a>,
     /// What calibration has decided about the layer.
     pub(super) treatment: &'a Treatment,
@@ -171,7 +171,8 @@ impl Worker<'_> {
         }
         for (part, bytes) in job.parts.iter().zip(out.iter()) {
             let at = part.at + slab.rows.start as u64 * part.row_bytes;
-            self.file.write_all_at(bytes, at).map_err(|error| io_error("write", self.path, error))?;
+            let fail = |error| io_error("write", &self.paths[job.file], error);
+            self.files[job.file].write_all_at(bytes, at).map_err(fail)?;
         }
         Ok(errors)
     }

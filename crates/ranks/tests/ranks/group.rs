@@ -1,10 +1,12 @@
 //! A group to test with.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use tempfile::TempDir;
 use wharf_engine::cpu::{CpuBackend, CpuOptions, CpuStage, KvType, Shard, Share};
 use wharf_engine::{Backend, BlockId, Chunk, Logits, LogitsFor};
 use wharf_model::Model;
@@ -25,10 +27,34 @@ pub(crate) enum Over {
     Memory,
 }
 
+/// A model on disk, as long as somebody knows it.
+#[derive(Clone)]
+pub(crate) struct Checkpoint {
+    /// A file, or a folder that is all of it.
+    path: PathBuf,
+    _folder: Arc<TempDir>,
+}
+
+impl Checkpoint {
+    /// What `write` leaves in a folder under `name`; an empty one is the folder itself.
+    pub(crate) fn new(name: &str, write: impl FnOnce(&Path)) -> Checkpoint {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(name);
+        write(&path);
+        Checkpoint { path, _folder: Arc::new(folder) }
+    }
+
+    pub(crate) fn of(tiny: &TinyModel) -> Checkpoint {
+        Checkpoint::new("tiny.gguf", |path| tiny.write(path).unwrap())
+    }
+
+    pub(crate) fn open(&self) -> Model {
+        Model::open(&self.path).unwrap()
+    }
+}
+
 pub(crate) fn open(tiny: &TinyModel) -> Model {
-    let file = tempfile::Builder::new().suffix(".gguf").tempfile().unwrap();
-    tiny.write(file.path()).unwrap();
-    Model::open(file.path()).unwrap()
+    Checkpoint::of(tiny).open()
 }
 
 pub(crate) fn setup() -> Setup {
@@ -53,8 +79,8 @@ fn options(setup: &Setup) -> CpuOptions {
     }
 }
 
-pub(crate) fn alone(tiny: &TinyModel) -> Box<dyn Backend> {
-    Box::new(CpuBackend::load(open(tiny), &options(&setup()), &mut |_, _| {}).unwrap())
+pub(crate) fn alone(model: &Checkpoint) -> Box<dyn Backend> {
+    Box::new(CpuBackend::load(model.open(), &options(&setup()), &mut |_, _| {}).unwrap())
 }
 
 fn plan(model: &Model, size: usize) -> ShardPlan {
@@ -91,10 +117,14 @@ pub(crate) struct Ranks {
 
 impl Ranks {
     pub(crate) fn start(tiny: &TinyModel, kind: Kind, size: usize, over: Over) -> Ranks {
+        Ranks::spread(&Checkpoint::of(tiny), kind, size, over)
+    }
+
+    pub(crate) fn spread(checkpoint: &Checkpoint, kind: Kind, size: usize, over: Over) -> Ranks {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = listener.local_addr().unwrap();
-        let workers = (1..size).map(|rank| follow(tiny.clone(), kind, size, rank, address)).collect();
-        let model = open(tiny);
+        let workers = (1..size).map(|rank| follow(checkpoint.clone(), kind, size, rank, address)).collect();
+        let model = checkpoint.open();
         let memory = (over == Over::Memory).then(|| SharedMemory::new(size).unwrap());
         let setup = Setup { shared: memory.as_ref().map(SharedMemory::descriptor), ..setup() };
         let fate = Arc::new(Fate::default());
@@ -135,14 +165,14 @@ impl Ranks {
 }
 
 fn follow(
-    tiny: TinyModel,
+    checkpoint: Checkpoint,
     kind: Kind,
     size: usize,
     rank: usize,
     address: SocketAddr,
 ) -> JoinHandle<Result<(), WorkerError>> {
     std::thread::spawn(move || {
-        let model = open(&tiny);
+        let model = checkpoint.open();
         let joined = join(&address.to_string(), &identity(&model, kind, size, rank), &group_options())?;
         let stage = load(&model, kind, size, rank, &joined);
         joined.follow(stage)

@@ -22,6 +22,16 @@ pub(super) struct Programs {
     threads: String,
 }
 
+/// How fast a student was trained.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub(super) struct Trained {
+    pub(super) tokens_per_second: f64,
+    pub(super) flops_per_second: f64,
+}
+
+/// Steps of a training that is measured, two sequences of 256 tokens each.
+const STEPS: &str = "4";
+
 /// What a command took.
 #[derive(Clone, Copy, Debug, Deserialize)]
 pub(super) struct Cost {
@@ -112,5 +122,36 @@ impl Programs {
         let report: Report = parse(&shell::output(&mut command)?)?;
         let judged = report.models.first().context("wharf eval judged no model")?;
         Ok(judged.tokens_per_second)
+    }
+
+    /// Trains a student of half the layers of `teacher` for some steps into `out`, which does not stay. The threads are shared out among
+    /// the processes; with `alpha` 0 the teacher is not asked.
+    pub(super) fn distill(
+        &self,
+        teacher: &Path,
+        text: &Path,
+        out: &Path,
+        (processes, alpha): (usize, f32),
+    ) -> anyhow::Result<Trained> {
+        let mut command = Command::new(&self.wharf);
+        command.arg("distill").arg("--teacher").arg(teacher).arg("--data").arg(text).arg("-o").arg(out);
+        command.args([
+            "--layers",
+            "15",
+            "--steps",
+            STEPS,
+            "--batch",
+            "2",
+            "--micro-batch",
+            "2",
+            "--window",
+            "256",
+        ]);
+        command.args(["--data-parallel", &processes.to_string(), "--alpha", &alpha.to_string()]);
+        command.args(["--validation-windows", "1", "--checkpoint-every", STEPS, "--device", "cpu"]);
+        command.args(["--threads", &self.threads, "--output", "json"]);
+        let trained = parse(&shell::output(&mut command)?)?;
+        std::fs::remove_dir_all(out).with_context(|| format!("failed to remove {}", out.display()))?;
+        Ok(trained)
     }
 }

@@ -7,7 +7,7 @@
 use std::arch::asm;
 
 use super::{Shapes, Tiles};
-use crate::simd::{BF16_BLOCK, Bf16Line, Bf16Rows, Bf16Sums, MATRIX_ROWS};
+use crate::simd::{BF16_BLOCK, Begin, Bf16Line, Bf16Rows, Bf16Sums, MATRIX_ROWS};
 
 /// For one tile of so many rows.
 static ONE: [Shapes; MATRIX_ROWS + 1] = shapes(false);
@@ -37,6 +37,7 @@ impl Tiles {
         &mut self,
         x: [Bf16Rows<'_>; X],
         w: [&[[u8; BF16_BLOCK]]; W],
+        begin: Begin,
         sums: &mut Bf16Sums,
     ) {
         const { assert!(0 < X && X <= 2 && 0 < W && W <= 2) };
@@ -51,7 +52,7 @@ impl Tiles {
         );
         self.shape(if X == 2 { &TWO[last] } else { &ONE[last] });
         // SAFETY: tiles are in use and have as many rows as `x`; the lengths were just checked.
-        unsafe { products(x, w, sums) }
+        unsafe { products(x, w, begin, sums) }
     }
 }
 
@@ -61,17 +62,22 @@ impl Tiles {
 unsafe fn products<const X: usize, const W: usize>(
     x: [Bf16Rows<'_>; X],
     w: [&[[u8; BF16_BLOCK]]; W],
+    begin: Begin,
     sums: &mut Bf16Sums,
 ) {
     const LINE: usize = size_of::<Bf16Line>();
-    /// All blocks: what is done with one, then what is stored.
+    /// All blocks: what is loaded where sums go on, what is done with a block, then what is stored.
     macro_rules! blocks {
-        ([$($block:literal),*] [$($store:literal),*]) => {
+        ([$($load:literal),*] [$($block:literal),*] [$($store:literal),*]) => {
             // SAFETY: rows of both are a line each, one after the other; the loop goes over as many blocks as there are, and
-            // sums have room for sixteen rows of a line.
+            // sums have room for sixteen rows of a line. Those that are loaded were written: the caller says `There` then.
             unsafe {
                 asm!(
                     "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
+                    "test {there}, {there}",
+                    "jz 4f",
+                    $($load,)*
+                    "4:",
                     "test {blocks}, {blocks}",
                     "jz 3f",
                     "2:",
@@ -92,6 +98,7 @@ unsafe fn products<const X: usize, const W: usize>(
                     x0_step = in(reg) x[0].rows * LINE,
                     x1_step = in(reg) x[X - 1].rows * LINE,
                     to = in(reg) sums,
+                    there = in(reg) usize::from(begin == Begin::There),
                     line = in(reg) LINE,
                     block = const BF16_BLOCK,
                     tile = const MATRIX_ROWS * LINE,
@@ -104,10 +111,12 @@ unsafe fn products<const X: usize, const W: usize>(
     }
     match (X, W) {
         (1, 1) => blocks!(
+            ["tileloadd tmm0, [{to} + {line}]"]
             ["tileloadd tmm4, [{x0} + {line}]", "tileloadd tmm6, [{w0} + {line}]", "tdpbf16ps tmm0, tmm4, tmm6"]
             ["tilestored [{to} + {line}], tmm0", "/* {tile} */"]
         ),
         (1, _) => blocks!(
+            ["tileloadd tmm0, [{to} + {line}]", "tileloadd tmm1, [{to} + {line} + {tile}]"]
             [
                 "tileloadd tmm4, [{x0} + {line}]",
                 "tileloadd tmm6, [{w0} + {line}]",
@@ -118,6 +127,7 @@ unsafe fn products<const X: usize, const W: usize>(
             ["tilestored [{to} + {line}], tmm0", "tilestored [{to} + {line} + {tile}], tmm1"]
         ),
         (_, 1) => blocks!(
+            ["tileloadd tmm0, [{to} + {line}]", "tileloadd tmm2, [{to} + {line} + 2 * {tile}]"]
             [
                 "tileloadd tmm4, [{x0} + {line}]",
                 "tileloadd tmm6, [{w0} + {line}]",
@@ -128,6 +138,12 @@ unsafe fn products<const X: usize, const W: usize>(
             ["tilestored [{to} + {line}], tmm0", "tilestored [{to} + {line} + 2 * {tile}], tmm2"]
         ),
         _ => blocks!(
+            [
+                "tileloadd tmm0, [{to} + {line}]",
+                "tileloadd tmm1, [{to} + {line} + {tile}]",
+                "tileloadd tmm2, [{to} + {line} + 2 * {tile}]",
+                "tileloadd tmm3, [{to} + {line} + 3 * {tile}]"
+            ]
             [
                 "tileloadd tmm4, [{x0} + {line}]",
                 "tileloadd tmm6, [{w0} + {line}]",

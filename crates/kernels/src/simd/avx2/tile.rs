@@ -19,12 +19,13 @@ pub(super) const fn knows<Q: QuantWeights>() -> bool {
     held && !Q::FORMAT.halves
 }
 
-/// The product of `R` rows with sixteen outputs.
+/// The product of `R` rows with sixteen outputs, its sums beginning with `y`.
 ///
 /// # Safety
 /// The CPU has AVX2, FMA and F16C, and `wide` is filled for a format of whole bytes.
 #[inline(always)]
 pub(super) unsafe fn tile<Q: QuantWeights, const R: usize>(
+    y: [[__m256; 2]; R],
     x: &[XBlock<R>],
     wide: &[[WideBlock; R]],
     panel: &[u8],
@@ -33,8 +34,15 @@ pub(super) unsafe fn tile<Q: QuantWeights, const R: usize>(
     let bytes = matches!(Q::FORMAT.range, CodeRange::Bits8);
     assert!(x.len() >= blocks && (!bytes || wide.len() >= blocks), "a block for every 32 inputs");
     // SAFETY: the lengths were just checked; the features are the caller's promise.
-    let [low, high] = unsafe { [half::<Q, R>(x, wide, panel, 0), half::<Q, R>(x, wide, panel, 1)] };
-    std::array::from_fn(|r| [low[r], high[r]])
+    unsafe {
+        let mut begin = [[_mm256_setzero_ps(); R]; 2];
+        for r in 0..R {
+            [begin[0][r], begin[1][r]] = y[r];
+        }
+        let low = half::<Q, R>(begin[0], x, wide, panel, 0);
+        let high = half::<Q, R>(begin[1], x, wide, panel, 1);
+        std::array::from_fn(|r| [low[r], high[r]])
+    }
 }
 
 /// Outputs `8 · half ..` of a tile.
@@ -43,6 +51,7 @@ pub(super) unsafe fn tile<Q: QuantWeights, const R: usize>(
 /// As [`tile`].
 #[inline(always)]
 unsafe fn half<Q: QuantWeights, const R: usize>(
+    mut y: [__m256; R],
     rows: &[XBlock<R>],
     wide: &[[WideBlock; R]],
     panel: &[u8],
@@ -53,7 +62,6 @@ unsafe fn half<Q: QuantWeights, const R: usize>(
     let wide = wide.as_ptr().cast::<WideBlock>();
     // SAFETY: groups are as long as the layout says, rows as long as the caller says.
     unsafe {
-        let mut y = [_mm256_setzero_ps(); R];
         for (group, data) in panel.chunks_exact(layout.group()).enumerate() {
             if R <= 4 && half == 0 {
                 prefetch(data);

@@ -2,12 +2,13 @@
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader};
+use std::ops::Range;
 use std::path::Path;
 
 use serde_json::Value;
 use wharf_model::{ChatInput, ChatTemplate, Tokenizer};
 
-use super::DistillError;
+use super::{DistillError, answers};
 
 /// Where a piece of text came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,22 +26,30 @@ pub(super) struct Piece<'a> {
     pub(super) kind: Kind,
     /// Whether the document ends here.
     pub(super) ends: bool,
+    /// The bytes that are learned; `None` for all of them.
+    pub(super) learned: Option<&'a [Range<usize>]>,
 }
 
 /// Plain text is handed on in pieces of about so many bytes, cut where a line ends.
 const PIECE_BYTES: usize = 1 << 16;
 
-/// Hands every piece of a file to `take`. `.jsonl`, `.ndjson` and `.json` are JSON lines, all else is text.
+/// Hands every piece of a file to `take`. `.jsonl`, `.ndjson` and `.json` are JSON lines, all else is text. Of conversations
+/// `only_answers` are to be learned, if so.
 pub(super) fn read(
     path: &Path,
     template: Option<&ChatTemplate>,
     tokenizer: &Tokenizer,
+    only_answers: bool,
     take: &mut dyn FnMut(Piece<'_>) -> Result<(), DistillError>,
 ) -> Result<(), DistillError> {
     let file = File::open(path).map_err(DistillError::read(path))?;
     let json = path.extension().is_some_and(|e| e == "jsonl" || e == "ndjson" || e == "json");
-    let chat =
-        Chat { template, bos: special(tokenizer, tokenizer.bos()), eos: special(tokenizer, tokenizer.eos()) };
+    let chat = Chat {
+        template,
+        bos: special(tokenizer, tokenizer.bos()),
+        eos: special(tokenizer, tokenizer.eos()),
+        only_answers,
+    };
     let mut reader = BufReader::with_capacity(1 << 16, file);
     let mut text = String::new();
     let mut bytes = Vec::new();
@@ -54,19 +63,19 @@ pub(super) fn read(
             .map_err(|error| fail(format!("byte {} of the line is not UTF-8", error.valid_up_to() + 1)))?;
         if json {
             if !content.trim().is_empty() {
-                let (text, kind) = chat.document(content).map_err(fail)?;
-                take(Piece { text: &text, kind, ends: true })?;
+                let Document { text, kind, learned } = chat.document(content).map_err(fail)?;
+                take(Piece { text: &text, kind, ends: true, learned: learned.as_deref() })?;
             }
             continue;
         }
         text.push_str(content);
         if text.len() >= PIECE_BYTES {
-            take(Piece { text: &text, kind: Kind::Plain, ends: false })?;
+            take(Piece { text: &text, kind: Kind::Plain, ends: false, learned: None })?;
             text.clear();
         }
     }
     if !json {
-        take(Piece { text: &text, kind: Kind::Plain, ends: true })?;
+        take(Piece { text: &text, kind: Kind::Plain, ends: true, learned: None })?;
     }
     Ok(())
 }
@@ -80,13 +89,23 @@ struct Chat<'t> {
     template: Option<&'t ChatTemplate>,
     bos: Option<String>,
     eos: Option<String>,
+    only_answers: bool,
+}
+
+/// What a line of JSON holds.
+struct Document {
+    text: String,
+    kind: Kind,
+    learned: Option<Vec<Range<usize>>>,
 }
 
 impl Chat<'_> {
-    fn document(&self, line: &str) -> Result<(String, Kind), String> {
+    fn document(&self, line: &str) -> Result<Document, String> {
         let value: Value = serde_json::from_str(line).map_err(|error| format!("not JSON: {error}"))?;
         match (value.get("text"), value.get("messages")) {
-            (Some(Value::String(text)), None) => Ok((text.clone(), Kind::Plain)),
+            (Some(Value::String(text)), None) => {
+                Ok(Document { text: text.clone(), kind: Kind::Plain, learned: None })
+            }
             (None, Some(messages @ Value::Array(_))) => {
                 let template =
                     self.template.ok_or("\"messages\" need a chat template, and the teacher has none")?;
@@ -98,7 +117,9 @@ impl Chat<'_> {
                 };
                 let text =
                     template.render(&input).map_err(|error| format!("the chat template fails: {error}"))?;
-                Ok((text, Kind::Chat))
+                let learned =
+                    self.only_answers.then(|| answers::spans(template, &input, &text)).transpose()?;
+                Ok(Document { text, kind: Kind::Chat, learned })
             }
             (Some(_), None) => Err("\"text\" is not a string".into()),
             (None, Some(_)) => Err("\"messages\" is not an array".into()),
@@ -114,7 +135,16 @@ mod tests {
     use wharf_model::{Model, Source};
     use wharf_testkit::TinyModel;
 
-    fn pieces(name: &str, content: &[u8]) -> Result<Vec<(String, Kind, bool)>, DistillError> {
+    type Found = (String, Kind, bool);
+    type Spans = Option<Vec<Range<usize>>>;
+
+    fn pieces(name: &str, content: &[u8]) -> Result<Vec<Found>, DistillError> {
+        let all = learned(name, content, false)?;
+        Ok(all.into_iter().map(|(found, _)| found).collect())
+    }
+
+    /// Every piece with the bytes of it that are learned.
+    fn learned(name: &str, content: &[u8], only_answers: bool) -> Result<Vec<(Found, Spans)>, DistillError> {
         let folder = tempfile::tempdir().unwrap();
         let model = folder.path().join("tiny.gguf");
         TinyModel::default().write(&model).unwrap();
@@ -126,8 +156,9 @@ mod tests {
         let path = folder.path().join(name);
         std::fs::write(&path, content).unwrap();
         let mut found = Vec::new();
-        read(&path, template.as_ref(), &tokenizer, &mut |piece| {
-            found.push((piece.text.to_owned(), piece.kind, piece.ends));
+        read(&path, template.as_ref(), &tokenizer, only_answers, &mut |piece| {
+            let learned = piece.learned.map(<[_]>::to_vec);
+            found.push(((piece.text.to_owned(), piece.kind, piece.ends), learned));
             Ok(())
         })?;
         Ok(found)
@@ -150,6 +181,19 @@ mod tests {
         .unwrap();
         assert_eq!(found[0], ("one".into(), Kind::Plain, true));
         assert_eq!(found[1], ("<|im_start|>user\nhi<|im_end|>\n".into(), Kind::Chat, true));
+    }
+
+    #[test]
+    fn answers_alone_are_learned_of_conversations_when_asked_and_all_of_a_text() {
+        let lines = b"{\"text\": \"one\"}\n{\"messages\": [{\"role\": \"user\", \"content\": \"hi\"}, \
+            {\"role\": \"assistant\", \"content\": \"ho\"}]}\n";
+        let found = learned("a.jsonl", lines, true).unwrap();
+        assert_eq!(found[0].1, None);
+        let ((text, ..), spans) = &found[1];
+        let spans = spans.as_ref().unwrap();
+        assert_eq!(spans.len(), 1);
+        assert_eq!(&text[spans[0].clone()], "ho<|im_end|>\n");
+        assert!(learned("a.jsonl", lines, false).unwrap().iter().all(|(_, spans)| spans.is_none()));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use wharf_model::{ChatTemplate, EncodeOptions, Model, Source, Tokenizer};
 use wharf_testkit::TinyModel;
-use wharf_testkit::gguf::{Builder, Value};
+use wharf_testkit::gguf::Builder;
 
 use super::*;
 use crate::distill::compute::Micro;
@@ -36,7 +36,8 @@ fn written(folder: &Path, teacher: &Model, format: Format) -> (PathBuf, Vec<Stri
 
 fn logits(path: &Path) -> Vec<f32> {
     let tokens: Vec<u32> = (0..40).map(|i| i * 37 % 288).collect();
-    let batch = Micro { windows: Vec::new(), targets: tokens.clone(), length: tokens.len(), tokens };
+    let learned = vec![true; tokens.len()];
+    let batch = Micro { windows: Vec::new(), targets: tokens.clone(), learned, length: tokens.len(), tokens };
     let mut scorer = Scorer::load(Model::open(path).unwrap(), "student", 1, batch.length, 1).unwrap();
     let mut all = Vec::new();
     scorer
@@ -98,17 +99,16 @@ fn a_folders_student_becomes_a_gguf_file_with_its_text_side() {
 fn a_tokenizer_that_only_gguf_can_hold_goes_into_gguf_and_is_missed_in_a_folder() {
     let folder = tempfile::tempdir().unwrap();
     let teacher = teacher(folder.path(), |file| {
-        let scores = vec![0.0; TinyModel::default().vocab_size];
-        file.metadata.retain(|(key, _)| key != "tokenizer.ggml.model");
-        file.set("tokenizer.ggml.model", "llama").set("tokenizer.ggml.scores", Value::F32s(scores));
+        file.metadata.retain(|(key, _)| key != "tokenizer.ggml.pre");
+        file.set("tokenizer.ggml.pre", "default");
     });
     let (plain, notes) = written(folder.path(), &teacher, Format::Safetensors);
-    assert!(notes.len() == 1 && notes[0].contains("SentencePiece"), "{notes:?}");
+    assert!(notes.len() == 1 && notes[0].contains("the pre-tokenizer \"default\""), "{notes:?}");
     assert!(!plain.join("tokenizer.json").exists());
     let (gguf, notes) = written(folder.path(), &teacher, Format::Gguf);
     assert!(notes.is_empty());
     let Source::Gguf(metadata) = Model::open(&gguf).unwrap().source else {
         panic!("a GGUF file was written")
     };
-    assert_eq!(metadata.str("tokenizer.ggml.model"), Some("llama"));
+    assert_eq!(metadata.str("tokenizer.ggml.pre"), Some("default"));
 }

@@ -12,7 +12,8 @@ fn objective(divergence: Divergence, alpha: f32, temperature: f32) -> Objective 
 
 fn run(objective: Objective, student: &[f32], teacher: TeacherRow<'_>, target: u32) -> (LossSums, Vec<f32>) {
     let mut logits = student.to_vec();
-    let sums = objective.differentiate(&mut logits, &[target], &|_| teacher, 1.0, 1);
+    let targets = Targets { tokens: &[target], learned: &[true] };
+    let sums = objective.differentiate(&mut logits, targets, &|_| teacher, 1.0, 1);
     (sums, logits)
 }
 
@@ -123,7 +124,7 @@ fn threads_do_not_change_a_bit() {
         let row = |i: usize| TeacherRow::Full(&teacher[i * vocab..(i + 1) * vocab]);
         let sums = objective(Divergence::ForwardKl, 0.5, 4.0).differentiate(
             &mut logits,
-            &[1, 2, 3, 4, 5, 6, 7],
+            Targets { tokens: &[1, 2, 3, 4, 5, 6, 7], learned: &[true; 7] },
             &row,
             0.1,
             threads,

@@ -16,7 +16,8 @@ fn cpu() -> Box<dyn Compute> {
 }
 
 fn micro(tokens: &[u32], length: usize) -> Micro {
-    Micro { windows: Vec::new(), tokens: tokens.to_vec(), targets: tokens.to_vec(), length }
+    let learned = vec![true; tokens.len()];
+    Micro { windows: Vec::new(), tokens: tokens.to_vec(), targets: tokens.to_vec(), learned, length }
 }
 
 fn trainer_logits(parameters: &Parameters, batch: &Micro) -> Vec<f32> {
@@ -136,6 +137,35 @@ fn the_gradient_is_the_slope_of_the_loss_in_every_weight() {
         let key = parameters.list[index].key;
         assert!((slope - norm).abs() < 0.02 * norm + 2e-3, "{key:?}: slope {slope}, gradient {norm}");
     }
+}
+
+#[test]
+fn what_is_not_learned_changes_neither_loss_nor_gradient() {
+    let parameters = super::super::tests::tiny();
+    let vocab = parameters.config.vocab_size;
+    let tokens: Vec<u32> = (0..2 * 6).map(|i| (i * 53 + 5) % 288).collect();
+    let learned: Vec<bool> = (0..12).map(|i| i % 3 == 1).collect();
+    let objective = Objective { divergence: Divergence::ForwardKl, alpha: 0.7, temperature: 2.0 };
+    let step = Step { objective, scale: 1.0 / 4.0, threads: 2, features: &[0], feature_weight: 0.5 };
+    // Targets, teacher and features are others where `changed` says so.
+    let run = |changed: &dyn Fn(usize) -> bool| {
+        let shift = |i: usize| usize::from(changed(i)) * 97;
+        let targets = (0..12).map(|i| ((i * 31 + 7 + shift(i)) % 288) as u32).collect();
+        let batch = Micro { targets, learned: learned.clone(), ..micro(&tokens, 6) };
+        let numbers = |width: usize| -> Vec<f32> {
+            (0..12 * width).map(|i| ((i * 7919 + shift(i / width)) % 1000) as f32 / 250.0).collect()
+        };
+        let mut tell =
+            |_: &Micro| Ok(Told { logits: Lessons::Full(numbers(vocab)), features: vec![numbers(64)] });
+        let mut gradients = optimizer::zeros(&parameters);
+        let sums =
+            cpu().step(&parameters, &step, std::slice::from_ref(&batch), &mut tell, &mut gradients).unwrap();
+        (sums, gradients)
+    };
+    let plain = run(&|_| false);
+    assert_eq!(run(&|i| !learned[i]), plain);
+    assert_ne!(run(&|i| i == 4).0, plain.0);
+    assert!(plain.0.loss.ce > 0.0 && plain.1.iter().flatten().any(|g| *g != 0.0));
 }
 
 #[test]

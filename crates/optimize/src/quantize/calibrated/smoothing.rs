@@ -69,35 +69,53 @@ pub(super) fn search(
         // Zero is no scaling for AWQ, where only activations count, but not here.
         exponents.retain(|exponent| *exponent >= 0.2);
     }
-    let mut tried: Vec<Vec<f32>> =
-        exponents.into_iter().map(|exponent| scaling(family, exponent, ties, inputs, matrices)).collect();
+    let scales = Scales::of(family, ties, inputs, matrices);
+    let mut tried: Vec<Vec<f32>> = exponents.into_iter().map(|exponent| scales.scaling(exponent)).collect();
     tried.push(vec![1.0; inputs.width()]);
+    let (importance, squares) = (inputs.mean_squares(), matrices.squares());
     let errors: Vec<f64> = tried
         .par_iter()
         .map(|scaling| {
-            weight_error(inputs, matrices, scaling, round)
-                + activation_error(inputs, matrices, scaling, activations)
+            weight_error(&importance, matrices, scaling, round)
+                + activation_error(inputs, &squares, scaling, activations)
         })
         .collect();
     let best = (0..tried.len()).min_by(|a, b| errors[*a].total_cmp(&errors[*b])).expect("some were tried");
     tried.swap_remove(best)
 }
 
-fn scaling(family: Family, exponent: f32, ties: &[usize], inputs: &Inputs, matrices: &Matrices) -> Vec<f32> {
-    let raw: Vec<f32> = match family {
-        Family::Extremes => {
-            let most = tied(ties, inputs.most()).into_iter().zip(tied(ties, &matrices.most));
-            most.map(|(x, w)| x.powf(exponent) / w.powf(1.0 - exponent)).collect()
+/// What the scalings of a family are made of, the same for all exponents.
+enum Scales {
+    /// The largest input of each column, and its largest weight.
+    Extremes(Vec<(f32, f32)>),
+    /// The mean magnitude of each column's inputs.
+    Means(Vec<f32>),
+}
+
+impl Scales {
+    fn of(family: Family, ties: &[usize], inputs: &Inputs, matrices: &Matrices) -> Scales {
+        match family {
+            Family::Extremes => {
+                let most = tied(ties, inputs.most()).into_iter().zip(tied(ties, &matrices.most));
+                Scales::Extremes(most.collect())
+            }
+            Family::Means => Scales::Means(tied(ties, &inputs.mean_magnitudes())),
         }
-        Family::Means => {
-            tied(ties, &inputs.mean_magnitudes()).into_iter().map(|x| x.powf(exponent)).collect()
-        }
-    };
-    let usable = |x: &f32| x.is_finite() && *x > 0.0;
-    let logs: Vec<f32> = raw.iter().filter(|x| usable(x)).map(|x| x.ln()).collect();
-    let middle = logs.iter().sum::<f32>() / logs.len().max(1) as f32;
-    // An input that is never seen, or a column of zeros, is left alone.
-    raw.iter().map(|x| if usable(x) { (x.ln() - middle).exp().clamp(1e-4, 1e4) } else { 1.0 }).collect()
+    }
+
+    fn scaling(&self, exponent: f32) -> Vec<f32> {
+        let raw: Vec<f32> = match self {
+            Scales::Extremes(most) => {
+                most.iter().map(|(x, w)| x.powf(exponent) / w.powf(1.0 - exponent)).collect()
+            }
+            Scales::Means(means) => means.iter().map(|x| x.powf(exponent)).collect(),
+        };
+        let usable = |x: &f32| x.is_finite() && *x > 0.0;
+        let logs: Vec<f32> = raw.iter().filter(|x| usable(x)).map(|x| x.ln()).collect();
+        let middle = logs.iter().sum::<f32>() / logs.len().max(1) as f32;
+        // An input that is never seen, or a column of zeros, is left alone.
+        raw.iter().map(|x| if usable(x) { (x.ln() - middle).exp().clamp(1e-4, 1e4) } else { 1.0 }).collect()
+    }
 }
 
 /// The largest number of each tie, at all of its places.
@@ -110,12 +128,11 @@ fn tied(ties: &[usize], numbers: &[f32]) -> Vec<f32> {
 /// What rounding scaled weights does to outputs: errors of different inputs are taken as independent, so that each counts with the
 /// mean square of its input.
 fn weight_error(
-    inputs: &Inputs,
+    importance: &[f32],
     matrices: &Matrices,
     scaling: &[f32],
     round: &(dyn Fn(&mut [f32]) + Sync),
 ) -> f64 {
-    let importance = inputs.mean_squares();
     let mut scaled = vec![0.0; scaling.len()];
     let mut error = 0.0;
     for row in matrices.rows.chunks_exact(scaling.len()) {
@@ -134,18 +151,17 @@ fn weight_error(
 }
 
 /// What rounding scaled activations does to outputs, each input counting with the squares of its column.
-fn activation_error(inputs: &Inputs, matrices: &Matrices, scaling: &[f32], activations: Activations) -> f64 {
-    let squares = matrices.squares();
+fn activation_error(inputs: &Inputs, squares: &[f32], scaling: &[f32], activations: Activations) -> f64 {
     let count = inputs.sample().count().max(1) as f64;
     let of = |step: &dyn Fn(&[f32]) -> f32| {
-        let rows = inputs.sample().map(|row| rounding_error(row, scaling, &squares, step(row)));
+        let rows = inputs.sample().map(|row| rounding_error(row, scaling, squares, step(row)));
         rows.sum::<f64>() / count
     };
     match activations {
         Activations::Floats => 0.0,
         Activations::Rows => of(&|row| largest(row, scaling) / 127.0),
         Activations::Fixed => {
-            let step = fixed_step(inputs, scaling, &squares);
+            let step = fixed_step(inputs, scaling, squares);
             of(&|_| step)
         }
     }
@@ -238,7 +254,8 @@ mod tests {
         let round = |row: &mut [f32]| to_bits(row, 127.0);
         let scaling = search(Family::Extremes, &untied(), &inputs, &matrices, Activations::Rows, &round);
         assert!(scaling[5] > 5.0 * scaling[6], "{scaling:?}");
-        let error = |scaling: &[f32]| activation_error(&inputs, &matrices, scaling, Activations::Rows);
+        let squares = matrices.squares();
+        let error = |scaling: &[f32]| activation_error(&inputs, &squares, scaling, Activations::Rows);
         assert!(error(&scaling) < 0.5 * error(&[1.0; WIDTH]));
     }
 
@@ -258,7 +275,8 @@ mod tests {
         let round = |row: &mut [f32]| to_bits(row, 7.0);
         let scaling = search(Family::Means, &untied(), &inputs, &matrices, Activations::Floats, &round);
         assert!(scaling[5] > scaling[6], "{scaling:?}");
-        let error = |scaling: &[f32]| weight_error(&inputs, &matrices, scaling, &round);
+        let importance = inputs.mean_squares();
+        let error = |scaling: &[f32]| weight_error(&importance, &matrices, scaling, &round);
         assert!(error(&scaling) < 0.5 * error(&[1.0; WIDTH]));
     }
 

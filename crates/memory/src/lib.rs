@@ -1,20 +1,17 @@
-//! How the process deals with memory. An operator is idle for most of its life, and what it needed for a moment (the first lists, a release of
-//! everything) should not stay with it for days.
+//! Decides what a process gives back of its memory. What it needed for a moment (to load a model, the first lists of a cluster, the code of its start)
+//! should not stay with it for days; that matters for processes that are many, or idle for most of their lives
+//! (docs/decisions/0040-operator-memory.md).
 //!
-//! glibc keeps an arena for each thread, and freed pages between those in use, for the next time. Here there is one arena, large pieces come from the
-//! system and go back to it at once, and freed pages are handed back now and then: they cost the node nothing until they are needed
-//! again (docs/decisions/0040-operator-memory.md). Other C libraries do as they do.
-
-use std::time::Duration;
-
-/// How often freed pages are handed back.
-const EVERY: Duration = Duration::from_secs(60);
+//! glibc keeps an arena for each thread, and freed pages between those in use, for the next time. The kernel maps 64 kB around every page of
+//! the program that is used, and what was used once, at the start, stays mapped. Both are given back here; what is used again comes from the kernel at the cost of a
+//! page fault, and no disk is read as long as the program's file is in the page cache. Other C libraries and systems do as they do.
 
 /// Pieces from this size on are the system's own, and so much may be free at the heap's end.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 const LARGE: i32 = 64 << 10;
 
-/// Sets the allocator up for one thread that works little. Call it before other threads start.
+/// Sets the allocator up for one thread that works little: one arena, large pieces come from the system and go back to it at once. Call it before
+/// other threads start.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 pub fn be_frugal() {
     for (parameter, value) in
@@ -33,12 +30,12 @@ pub fn be_frugal() {
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 pub fn be_frugal() {}
 
-/// Hands freed pages back for as long as it is polled.
-pub(crate) async fn hand_back() {
-    let mut every = tokio::time::interval(EVERY);
-    loop {
-        every.tick().await;
-        trim();
+/// Gives back what the allocator holds free, and the pages of the program that are as in its file.
+pub fn hand_back() {
+    trim();
+    #[cfg(target_os = "linux")]
+    if let Err(error) = program::let_go() {
+        tracing::debug!(%error, "the program's pages stay mapped");
     }
 }
 
@@ -53,16 +50,21 @@ fn trim() {
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 fn trim() {}
 
-#[cfg(test)]
+#[cfg(target_os = "linux")]
+mod program;
+
+#[cfg(all(test, target_os = "linux"))]
 mod tests {
+    /// Bytes of one kind that this process has in memory: `RssAnon` or `RssFile`.
+    pub(super) fn resident(kind: &str) -> usize {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(kind)).unwrap();
+        line.trim_matches([':', ' ', '\t']).trim_end_matches(" kB").parse::<usize>().unwrap() << 10
+    }
+
     #[test]
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    #[cfg(target_env = "gnu")]
     fn what_is_freed_between_what_is_in_use_goes_back_to_the_system() {
-        let resident = || {
-            let status = std::fs::read_to_string("/proc/self/status").unwrap();
-            let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
-            line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() << 10
-        };
         // Small pieces, with one that stays after every page of those that go: glibc itself gives none of it back.
         let mut pieces: Vec<Option<Vec<u8>>> = (0..32_768_usize).map(|_| Some(vec![1; 1000])).collect();
         for (number, piece) in pieces.iter_mut().enumerate() {
@@ -70,9 +72,9 @@ mod tests {
                 *piece = None;
             }
         }
-        let before = resident();
-        super::trim();
-        let after = resident();
+        let before = resident("RssAnon");
+        super::hand_back();
+        let after = resident("RssAnon");
         assert!(after + (16 << 20) < before, "{before} bytes before, {after} after");
         assert_eq!(pieces.iter().flatten().count(), 1024);
     }
