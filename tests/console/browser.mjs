@@ -108,9 +108,10 @@ export async function say(page, text) {
   await page.press('#prompt', 'Enter');
 }
 
-/** Asks for what a small model, too, has much to say of. */
-export async function sayMuch(page) {
+/** Asks for what a small model, too, has much to say of: so many tokens that a busy browser sees them come, or stops them. */
+export async function sayMuch(page, tokens) {
   await page.fill('#temperature', '0');
+  await page.fill('#max_tokens', tokens);
   await say(page, 'Write a long story about a harbour.');
 }
 

@@ -23,7 +23,7 @@ test('an answer streams token by token, with its times under it', () => inPage(a
     new MutationObserver(() => window.lengths.add(document.querySelector('.said.model:last-child .text')?.textContent.length ?? 0))
       .observe(document.body, { subtree: true, childList: true, characterData: true });
   });
-  await sayMuch(page);
+  await sayMuch(page, '600');
   await answered(page);
   const lengths = await page.evaluate(() => [...window.lengths]);
   assert.ok(lengths.length >= 4, `seen with ${lengths} characters`);
@@ -36,7 +36,7 @@ test('Escape stops an answer, here and at the gateway', () => inPage(async (page
   const { name } = await ready(page);
   const abandoned = async () => (await api('overview')).services.find((service) => service.name === name).demand.abandoned;
   const before_ = await abandoned();
-  await sayMuch(page);
+  await sayMuch(page, '1500');
   await page.waitForSelector('.said.model .text');
   await page.keyboard.press('Escape');
   await answered(page);
@@ -50,7 +50,7 @@ test('Escape stops an answer, here and at the gateway', () => inPage(async (page
 
 test('the button stops as well, and regenerating replaces the answer', () => inPage(async (page) => {
   await ready(page);
-  await sayMuch(page);
+  await sayMuch(page, '1500');
   await page.waitForSelector('.said.model .text');
   await page.click('.send');
   await answered(page);
@@ -219,6 +219,7 @@ test('a service that sleeps is woken by a request and falls asleep again: the pa
     const events = await page.textContent('[aria-label="Events"]');
     for (const reason of [woken.reason, slept.reason, 'answers on']) assert.ok(events.includes(reason), `${events} does not say ${reason}`);
     await page.waitForSelector('[aria-label="Last cold start"]');
+    await page.waitForSelector('text=None is running. The next request starts one.');
     await picture(page, 'scaling');
     // High enough that charts and decisions are seen together.
   }, { view: `services/${encodeURIComponent(sleeper.name)}`, size: { width: 1280, height: 1250 } });

@@ -29,6 +29,8 @@ pub(crate) struct Args {
 const TESTS: &str = "tests/console";
 /// The small model does not know when to end.
 const SHORT: &str = "  server: {defaults: {maxTokens: 160}}\n";
+/// The browser needs a core as well: what it does is to be seen while an answer is written.
+const ONE_CORE: &str = "  resources: {requests: {cpu: 1}}\n";
 /// What falls asleep beside the demonstration's service; its name comes after that one's.
 const SLEEPER: &str = "night-watch";
 
@@ -121,7 +123,7 @@ spec:
         model = found(&model.path)?.display(),
         wharf = found(wharf)?.display(),
     );
-    write(&file, &[&awake, SHORT, &sleeper, SHORT].concat())?;
+    write(&file, &[&awake, SHORT, ONE_CORE, &sleeper, SHORT].concat())?;
     Ok(file)
 }
 

@@ -57,9 +57,11 @@ mod program;
 mod tests {
     /// Bytes of one kind that this process has in memory: `RssAnon` or `RssFile`.
     pub(super) fn resident(kind: &str) -> usize {
-        let status = std::fs::read_to_string("/proc/self/status").unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix(kind)).unwrap();
-        line.trim_matches([':', ' ', '\t']).trim_end_matches(" kB").parse::<usize>().unwrap() << 10
+        let status = std::fs::read_to_string("/proc/self/status").expect("a process has a status");
+        let line = status.lines().find_map(|line| line.strip_prefix(kind));
+        let line = line.expect("it has a line of this kind");
+        let kilobytes = line.trim_matches([':', ' ', '\t']).trim_end_matches(" kB");
+        kilobytes.parse::<usize>().expect("it is a number") << 10
     }
 
     #[test]

@@ -99,9 +99,17 @@ Anonymous:             0 kB";
 
     #[test]
     fn pages_of_the_program_are_unmapped_and_come_back() {
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let program = std::fs::read_link("/proc/self/exe").unwrap();
+        let pages: Vec<_> = unwritten(&maps, program.to_str().unwrap()).collect();
+        for pages in &pages {
+            advise(pages, libc::MADV_POPULATE_READ).unwrap();
+        }
+        let all: usize = pages.iter().map(ExactSizeIterator::len).sum();
         let before = resident("RssFile");
         let_go().unwrap();
         let after = resident("RssFile");
-        assert!(after * 4 < before * 3, "{before} bytes before, {after} after");
+        // The program of a test is small: much of it is there again.
+        assert!(after + all / 4 < before, "of {all} bytes: {before} bytes before, {after} after");
     }
 }

@@ -2,6 +2,7 @@
 
 use kube::ResourceExt;
 use serde_json::Value;
+use wharf_cluster::Object;
 use wharf_manifests::names::REMOVES;
 use wharf_manifests::{Stored, removal};
 
@@ -11,7 +12,7 @@ use super::validate::Wanted;
 use crate::apply::{apply, delete, learn, own, prune};
 use crate::context::Context;
 use crate::error::Error;
-use crate::jobs::Progress;
+use crate::jobs::{self, Progress};
 use crate::live::mark;
 
 pub(super) async fn carry_out(
@@ -54,6 +55,13 @@ async fn remove(
         mark(&mut job);
         job
     };
+    // A Job that has made it would still say that it is there.
+    let is_over = |maker: &&Object| jobs::has_ended(maker) && !maker.labels().contains_key(REMOVES);
+    for maker in found.live.iter().filter(is_over) {
+        if collected.start.iter().any(|(stored, _)| maker.data.to_string().contains(&stored.name)) {
+            delete(context, maker).await?;
+        }
+    }
     let started: Vec<Value> = collected.start.iter().map(job).collect();
     apply(context, &started).await?;
     for stopped in collected.stop.iter().map(job) {

@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn two_digits_are_enough() {
-        let cases = [(0.0, 0.0), (0.04_949, 0.049), (9.96, 10.0), (123.4, 120.0), (7.0, 7.0)];
+        let cases = [(0.0, 0.0), (0.049_49, 0.049), (9.96, 10.0), (123.4, 120.0), (7.0, 7.0)];
         for (value, expected) in cases {
             assert!((two_digits(value) - expected).abs() < 1e-9, "{value}: {}", two_digits(value));
         }

@@ -138,7 +138,10 @@ mod tests {
     fn each_family_of_addresses_has_a_slice_and_the_first_one_even_without_any() {
         assert_eq!(shown(json!({}), &[]), ["a-gateway IPv4 http:8000 []"]);
         let four = gateway(&["10.0.0.1"], &PLAIN, "True");
-        assert_eq!(shown(json!({}), &[four.clone()]), ["a-gateway IPv4 http:8000 [10.0.0.1=true]"]);
+        assert_eq!(
+            shown(json!({}), std::slice::from_ref(&four)),
+            ["a-gateway IPv4 http:8000 [10.0.0.1=true]"]
+        );
         let two = gateway(&["10.0.0.2", "fd00::2"], &PLAIN, "False");
         let expected = [
             "a-gateway IPv4 http:8000 [10.0.0.1=true 10.0.0.2=false]",
@@ -156,7 +159,7 @@ mod tests {
         let all = "[10.0.0.1=true 10.0.0.2=true]";
         assert_eq!(shown(json!({}), &[plain, both.clone()]), [format!("a-gateway IPv4 http:8000 {all}")]);
         let expected = ["a-gateway IPv4 http:8000 https:8443 [10.0.0.2=true]"];
-        assert_eq!(shown(json!({}), &[both.clone()]), expected);
+        assert_eq!(shown(json!({}), std::slice::from_ref(&both)), expected);
         let without_address = gateway(&[], &PLAIN, "False");
         assert_eq!(shown(json!({}), &[without_address, both]), expected);
     }
@@ -164,7 +167,7 @@ mod tests {
     #[test]
     fn an_external_service_has_its_own_slices_and_a_direct_one_none() {
         let four = gateway(&["10.0.0.1"], &PLAIN, "True");
-        let external = shown(json!({"type": "LoadBalancer"}), &[four.clone()]);
+        let external = shown(json!({"type": "LoadBalancer"}), std::slice::from_ref(&four));
         assert_eq!(external[1], "a-external-gateway IPv4 http:8000 [10.0.0.1=true]");
         assert_eq!(shown(json!({"direct": true}), &[four]), [] as [String; 0]);
     }

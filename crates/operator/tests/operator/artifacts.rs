@@ -185,6 +185,26 @@ fn last_call(world: &World, verb: &str, name: &str) -> Option<usize> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_removed_is_not_said_to_be_there_by_an_old_job() {
+    let world = World::start().await;
+    let Some(cluster) = world.cluster.in_memory("fail on demand") else { return };
+    let first = made(&world, "small", &quantized("q8_0", "0s")).await;
+    let maker = |cluster: &Stage| {
+        let jobs =
+            cluster.list("Job").into_iter().map(|job| job["metadata"]["name"].as_str().unwrap().to_owned());
+        jobs.filter(|name| name.contains("-quantize-")).collect::<Vec<_>>()
+    };
+    let [old] = &maker(&world.cluster)[..] else { panic!("one Job has made it") };
+    // It stays for now.
+    cluster.fail_next(10_000, "delete", "Job", Injected::Status(500));
+    made(&world, "small", &quantized("q4_0", "0s")).await;
+    assert!(maker(&world.cluster).contains(old));
+    cluster.heal();
+    assert!(world.cluster.until(SOON, |cluster| !removals(cluster, &first).is_empty()).await);
+    assert!(!maker(&world.cluster).contains(old), "it goes before what it has made");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_needed_again_while_it_is_removed_is_made_after_that() {
     let world = World::start().await;
     world.fates.jobs_with(REMOVAL, JobFate::Runs);

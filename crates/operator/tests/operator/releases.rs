@@ -72,8 +72,8 @@ async fn what_goes_wrong_with_a_version_takes_it_back_with_every_strategy() {
     let first_token = vec![0, 0, 0, 0, 0, 0, 0, 0, 50];
     world.green_answers("bluegreen", VersionCounts { answered: 50, failed: 0, first_token });
     let cases = [
-        ("rolling", "unpullable", json!({"strategy": "Rolling", "deadline": "2m"}), "cannot be pulled"),
-        ("recreate", "unready", json!({"strategy": "Recreate", "deadline": "2m"}), "0 of 1 replica ready"),
+        ("rolling", "unpullable", json!({"strategy": "Rolling", "deadline": "10m"}), "cannot be pulled"),
+        ("recreate", "unready", json!({"strategy": "Recreate", "deadline": "10m"}), "0 of 1 replica ready"),
         (
             "canary",
             "failing",
