@@ -36,7 +36,7 @@ test('Escape stops an answer, here and at the gateway', () => inPage(async (page
   const { name } = await ready(page);
   const abandoned = async () => (await api('overview')).services.find((service) => service.name === name).demand.abandoned;
   const before_ = await abandoned();
-  await sayMuch(page, '1500');
+  await sayMuch(page, '2000');
   await page.waitForSelector('.said.model .text');
   await page.keyboard.press('Escape');
   await answered(page);
@@ -50,7 +50,7 @@ test('Escape stops an answer, here and at the gateway', () => inPage(async (page
 
 test('the button stops as well, and regenerating replaces the answer', () => inPage(async (page) => {
   await ready(page);
-  await sayMuch(page, '1500');
+  await sayMuch(page, '2000');
   await page.waitForSelector('.said.model .text');
   await page.click('.send');
   await answered(page);
