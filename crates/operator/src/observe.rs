@@ -31,6 +31,20 @@ pub(crate) struct Workload {
     pub(crate) object: Object,
 }
 
+impl Workload {
+    /// What it makes pods by: of a LeaderWorkerSet, leaders.
+    pub(crate) fn pod_specs(&self) -> impl Iterator<Item = &Value> {
+        let spec = &self.object.data["spec"];
+        let templates = [&spec["template"], &spec["leaderWorkerTemplate"]["leaderTemplate"]];
+        templates.into_iter().map(|template| &template["spec"])
+    }
+
+    /// What its engine runs.
+    pub(crate) fn image(&self) -> Option<&str> {
+        self.pod_specs().find_map(|spec| spec["containers"][0]["image"].as_str())
+    }
+}
+
 /// Reads a Deployment or LeaderWorkerSet; none for those that make no version.
 pub(crate) fn workload(object: &Object) -> Option<Workload> {
     let colour = match object.labels().get(COLOUR).map(String::as_str) {

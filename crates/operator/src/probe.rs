@@ -1,4 +1,4 @@
-//! Lets replicas answer their first prompts, over HTTP.
+//! Lets replicas answer their first prompts and reads their metrics, over HTTP.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use kube::api::DynamicObject;
 use reqwest::{Client, StatusCode};
 use serde_json::{Value, json};
-use wharf_cluster::{Find, Object, address};
+use wharf_cluster::{Find, MetricsReader, Object, address};
 use wharf_spec::job::{JobProgress, PROGRESS_PATH};
 
 use crate::context::Context;
@@ -35,6 +35,9 @@ pub trait Probe: Send + Sync {
 
     /// How far the command of a Job's pod is; none where it does not say.
     async fn progress(&self, pod: &DynamicObject) -> Option<JobProgress>;
+
+    /// The metrics of a replica; none where it does not say.
+    async fn metrics(&self, pod: &DynamicObject) -> Option<String>;
 }
 
 /// Asks pods of Jobs how far they are, and remembers it for the look that follows.
@@ -50,6 +53,7 @@ pub(crate) async fn ask_makers(context: &Context, makers: &[Object]) {
 pub struct HttpProbe {
     client: Client,
     find: Find,
+    metrics: MetricsReader,
 }
 
 impl HttpProbe {
@@ -67,7 +71,8 @@ impl HttpProbe {
     /// As [`HttpProbe::new`].
     pub fn finding(find: Find) -> Result<HttpProbe, reqwest::Error> {
         // Pods are not behind a proxy.
-        Ok(HttpProbe { client: Client::builder().no_proxy().build()?, find })
+        let metrics = MetricsReader::new(find)?;
+        Ok(HttpProbe { client: Client::builder().no_proxy().build()?, find, metrics })
     }
 
     async fn post(&self, address: &str, path: &str, body: &Value) -> Result<(StatusCode, String), String> {
@@ -105,5 +110,15 @@ impl Probe for HttpProbe {
         let answer = request.send().await.and_then(reqwest::Response::error_for_status);
         // One that has just started or ended does not answer; its Job says the rest.
         answer.ok()?.json().await.ok()
+    }
+
+    async fn metrics(&self, pod: &DynamicObject) -> Option<String> {
+        let address = self.metrics.address(pod)?;
+        let read = self.metrics.read(&address).await;
+        let log = |error: &reqwest::Error| {
+            let error = wharf_telemetry::log::chain(error);
+            tracing::debug!(address, error, "a replica did not tell its metrics");
+        };
+        read.inspect_err(log).ok()
     }
 }

@@ -3,6 +3,7 @@
 pub(crate) mod apply;
 mod build;
 mod dereference;
+mod direct;
 mod edits;
 mod look;
 mod measured;

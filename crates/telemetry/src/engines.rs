@@ -1,6 +1,10 @@
-//! What engines say of their load in their metrics, whichever of the known engines it is.
+//! What engines say in their metrics of their load and of their answers, whichever of the known engines it is.
 //!
 //! A new engine is a row in `DIALECTS`.
+
+mod answers;
+
+pub use answers::{Answers, answers};
 
 use crate::exposition::{Sample, samples};
 
@@ -44,6 +48,10 @@ struct Dialect {
     finished: Option<&'static str>,
     /// The metric whose label lists loaded adapters.
     adapters: Option<(&'static str, &'static str)>,
+    /// Counts tokens of answers.
+    tokens: Option<&'static str>,
+    /// Histogram of seconds to the first token.
+    first_token: Option<&'static str>,
 }
 
 /// vLLM's names, which Wharf's own server has too; SGLang's; llama.cpp's; TensorRT-LLM's.
@@ -55,6 +63,8 @@ static DIALECTS: [Dialect; 4] = [
         kv_size: Some(("vllm:cache_config_info", "block_size", "num_gpu_blocks")),
         finished: Some("vllm:request_success_total"),
         adapters: Some(("vllm:lora_requests_info", "running_lora_adapters")),
+        tokens: Some("vllm:generation_tokens_total"),
+        first_token: Some("vllm:time_to_first_token_seconds"),
     },
     Dialect {
         running: "sglang:num_running_reqs",
@@ -63,6 +73,8 @@ static DIALECTS: [Dialect; 4] = [
         kv_size: Some(("sglang:cache_config_info", "page_size", "num_pages")),
         finished: Some("sglang:num_requests_total"),
         adapters: None,
+        tokens: Some("sglang:generation_tokens_total"),
+        first_token: Some("sglang:time_to_first_token_seconds"),
     },
     Dialect {
         running: "llamacpp:requests_processing",
@@ -71,6 +83,8 @@ static DIALECTS: [Dialect; 4] = [
         kv_size: None,
         finished: None,
         adapters: None,
+        tokens: Some("llamacpp:tokens_predicted_total"),
+        first_token: None,
     },
     Dialect {
         running: "trtllm_num_requests_running",
@@ -79,6 +93,8 @@ static DIALECTS: [Dialect; 4] = [
         kv_size: None,
         finished: Some("trtllm_request_success_total"),
         adapters: None,
+        tokens: None,
+        first_token: None,
     },
 ];
 
@@ -93,8 +109,7 @@ pub fn load(text: &str) -> Option<EngineLoad> {
 /// What metrics in Prometheus' text format tell of an engine; none if it is none that we know.
 pub fn engine(text: &str) -> Option<Engine> {
     let samples: Vec<Sample<'_>> = samples(text).collect();
-    let dialect =
-        DIALECTS.iter().find(|dialect| samples.iter().any(|sample| sample.name == dialect.running))?;
+    let dialect = dialect(&samples)?;
     // Several models or ranks of one server: requests add up, the fullest cache is the one that hurts.
     let sum = |name: &str| -> u32 {
         let total: f64 = samples.iter().filter(|sample| sample.name == name).map(|sample| sample.value).sum();
@@ -123,11 +138,7 @@ pub fn engine(text: &str) -> Option<Engine> {
         let list = latest.labels().get(label)?.clone();
         Some(list.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect())
     });
-    let finished = dialect.finished.map(|name| {
-        let ended = samples.iter().filter(|sample| sample.name == name).map(|sample| sample.value);
-        // Not `sum`: that of nothing is -0.
-        ended.filter(|value| value.is_finite()).fold(0.0, |all, value| all + value)
-    });
+    let finished = dialect.finished.map(|name| total(&samples, |sample| sample.name == name));
     let load = EngineLoad {
         running: sum(dialect.running),
         waiting: sum(dialect.waiting),
@@ -138,6 +149,18 @@ pub fn engine(text: &str) -> Option<Engine> {
     };
     let model = if models.len() == 1 { models.pop() } else { None };
     Some(Engine { load, model: model.filter(|name| !name.is_empty()), kv_cache })
+}
+
+/// Whose metrics they are.
+fn dialect(samples: &[Sample<'_>]) -> Option<&'static Dialect> {
+    DIALECTS.iter().find(|dialect| samples.iter().any(|sample| sample.name == dialect.running))
+}
+
+/// The sum of those samples.
+fn total(samples: &[Sample<'_>], counts: impl Fn(&Sample<'_>) -> bool) -> f64 {
+    let values = samples.iter().filter(|sample| counts(sample)).map(|sample| sample.value);
+    // Not `sum`: that of nothing is -0.
+    values.filter(|value| value.is_finite()).fold(0.0, |all, value| all + value)
 }
 
 #[cfg(test)]

@@ -12,8 +12,8 @@ pub struct Made<'a> {
     pub k: usize,
     /// `make(row, to)` computes one.
     pub make: &'a (dyn Fn(usize, &mut [f32]) + Sync),
-    /// The largest magnitude of each row where others hold the rest of it and [`InputKind::whole_rows`] is true; empty where these
-    /// are all of the rows.
+    /// The largest magnitude of each row where others hold the rest of it and [`whole_rows`](super::InputKind::whole_rows) is true;
+    /// empty where these are all of the rows.
     pub largest: &'a [f32],
 }
 

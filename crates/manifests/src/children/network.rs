@@ -52,7 +52,12 @@ fn servers(facts: &Facts<'_>) -> Value {
     let group = json!([{"podSelector": {"matchLabels": {SERVICE: facts.name}}}]);
     let mut ingress = vec![json!({"from": callers(facts), "ports": api})];
     if facts.mode == Mode::Managed {
-        ingress.push(json!({"from": [peer(&facts.settings.operator)], "ports": [tcp(launch.http)]}));
+        let mut ports = vec![tcp(launch.http)];
+        if facts.is_direct() && metrics != launch.http {
+            // There is no gateway to tell how versions answer.
+            ports.push(tcp(metrics));
+        }
+        ingress.push(json!({"from": [peer(&facts.settings.operator)], "ports": ports}));
     }
     let prometheus = named_namespace(&facts.spec.observability.prometheus_namespace);
     ingress.push(json!({"from": [prometheus], "ports": [tcp(metrics)]}));

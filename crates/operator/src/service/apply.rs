@@ -131,7 +131,8 @@ async fn ensure(
         }
     };
     // One that cannot be rendered says so in the status.
-    let made = build::version(&found.object, &service, &context.settings, version, replicas);
+    let image = wanted.images.get(&version.revision).map(String::as_str);
+    let made = build::version(&found.object, (&service, image), &context.settings, version, replicas);
     apply(context, &made.unwrap_or_default()).await?;
     Ok(true)
 }
@@ -173,11 +174,8 @@ fn is_spared(child: &DynamicObject, found: &Found, wanted: &Wanted) -> bool {
 }
 
 fn mounts(workload: &Workload, config: &str) -> bool {
-    let spec = &workload.object.data["spec"];
-    let templates = [&spec["template"], &spec["leaderWorkerTemplate"]["leaderTemplate"]];
-    let volumes =
-        templates.iter().flat_map(|template| template["spec"]["volumes"].as_array().into_iter().flatten());
-    volumes.into_iter().any(|volume| volume["configMap"]["name"] == config)
+    let mut volumes = workload.pod_specs().flat_map(|spec| spec["volumes"].as_array().into_iter().flatten());
+    volumes.any(|volume| volume["configMap"]["name"] == config)
 }
 
 /// Nothing is remembered of pods that are gone. Those of other services are theirs to forget, so it is asked of all that there are.

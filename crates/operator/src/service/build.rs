@@ -55,17 +55,20 @@ fn serving(traffic: &[Traffic]) -> Colour {
     }
 }
 
-/// What makes the pods of a version that is made from `service`, and the files that they mount.
+/// What makes the pods of a version that is made from a service, and the files that they mount. Its engine runs the image that it ran before, if
+/// it did.
 pub(super) fn version(
     object: &DynamicObject,
-    service: &LLMService,
+    (service, image): (&LLMService, Option<&str>),
     settings: &Settings,
     of: &Version,
     replicas: u32,
 ) -> Result<Vec<Value>, RenderError> {
     let rendered = wharf_manifests::Version { colour: of.colour, replicas, released: None };
     let state = State { versions: vec![rendered], serving: of.colour };
-    let mut all = wharf_manifests::service(service, &state, settings, Mode::Managed)?;
+    let mut pinned = service.clone();
+    pinned.spec.runtime.image = image.map(str::to_owned).or(pinned.spec.runtime.image);
+    let mut all = wharf_manifests::service(&pinned, &state, settings, Mode::Managed)?;
     all.retain(|child| child["metadata"]["labels"][COLOUR].is_string() || child["kind"] == "ConfigMap");
     for child in &mut all {
         own(object, child);

@@ -7,12 +7,13 @@ use tokio::time::Instant;
 use wharf_cluster::Object;
 use wharf_manifests::names::COLOUR;
 use wharf_manifests::{Stored, service_needs};
-use wharf_rollout::{Desired, GatewaySeen, Observed, Phase, Prepared, Room, State, Strategy};
+use wharf_rollout::{Desired, Observed, Phase, Prepared, Room, State, Strategy};
 use wharf_spec::LLMService;
 use wharf_spec::service::ScalingMode;
 
 use super::build;
 use super::dereference::Found;
+use super::direct;
 use super::full_name;
 use super::measured;
 use super::validate::Wanted;
@@ -26,9 +27,8 @@ use crate::{observe, room};
 
 pub(super) async fn look(context: &Context, found: &Found, wanted: &Wanted) -> Observed {
     ask_makers(context, &found.makers).await;
-    let direct = wanted.service.spec.expose.direct;
-    let heard = match direct {
-        true => vec![follows_itself(wanted)],
+    let heard = match wanted.service.spec.expose.direct {
+        true => direct::hear(context, found, &wanted.before.traffic).await,
         false => context.gateways.hear(&full_name(&found.object)).await,
     };
     count(context, found, &heard);
@@ -54,16 +54,6 @@ pub(super) async fn look(context: &Context, found: &Found, wanted: &Wanted) -> O
         gateways: heard.into_iter().map(|heard| heard.gateway).collect(),
         commands: wanted.commands.clone(),
     }
-}
-
-/// Where a Service selects the pods, it sends what was applied; nobody counts.
-fn follows_itself(wanted: &Wanted) -> Heard {
-    let gateway = GatewaySeen {
-        name: "service".to_owned(),
-        traffic: wanted.before.traffic.clone(),
-        ..GatewaySeen::default()
-    };
-    Heard { gateway, ..Heard::default() }
 }
 
 /// Takes note of what gateways have counted, over stretches as long as a settled service is left alone.

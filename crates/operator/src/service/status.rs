@@ -13,7 +13,7 @@ use wharf_spec::service::{Phase, ServiceStatus};
 
 use super::dereference::Found;
 use super::look;
-use super::validate::{Refusal, SPECS, Wanted, before, released};
+use super::validate::{IMAGES, Refusal, SPECS, Wanted, before, released};
 use crate::context::Context;
 use crate::error::Error;
 use crate::observe::{self, RELEASED};
@@ -45,8 +45,9 @@ pub(super) async fn keep(
     says.extend(applied(trouble.as_ref()));
     says.extend(lacks.as_ref().map(|why| Says::new("Room", false, NO_ROOM, why.clone())));
     status.conditions = conditions(&wanted.before.conditions, says, wanted.generation, context.now_ms());
-    let specs = specs(found, wanted, &step.state);
-    let known = wanted.before.rollout.is_some() && wanted.state == step.state && wanted.specs == specs;
+    let (specs, images) = (specs(found, wanted, &step.state), images(found, wanted, &step.state));
+    let noted = wanted.specs == specs && wanted.images == images;
+    let known = wanted.before.rollout.is_some() && wanted.state == step.state && noted;
     let same = ServiceStatus { rollout: None, ..status.clone() }
         == ServiceStatus { rollout: None, ..wanted.before.clone() };
     if known && same {
@@ -54,6 +55,7 @@ pub(super) async fn keep(
     }
     let mut rollout = serde_json::to_value(&step.state).unwrap_or_default();
     rollout[SPECS] = json!(specs);
+    rollout[IMAGES] = json!(images);
     status.rollout = Some(rollout);
     put(context, &found.object, &status).await?;
     let new = trouble.filter(|(reason, message)| !was_told(&wanted.before, reason, message));
@@ -67,8 +69,6 @@ pub(super) async fn keep(
 
 /// What each version was made from, so that one whose Deployment somebody deletes can be made again.
 fn specs(found: &Found, wanted: &Wanted, state: &State) -> BTreeMap<String, String> {
-    let kept = state.kept.as_ref().map(|kept| &kept.version);
-    let versions = [state.active.as_ref(), state.candidate.as_ref(), kept];
     let spec = |revision: &String| match *revision == wanted.revision {
         true => Some(released(&wanted.service)),
         false => {
@@ -77,8 +77,25 @@ fn specs(found: &Found, wanted: &Wanted, state: &State) -> BTreeMap<String, Stri
             noted.or(wanted.specs.get(revision)).cloned()
         }
     };
-    let revisions = versions.into_iter().flatten().map(|version| &version.revision);
-    revisions.filter_map(|revision| Some((revision.clone(), spec(revision)?))).collect()
+    revisions(state).filter_map(|revision| Some((revision.clone(), spec(revision)?))).collect()
+}
+
+/// The image that the engine of each version ran first: one that is made again runs no other, whatever an upgrade of Wharf would bring.
+fn images(found: &Found, wanted: &Wanted, state: &State) -> BTreeMap<String, String> {
+    let image = |revision: &String| {
+        let workload = found.workloads.iter().find(|workload| workload.revision == *revision);
+        wanted.images.get(revision).cloned().or_else(|| workload?.image().map(str::to_owned))
+    };
+    revisions(state).filter_map(|revision| Some((revision.clone(), image(revision)?))).collect()
+}
+
+/// Revisions of the versions that there are.
+fn revisions(state: &State) -> impl Iterator<Item = &String> {
+    let kept = state.kept.as_ref().map(|kept| &kept.version);
+    [state.active.as_ref(), state.candidate.as_ref(), kept]
+        .into_iter()
+        .flatten()
+        .map(|version| &version.revision)
 }
 
 /// Says that nothing can be done with an object. What serves goes on.
@@ -151,11 +168,7 @@ fn describe(found: &Found, wanted: &Wanted, observed: &Observed, step: &Step) ->
 
 fn image(found: &Found, colour: wharf_rollout::Colour) -> Option<String> {
     let workload = found.workloads.iter().find(|workload| workload.colour == colour)?;
-    let spec = &workload.object.data["spec"];
-    let templates = [&spec["template"], &spec["leaderWorkerTemplate"]["leaderTemplate"]];
-    templates
-        .iter()
-        .find_map(|template| Some(template["spec"]["containers"][0]["image"].as_str()?.to_owned()))
+    workload.image().map(str::to_owned)
 }
 
 fn url(found: &Found, wanted: &Wanted) -> String {

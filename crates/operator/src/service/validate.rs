@@ -40,6 +40,8 @@ pub(crate) struct Wanted {
     pub(crate) state: State,
     /// Specs of the versions that there are, by revision, as JSON.
     pub(crate) specs: BTreeMap<String, String>,
+    /// Images that their engines run, by revision.
+    pub(crate) images: BTreeMap<String, String>,
     /// The status as it is.
     pub(crate) before: ServiceStatus,
     pub(crate) commands: Vec<Command>,
@@ -77,7 +79,8 @@ pub(super) fn validate(context: &Context, found: &Found) -> Result<Wanted, Refus
     Ok(Wanted {
         policy,
         generation: found.object.metadata.generation.unwrap_or(0),
-        specs: specs(&before),
+        specs: noted(&before, SPECS),
+        images: noted(&before, IMAGES),
         commands: command(&found.object).into_iter().collect(),
         service,
         revision,
@@ -200,9 +203,11 @@ pub(crate) fn word(kind: CommandKind) -> &'static str {
 
 /// Where the specs of versions are in what a release remembers: beside the state, which leaves out what it does not know.
 pub(crate) const SPECS: &str = "specs";
+/// Where the images of their engines are.
+pub(super) const IMAGES: &str = "images";
 
-fn specs(before: &ServiceStatus) -> BTreeMap<String, String> {
-    let kept = before.rollout.as_ref().and_then(|rollout| rollout.get(SPECS)).cloned().unwrap_or_default();
+fn noted(before: &ServiceStatus, key: &str) -> BTreeMap<String, String> {
+    let kept = before.rollout.as_ref().and_then(|rollout| rollout.get(key)).cloned().unwrap_or_default();
     serde_json::from_value(kept).unwrap_or_default()
 }
 

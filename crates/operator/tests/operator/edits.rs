@@ -138,6 +138,24 @@ async fn an_edit_is_undone_to_the_letter_by_a_wharf_that_renders_something_else(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_deployment_that_is_deleted_after_an_upgrade_comes_back_with_the_image_that_it_ran() {
+    let world = World::start().await;
+    world.service("assistant", &marked()).await;
+    world.ready("assistant").await;
+    let before = world.cluster.get("Deployment", "demo/assistant-blue").unwrap();
+    world.kill_operator().await;
+    world.install_image("example.com/wharf:next");
+    world.start_operator();
+    assert!(world.cluster.delete("Deployment", "demo/assistant-blue"));
+    let anew = |object: &Value| object["metadata"]["uid"] != before["metadata"]["uid"];
+    let after = world.until("Deployment", "assistant-blue", anew).await;
+    let image = |deployment: &Value| deployment["spec"]["template"]["spec"]["containers"][0]["image"].clone();
+    assert_eq!(image(&after), image(&before));
+    let service = world.until("LLMService", "assistant", serves).await;
+    assert_eq!(service["status"]["image"], image(&before));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn with_somebody_who_edits_again_at_once_nobody_races() {
     let world = World::without_operator().await;
     let beat = Duration::from_secs(1);

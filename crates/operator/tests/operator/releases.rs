@@ -1,8 +1,11 @@
 //! A change of what runs is a release, whatever happens to it or to the operator.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use wharf_api::demand::VersionCounts;
 use wharf_fakes::actors::{Fate, JobFate};
+use wharf_fakes::engine::{EngineConfig, FakeEngine};
 use wharf_fakes::stage::Stage;
 use wharf_operator::steer::{self, SteerError};
 use wharf_rollout::CommandKind;
@@ -106,6 +109,41 @@ async fn what_goes_wrong_with_a_version_takes_it_back_with_every_strategy() {
         world.until("LLMService", name, serves).await;
         is_gone(&world, &format!("{name}-green")).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_gateway_a_version_is_judged_by_what_its_replicas_count() {
+    let world = World::start().await;
+    let slow = EngineConfig { ttft: Duration::from_millis(120), ..EngineConfig::default() };
+    let slow = FakeEngine::start(slow).await.unwrap();
+    world.fates.pods_with("\"slow\"", Fate::runs(as_a_pod(slow.address())));
+    let version = |mark: &str| {
+        let mut spec = marked(mark);
+        spec["expose"] = json!({"direct": true});
+        spec["rollout"] = json!({"rollbackOn": {"ttftP95": "50ms"}});
+        spec
+    };
+    world.service("assistant", &version("good")).await;
+    world.ready("assistant").await;
+    world.service("assistant", &version("slow")).await;
+    let selected = |service: &Value| service["spec"]["selector"]["wharf.dev/colour"] == "green";
+    world.until("Service", "assistant", selected).await;
+    // A user reaches the pods past us.
+    let url = format!("http://{}/v1/completions", slow.address());
+    let user = tokio::spawn(async move {
+        let (client, prompt) = (reqwest::Client::new(), json!({"model": "fake-model", "prompt": "Hello"}));
+        loop {
+            let ask = async |_| client.post(&url).json(&prompt).send().await?.error_for_status();
+            futures_util::future::try_join_all((0..8).map(ask)).await.unwrap();
+        }
+    });
+    let back = |service: &Value| service["status"]["rollout"]["phase"] == "RolledBack";
+    let service = world.until("LLMService", "assistant", back).await;
+    let reason = condition(&service, "Stalled")["message"].as_str().unwrap().to_owned();
+    assert!(reason.contains("as rollbackOn.ttftP95 says"), "{reason}");
+    let selected = |service: &Value| service["spec"]["selector"]["wharf.dev/colour"] == "blue";
+    world.until("Service", "assistant", selected).await;
+    user.abort();
 }
 
 #[tokio::test(flavor = "multi_thread")]
