@@ -23,7 +23,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 pub use jobs::JobFate;
-pub use kubelet::{Fate, PORT_ANNOTATION};
+pub use kubelet::{Fate, NODE, PORT_ANNOTATION};
 
 use api::Things;
 

@@ -128,6 +128,7 @@ impl World {
         for name in ["demo", "wharf-system"] {
             stage.seed(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})).await;
         }
+        stage.seed(json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": actors::NODE}})).await;
         let engine = FakeEngine::start(EngineConfig::default()).await?;
         let mut address = engine.address();
         address.set_ip("10.1.2.3".parse()?);

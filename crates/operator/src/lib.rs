@@ -33,6 +33,7 @@ pub mod steer;
 mod trim;
 mod users;
 mod view;
+mod workload;
 
 pub use gateways::{Answers, Gateways, Heard, HttpGateways, NoGateways};
 pub use probe::{HttpProbe, Probe};

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use crate::apply::own;
 use crate::live::{difference, mark};
-use crate::observe::RELEASED;
+use crate::workload::RELEASED;
 
 /// Labels, annotations and spec as they were applied, as JSON.
 const MADE: &str = "wharf.dev/made";

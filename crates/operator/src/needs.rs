@@ -12,8 +12,8 @@ use wharf_manifests::{Stored, made_in, model_makes, model_needs, service_needs};
 use wharf_spec::Model;
 
 use crate::jobs;
-use crate::observe::RELEASED;
 use crate::service::SPECS;
+use crate::workload::RELEASED;
 
 /// Reads off an object what it needs.
 pub(crate) type Read = fn(&DynamicObject) -> Vec<Stored>;

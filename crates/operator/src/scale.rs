@@ -7,7 +7,7 @@ use wharf_cluster::api;
 use crate::MANAGER;
 use crate::context::Context;
 use crate::error::Error;
-use crate::observe::Workload;
+use crate::workload::Workload;
 
 /// Gives a workload so many replicas, through its scale subresource.
 pub(crate) async fn scale(context: &Context, workload: &Workload, replicas: u32) -> Result<(), Error> {

@@ -9,8 +9,9 @@ use wharf_manifests::Stored;
 use wharf_spec::service::{ArtifactStatus, ModelStatus};
 
 use crate::context::{Context, Followed};
-use crate::observe::{REVISION, has_ended};
+use crate::observe::has_ended;
 use crate::view::Marks;
+use crate::workload::REVISION;
 use crate::{jobs, needs};
 
 /// Kinds that make pods, and say what these need.

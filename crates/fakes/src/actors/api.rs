@@ -99,10 +99,7 @@ impl Things {
 
     /// Replaces fields of an object's status, where they differ and unless it is gone.
     pub(crate) async fn change_status(&self, object: &Value, status: &Value) -> kube::Result<()> {
-        let same = status
-            .as_object()
-            .is_some_and(|fields| fields.iter().all(|(name, value)| object["status"][name] == *value));
-        if same {
+        if has(&object["status"], status) {
             return Ok(());
         }
         let params = PatchParams { field_manager: Some(self.manager.to_owned()), ..PatchParams::default() };
@@ -174,6 +171,19 @@ pub(crate) fn conditions(object: &Value, wanted: &[(&str, bool, &str, &str)]) ->
     wanted.iter().map(condition).collect()
 }
 
+/// Whether all of `wanted` is there. A real server adds fields and leaves out empty ones.
+fn has(there: &Value, wanted: &Value) -> bool {
+    match wanted {
+        Value::Object(fields) => fields.iter().all(|(name, value)| has(&there[name], value)),
+        Value::Array(items) => match there.as_array() {
+            Some(known) => known.len() == items.len() && known.iter().zip(items).all(|(a, b)| has(a, b)),
+            None => items.is_empty(),
+        },
+        Value::String(text) if text.is_empty() => there.is_null() || there == wanted,
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => there == wanted,
+    }
+}
+
 /// A reference to the controller of what it makes.
 pub(crate) fn controlled_by(owner: &Value) -> Value {
     json!([{
@@ -217,4 +227,27 @@ pub(crate) fn pod(template: &Value, owner: &Value, labels: &[(&str, String)]) ->
         metadata["annotations"] = template["metadata"]["annotations"].clone();
     }
     json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_server_adds_or_leaves_out_is_no_reason_to_write() {
+        let wanted = json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True", "message": ""}], "last": {}, "volumes": []});
+        let there = json!({"phase": "Running", "qosClass": "Burstable", "conditions": [{"type": "Ready", "status": "True", "lastProbeTime": null}]});
+        assert!(has(&there, &wanted));
+        for (field, other) in [
+            ("/phase", json!("Pending")),
+            ("/conditions/0/status", json!("False")),
+            ("/conditions/0/message", json!("no")),
+            ("/conditions", json!([])),
+            ("/last", json!({"code": 1})),
+        ] {
+            let mut wanted = wanted.clone();
+            *wanted.pointer_mut(field).unwrap() = other;
+            assert!(!has(&there, &wanted), "{field}");
+        }
+    }
 }

@@ -18,8 +18,8 @@ use crate::wire::lock;
 pub const PORT_ANNOTATION: &str = "fakes.wharf.dev/port";
 /// A server that does not answer a probe for this long is not ready.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
-/// Where Pods run.
-const NODE: &str = "fake-node";
+/// Where Pods run. Real controllers of endpoints look for the object of this name.
+pub const NODE: &str = "fake-node";
 
 /// How a Pod fares.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -20,8 +20,9 @@ use super::validate::Wanted;
 use crate::apply::{apply, delete, learn, prune};
 use crate::context::{Context, Warmth};
 use crate::error::Error;
-use crate::observe::{Workload, is_of, is_serving};
+use crate::observe::is_serving;
 use crate::scale::scale;
+use crate::workload::{Workload, is_of};
 use crate::{jobs, service};
 
 /// Makes the cluster be as a step wants it.

@@ -12,7 +12,7 @@ use super::validate::{Wanted, released};
 use crate::apply::own;
 use crate::live::mark;
 use crate::made;
-use crate::observe::{GENERATION, RELEASED, REVISION};
+use crate::workload::{GENERATION, RELEASED, REVISION};
 
 /// Everything but what makes the pods of versions.
 pub(crate) struct Built {

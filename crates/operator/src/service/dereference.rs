@@ -7,8 +7,8 @@ use wharf_manifests::names::{PART, Part};
 use wharf_spec::Model;
 
 use crate::context::Context;
-use crate::observe::{Workload, workload};
 use crate::view::Marks;
+use crate::workload::{Workload, workload};
 
 /// What there is.
 pub(crate) struct Found {

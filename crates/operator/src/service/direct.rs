@@ -14,7 +14,8 @@ use wharf_telemetry::engines;
 use super::dereference::Found;
 use crate::context::Context;
 use crate::gateways::{Answers, Heard};
-use crate::observe::{is_of, is_serving};
+use crate::observe::is_serving;
+use crate::workload::is_of;
 
 /// What replicas say that serve or end what they have begun, each as a gateway would, and the Service, which sends what was applied.
 pub(super) async fn hear(context: &Context, found: &Found, applied: &[Traffic]) -> Vec<Heard> {

@@ -12,7 +12,7 @@ use crate::context::{Context, PutRight};
 use crate::error::Error;
 use crate::events::event;
 use crate::made::{self, Edited};
-use crate::observe::Workload;
+use crate::workload::Workload;
 
 /// Who edits again and again is told so as often as this.
 const TOLD_EVERY: Duration = Duration::from_secs(60);

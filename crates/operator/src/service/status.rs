@@ -16,8 +16,9 @@ use super::look;
 use super::validate::{IMAGES, Refusal, SPECS, Wanted, before, released};
 use crate::context::Context;
 use crate::error::Error;
-use crate::observe::{self, RELEASED};
+use crate::observe;
 use crate::status::{Says, applied, conditions, write};
+use crate::workload::RELEASED;
 use crate::{apply, events};
 
 /// A second version does not fit beside the first.

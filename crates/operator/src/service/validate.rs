@@ -14,8 +14,8 @@ use wharf_spec::{Document, LLMService, Model, Object, Severity, check};
 
 use super::dereference::Found;
 use crate::context::Context;
-use crate::observe::{RELEASED, Workload};
 use crate::scaling;
+use crate::workload::{RELEASED, Workload};
 
 /// Says what somebody asks of a release: `promote@17`, where the number grows with every command.
 pub(crate) const COMMAND: &str = "wharf.dev/rollout";
