@@ -1,4 +1,4 @@
-//! What a service does lately, by what gateways count: tokens a second and the time to the first one. Pure.
+//! What a service does lately, by what gateways count, or replicas where there are none: tokens a second and the time to the first one. Pure.
 //!
 //! It is said of a stretch of time that has ended, and in two digits, so that a status is not written for every request.
 
