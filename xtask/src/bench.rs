@@ -176,8 +176,8 @@ fn compare(args: &PeersArgs) -> anyhow::Result<ExitCode> {
 /// Builds everything of ours that measures.
 fn build(cache: &Cache, peers: Peers, threads: usize) -> anyhow::Result<Tools> {
     Ok(Tools {
-        throughput: shell::example("wharf-engine", "throughput")?,
-        bench: shell::example("wharf-kernels", "bench")?,
+        throughput: shell::example("throughput")?,
+        bench: shell::example("bench")?,
         wharf: server::build()?,
         peers,
         threads,

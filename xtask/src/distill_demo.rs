@@ -62,7 +62,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let model = demo_model::obtain()?;
     let text = obtain_text()?;
     let wharf = server::build()?;
-    let probe = build_probe()?;
+    let probe = shell::example("bench")?;
     let folder = shell::target()?.join("distill-demo");
     if folder.exists() {
         std::fs::remove_dir_all(&folder).with_context(|| format!("failed to empty {}", folder.display()))?;
@@ -94,13 +94,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(if met { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The program that knows what the machine can do.
-fn build_probe() -> anyhow::Result<PathBuf> {
-    shell::run(&mut shell::cargo(&["build", "--release", "--workspace", "--example", "bench"]))?;
-    Ok(shell::target()?.join("release/examples/bench"))
-}
-
-/// Single-precision operations a second that this machine can do now, 10⁹; a multiply-add is two.
+/// Single-precision operations a second that this machine can do now, 10⁹, asked of the program that knows; a multiply-add is two.
 fn peak(probe: &Path) -> anyhow::Result<f64> {
     #[derive(Deserialize)]
     struct Line {

@@ -41,9 +41,10 @@ fn target_of(metadata: &mut Command) -> anyhow::Result<PathBuf> {
     Ok(metadata.target_directory)
 }
 
-/// Builds an example of a package in release mode and returns the executable.
-pub(crate) fn example(package: &str, name: &str) -> anyhow::Result<PathBuf> {
-    run(&mut cargo(&["build", "--release", "--package", package, "--example", name]))?;
+/// Builds an example in release mode and returns the executable.
+pub(crate) fn example(name: &str) -> anyhow::Result<PathBuf> {
+    // Of the workspace, so that what other commands have built with its features is used again.
+    run(&mut cargo(&["build", "--release", "--workspace", "--example", name]))?;
     Ok(target()?.join("release/examples").join(name))
 }
 

@@ -114,8 +114,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let bench = Bench {
         source: Files::open(&cache)?.rewritten(&cache, &python, "F32")?,
         wharf: server::build()?,
-        weights: shell::example("wharf-model", "weights")?,
-        logits: shell::example("wharf-engine", "logits")?,
+        weights: shell::example("weights")?,
+        logits: shell::example("logits")?,
         python,
         packages,
         tokens: args.tokens,

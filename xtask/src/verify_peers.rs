@@ -40,7 +40,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let packages = python
         .compiled(&cache, "verify-peers", &["llama-cpp-python==0.3.36", "gguf==0.19.0", "numpy"])
         .context("failed to install llama.cpp")?;
-    let ours = shell::example("wharf-engine", "logits")?;
+    let ours = shell::example("logits")?;
 
     let mut command = python.command();
     command

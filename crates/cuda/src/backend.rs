@@ -266,13 +266,11 @@ impl Backend for CudaBackend {
         let shape = Shape::new(chunks, self.limits);
         let offsets = shape.offsets(&self.model.config);
         self.write(chunks, shape, &offsets)?;
-        logits.vocab_size = vocab;
-        logits.data.resize(wanted * vocab, 0.0);
+        let values = logits.reset(wanted, vocab);
         if shape.steady {
-            self.steady(shape, &offsets, &mut logits.data)
-                .map_err(device("computing a token for each sequence"))
+            self.steady(shape, &offsets, values).map_err(device("computing a token for each sequence"))
         } else {
-            self.once(shape, &offsets, &mut logits.data).map_err(device("computing a batch"))
+            self.once(shape, &offsets, values).map_err(device("computing a batch"))
         }
     }
 }

@@ -37,7 +37,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         for (index, tokens) in window.chunks(chunk).enumerate() {
             let chunk = Chunk { tokens, start: index * chunk, blocks: &blocks, logits: LogitsFor::All };
             backend.forward(&[chunk], &mut logits)?;
-            let bytes: Vec<u8> = logits.data.iter().flat_map(|x| x.to_le_bytes()).collect();
+            let bytes: Vec<u8> = logits.values().iter().flat_map(|x| x.to_le_bytes()).collect();
             out.write_all(&bytes)?;
         }
     }

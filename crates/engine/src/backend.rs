@@ -48,21 +48,47 @@ impl LogitsFor {
 /// Rows of logits in the order of chunks, then tokens. Reused from pass to pass.
 #[derive(Debug, Default)]
 pub struct Logits {
-    /// `(rows, vocab_size)`.
-    pub data: Vec<f32>,
-    /// Tokens in the vocabulary.
-    pub vocab_size: usize,
+    /// Begins with `(rows, vocab_size)`. Never shrinks, so that no row is cleared before it is computed.
+    memory: Vec<f32>,
+    rows: usize,
+    vocab_size: usize,
 }
 
 impl Logits {
+    /// All rows: `(rows, vocab_size)`.
+    pub fn values(&self) -> &[f32] {
+        &self.memory[..self.rows * self.vocab_size]
+    }
+
     /// Row `i`: `(vocab_size)`.
     pub fn row(&self, i: usize) -> &[f32] {
-        &self.data[i * self.vocab_size..(i + 1) * self.vocab_size]
+        &self.values()[i * self.vocab_size..][..self.vocab_size]
     }
 
     /// Row `i`, to be changed by penalties and hooks.
     pub fn row_mut(&mut self, i: usize) -> &mut [f32] {
-        &mut self.data[i * self.vocab_size..(i + 1) * self.vocab_size]
+        &mut self.memory[..self.rows * self.vocab_size][i * self.vocab_size..][..self.vocab_size]
+    }
+
+    /// Makes them `(rows, vocab_size)`, to be written: what is in them is left over from other use.
+    pub fn reset(&mut self, rows: usize, vocab_size: usize) -> &mut [f32] {
+        (self.rows, self.vocab_size) = (rows, vocab_size);
+        grow(&mut self.memory, rows * vocab_size);
+        &mut self.memory[..rows * vocab_size]
+    }
+
+    /// Their memory, for what is computed before there are logits. No row is left.
+    pub(crate) fn lend(&mut self) -> &mut Vec<f32> {
+        self.rows = 0;
+        &mut self.memory
+    }
+}
+
+/// Makes room for so many values, and clears none that are there.
+pub(crate) fn grow(memory: &mut Vec<f32>, len: usize) {
+    if let Some(more) = len.checked_sub(memory.len()) {
+        memory.reserve_exact(more);
+        memory.resize(len, 0.0);
     }
 }
 

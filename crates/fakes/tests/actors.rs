@@ -160,7 +160,7 @@ async fn pods_fare_as_they_are_told() {
     engine.heal().await.unwrap();
     becomes(probed, "/status/containerStatuses/0/ready", true.into()).await;
     becomes(Fate::Ended { exit_code: 2 }, "/status/phase", "Failed".into()).await;
-    assert_eq!(cluster.get("Pod", "p").unwrap()["spec"]["nodeName"], "fake-node");
+    assert_eq!(cluster.get("Pod", "p").unwrap()["spec"]["nodeName"], actors::NODE);
     cluster.delete("Pod", "p");
     cluster.await_object("Pod", "p", SOON, |pod| pod.is_none()).await.unwrap();
 }

@@ -30,7 +30,7 @@ pub fn be_frugal() {
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 pub fn be_frugal() {}
 
-/// Gives back what the allocator holds free, and the pages of the program that are as in its file.
+/// Gives back what the allocator holds free, and the pages of the program and of the C library that are as in their files.
 pub fn hand_back() {
     trim();
     #[cfg(target_os = "linux")]

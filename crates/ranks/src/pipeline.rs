@@ -110,19 +110,22 @@ impl Backend for PipelineLeader {
             sent += 1;
             Ok(())
         });
-        logits.vocab_size = self.vocab_size();
-        logits.data.clear();
+        let vocab = self.vocab_size();
+        let rows = |batch: &[Chunk<'_>]| -> usize {
+            batch.iter().map(|chunk| chunk.logits.rows(chunk.tokens.len())).sum()
+        };
+        let mut rest = logits.reset(batches[..sent].iter().map(|batch| rows(batch)).sum(), vocab);
         // Even when a later micro-batch was refused: the next pass must not find their logits.
         for batch in &batches[..sent] {
-            let rows: usize = batch.iter().map(|chunk| chunk.logits.rows(chunk.tokens.len())).sum();
             let Ok(values) = self.results.recv() else {
                 return Err(self.next.fate().lost("the last stage of the pipeline is gone".into()));
             };
-            if values.len() != rows * logits.vocab_size {
+            let to = rest.split_off_mut(..rows(batch) * vocab).unwrap_or_default();
+            if values.len() != to.len() {
                 let reason = WireError::Payload("number of logits");
                 return Err(self.next.fate().lost(format!("the last stage is lost: {reason}")));
             }
-            logits.data.extend(values);
+            to.copy_from_slice(&values);
         }
         outcome
     }
@@ -152,7 +155,7 @@ pub(crate) fn follow(link: &mut Link, mut stage: CpuStage) -> Result<(), Backend
             .forward(&chunks, Entering::Hidden(&hidden), &mut logits)
             .map_err(|error| link.fate().lost(reasons(&error)))?;
         if predicts {
-            link.send(FrameKind::Logits, |to| put_values(to, &logits.data))?;
+            link.send(FrameKind::Logits, |to| put_values(to, logits.values()))?;
         } else {
             send_on(link, &chunks, &stage)?;
         }

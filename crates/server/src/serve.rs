@@ -1,5 +1,6 @@
 //! The server's life: bind, answer probes while the model loads, serve, drain, end.
 
+use std::convert::Infallible;
 use std::error::Error;
 use std::future::Future;
 use std::io;
@@ -26,6 +27,8 @@ use crate::state::{App, Loaded, RETRY_AFTER_SECONDS};
 const IO_THREADS: usize = 2;
 /// Streams of one HTTP/2 connection at a time.
 const H2_STREAMS: u32 = 256;
+/// When a server that has become ready no longer uses what only its start needs.
+const SETTLED_AFTER: Duration = Duration::from_secs(1);
 /// Headers of one request, in bytes.
 const MAX_HEADER_BYTES: usize = 64 << 10;
 
@@ -226,8 +229,15 @@ async fn until_shutdown(
             None => None,
         }
     };
+    // What only the start used is still mapped where its threads ended later than the model was there, and around what the first request uses.
+    let settled = async {
+        tokio::time::sleep(SETTLED_AFTER).await;
+        wharf_memory::hand_back();
+        std::future::pending::<Infallible>().await
+    };
     let ended = tokio::select! {
         () = shutdown => Ok(()),
+        never = settled => match never {},
         Some(reason) = lost => {
             tracing::error!(reason, "a part of the engine is gone: the server ends");
             Err(ServeError::Lost(reason))

@@ -61,7 +61,7 @@ struct Cold {
 
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let wharf = server::build()?;
-    let example = shell::example("wharf-operator", "many")?;
+    let example = shell::example("many")?;
     let mut command = Command::new(example);
     command.arg("--wharf").arg(wharf);
     for (name, value) in [

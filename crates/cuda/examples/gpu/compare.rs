@@ -19,7 +19,7 @@ pub(crate) fn tokens(seed: u32, count: u32) -> Vec<u32> {
 pub(crate) fn run(backend: &mut dyn Backend, chunks: &[Chunk<'_>]) -> Result<Vec<f32>, BackendError> {
     let mut logits = Logits::default();
     backend.forward(chunks, &mut logits)?;
-    Ok(logits.data)
+    Ok(logits.values().to_vec())
 }
 
 fn chunk<'a>(tokens: &'a [u32], start: usize, blocks: &'a [BlockId], logits: LogitsFor) -> Chunk<'a> {

@@ -7,7 +7,7 @@ use wharf_kernels::{
 use wharf_model::ModelConfig;
 use wharf_model::config::{Activation, RopeLayout};
 
-use crate::backend::BackendError;
+use crate::backend::{BackendError, grow};
 use crate::ranks::Chains;
 use crate::rope::Rotations;
 
@@ -26,8 +26,8 @@ pub(super) struct Buffers {
     /// A block's output where a norm or a bias stands between it and the residual stream: `(rows, hidden)`.
     pub(super) branch: Vec<f32>,
     /// What a block works with: of attention `(rows, q + k + v)` and then `(rows, n_heads * head_dim)`; later the feed-forward
-    /// layer's activations of some rows, `(FFN_ROWS, ffn)`.
-    block: Vec<f32>,
+    /// layer's activations of some rows, `(FFN_ROWS, ffn)`. During a pass it is the memory of the logits that end it.
+    pub(super) block: Vec<f32>,
     /// What the matrix product at hand reads.
     pub(super) input: Input,
     /// Who is shown that.
@@ -72,7 +72,7 @@ impl Buffers {
     pub(super) fn resize(&mut self, rows: usize) {
         let Widths { hidden, qkv, attended, ffn } = self.widths;
         self.x.resize(rows * hidden, 0.0);
-        self.block.resize((rows * (qkv + attended)).max(rows.min(FFN_ROWS) * ffn), 0.0);
+        grow(&mut self.block, (rows * (qkv + attended)).max(rows.min(FFN_ROWS) * ffn));
     }
 }
 

@@ -222,13 +222,27 @@ impl CpuStage {
         for (rotations, rope) in self.rotations.iter_mut().zip(&self.config.ropes) {
             rotations.fill(rope, plan.positions());
         }
+        // Of a wide vocabulary a few rows are as large as what layers work with, and there is never both.
+        std::mem::swap(&mut self.buffers.block, logits.lend());
+        let outcome = self.pass(&plan, chunks, entering);
+        std::mem::swap(&mut self.buffers.block, logits.lend());
+        outcome?;
+        self.predict(plan.logit_rows(), logits)
+    }
+
+    /// From what enters to what leaves the last layer.
+    fn pass(
+        &mut self,
+        plan: &Plan,
+        chunks: &[Chunk<'_>],
+        entering: Entering<'_>,
+    ) -> Result<(), BackendError> {
         self.buffers.resize(plan.rows());
         match entering {
             Entering::Tokens => self.embed(chunks)?,
             Entering::Hidden(rows) => self.buffers.x.copy_from_slice(rows),
         }
-        self.run_layers(&plan)?;
-        self.predict(plan.logit_rows(), logits)
+        self.run_layers(plan)
     }
 
     fn embed(&mut self, chunks: &[Chunk<'_>]) -> Result<(), BackendError> {
@@ -288,13 +302,11 @@ impl CpuStage {
     fn predict(&mut self, rows: &[usize], logits: &mut Logits) -> Result<(), BackendError> {
         let CpuStage { config, shard, weights, team, isa, buffers, profile, .. } = self;
         let (isa, hidden) = (*isa, config.hidden_size);
-        logits.vocab_size = config.vocab_size;
         let Some(head) = weights.head.as_ref().filter(|_| !rows.is_empty()) else {
-            logits.data.clear();
+            logits.reset(0, config.vocab_size);
             return Ok(());
         };
         let width = head.output.n();
-        logits.data.resize(rows.len() * width, 0.0);
         let Buffers { input, x, watch, chains, .. } = buffers;
         let normed = Rows {
             rows: rows.len(),
@@ -305,9 +317,10 @@ impl CpuStage {
         };
         watch.see(team, None, Matrix::Output, &normed);
         profile.time(Step::Logits, || {
+            let values = logits.reset(rows.len(), width);
             input.fill_with(isa, team, normed.rows, hidden, head.output.input(), normed.make);
-            matmul(isa, team, input, &head.output, &mut logits.data, width, Store::Set);
-            team.for_each_chunk(&mut logits.data, width, 1, &|_, row| {
+            matmul(isa, team, input, &head.output, values, width, Store::Set);
+            team.for_each_chunk(values, width, 1, &|_, row| {
                 if config.logit_scale != 1.0 {
                     ops::scale(isa, row, config.logit_scale);
                 }
@@ -316,7 +329,9 @@ impl CpuStage {
                 }
             });
             match (chains, shard) {
-                (Some(chains), Some(shard)) => gather(&mut *chains.ranks, shard, rows.len(), logits),
+                (Some(chains), Some(shard)) => {
+                    gather(&mut *chains.ranks, shard, (rows.len(), config.vocab_size), logits)
+                }
                 (None, _) | (_, None) => Ok(()),
             }
         })
@@ -346,24 +361,23 @@ impl CpuStage {
 fn gather(
     ranks: &mut dyn Ranks,
     shard: &Shard,
-    rows: usize,
+    (rows, vocab_size): (usize, usize),
     logits: &mut Logits,
 ) -> Result<(), BackendError> {
     let vocabs: Vec<Range<usize>> = shard.plan.ranks.iter().map(|rank| rank.vocab.clone()).collect();
     let lens: Vec<usize> = vocabs.iter().map(|vocab| rows * vocab.len()).collect();
     let mut all = Vec::new();
-    ranks.gather(&logits.data, &lens, &mut all)?;
+    ranks.gather(logits.values(), &lens, &mut all)?;
     if shard.rank != 0 {
-        logits.data.clear();
+        logits.reset(0, vocab_size);
         return Ok(());
     }
-    logits.data.resize(rows * logits.vocab_size, 0.0);
+    let values = logits.reset(rows, vocab_size);
     let mut parts = &all[..];
     for vocab in vocabs {
         let (part, rest) = parts.split_at(rows * vocab.len());
         parts = rest;
-        for (row, part) in logits.data.chunks_exact_mut(logits.vocab_size).zip(part.chunks_exact(vocab.len()))
-        {
+        for (row, part) in values.chunks_exact_mut(vocab_size).zip(part.chunks_exact(vocab.len())) {
             row[vocab.clone()].copy_from_slice(part);
         }
     }

@@ -58,8 +58,7 @@ impl Backend for HashBackend {
 
     fn forward(&mut self, chunks: &[Chunk<'_>], logits: &mut Logits) -> Result<(), BackendError> {
         (self.trap)(chunks)?;
-        logits.vocab_size = VOCAB;
-        logits.data.clear();
+        let mut rows = Vec::new();
         for chunk in chunks {
             let end = chunk.start + chunk.tokens.len();
             for (offset, token) in chunk.tokens.iter().enumerate() {
@@ -70,11 +69,12 @@ impl Backend for HashBackend {
                 let tokens: Vec<u32> =
                     (0..=last).map(|position| *self.cell(chunk.blocks, position)).collect();
                 let best = (self.next)(&tokens) as usize;
-                logits.data.extend(
+                rows.extend(
                     (0..VOCAB).map(|token| if token == best { 5.0 } else { (token % 7) as f32 * 0.1 }),
                 );
             }
         }
+        logits.reset(rows.len() / VOCAB, VOCAB).copy_from_slice(&rows);
         Ok(())
     }
 }

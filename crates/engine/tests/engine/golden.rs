@@ -49,7 +49,7 @@ fn logits(path: &Path, reference: &Reference, chunk: usize, kv_type: KvType) -> 
     for (index, tokens) in reference.tokens.chunks(chunk).enumerate() {
         let chunk = Chunk { tokens, start: index * chunk, blocks: &blocks, logits: LogitsFor::All };
         backend.forward(&[chunk], &mut logits).unwrap();
-        found.extend_from_slice(&logits.data);
+        found.extend_from_slice(logits.values());
     }
     assert_eq!(found.len(), reference.tokens.len() * reference.vocab);
     found

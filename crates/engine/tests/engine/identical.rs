@@ -61,7 +61,7 @@ pub(super) fn scored(
         let end = tokens.len().min(start + sizes.next().unwrap());
         let chunk = Chunk { tokens: &tokens[start..end], start, blocks, logits: LogitsFor::All };
         backend.forward(&[chunk], &mut logits).unwrap();
-        bits.extend(logits.data.iter().map(|x| x.to_bits()));
+        bits.extend(logits.values().iter().map(|x| x.to_bits()));
         start = end;
     }
     bits
@@ -130,7 +130,7 @@ fn neighbours_do_not_change_a_bit(mut backend: CpuBackend) {
         .collect();
     let mut logits = Logits::default();
     backend.forward(&chunks, &mut logits).unwrap();
-    let together: Vec<u32> = logits.data.iter().map(|x| x.to_bits()).collect();
+    let together: Vec<u32> = logits.values().iter().map(|x| x.to_bits()).collect();
     assert!(together == alone.concat());
 }
 

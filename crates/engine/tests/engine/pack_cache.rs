@@ -36,7 +36,7 @@ fn logits(model: &Path, pack_cache: Option<PackCache>) -> Vec<u32> {
         logits: LogitsFor::All,
     };
     backend.forward(&[chunk], &mut logits).unwrap();
-    logits.data.iter().map(|x| x.to_bits()).collect()
+    logits.values().iter().map(|x| x.to_bits()).collect()
 }
 
 /// A model, a folder for its packs, and the logits without one.

@@ -24,7 +24,7 @@ fn pass(pinning: Pinning) -> (Vec<u32>, usize, usize) {
         let mut logits = Logits::default();
         let chunk = Chunk { tokens: &[1, 2, 3], start: 0, blocks: &[BlockId(0)], logits: LogitsFor::Last };
         backend.forward(&[chunk], &mut logits).unwrap();
-        let bits = logits.data.iter().map(|x| x.to_bits()).collect();
+        let bits = logits.values().iter().map(|x| x.to_bits()).collect();
         (bits, before, cpus::allowed().unwrap().len())
     });
     caller.join().unwrap()

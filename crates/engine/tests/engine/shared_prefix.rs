@@ -82,6 +82,6 @@ fn does_not_change_a_bit(case: Case) {
     }
     let mut logits = Logits::default();
     shared.forward(&together, &mut logits).unwrap();
-    let found: Vec<u32> = logits.data.iter().map(|x| x.to_bits()).collect();
+    let found: Vec<u32> = logits.values().iter().map(|x| x.to_bits()).collect();
     assert!(found == expected, "{case:?}");
 }

@@ -41,7 +41,7 @@ fn run(stages: &mut [CpuStage], chunks: &[Chunk<'_>]) -> Vec<u32> {
         stage.forward(chunks, entering, &mut logits).unwrap();
         hidden = stage.leaving().to_vec();
     }
-    logits.data.iter().map(|x| x.to_bits()).collect()
+    logits.values().iter().map(|x| x.to_bits()).collect()
 }
 
 #[test]

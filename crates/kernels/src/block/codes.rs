@@ -211,17 +211,31 @@ impl Codes {
 
     /// The block's weights, in the order of operations of ggml's reference code.
     pub(crate) fn values(&self, format: Format, out: &mut [f32]) {
+        match format.sub_block() {
+            16 => self.sub_blocks::<16>(format, out),
+            _ => self.sub_blocks::<32>(format, out),
+        }
+    }
+
+    /// In loops whose length and factors are known before they begin, which become vectors.
+    #[inline(always)]
+    fn sub_blocks<const N: usize>(&self, format: Format, out: &mut [f32]) {
         let Format { range: _, zero, affine, scales, halves: _ } = format;
         let d = f16::from_bits(self.d).to_f32();
         let min = f16::from_bits(self.min).to_f32();
-        for (i, out) in out.iter_mut().enumerate() {
-            let sub = i / format.sub_block();
-            let value = d * f32::from(self.scale[sub]) * f32::from(i16::from(self.code[i]) - i16::from(zero));
-            *out = match (affine, scales) {
-                (false, _) => value,
-                (true, Scales::Half) => value + min,
-                (true, Scales::Super) => value - min * f32::from(self.min_scale[sub]),
-            };
+        let codes = self.code.as_chunks::<N>().0;
+        for (sub, (out, codes)) in out.as_chunks_mut::<N>().0.iter_mut().zip(codes).enumerate() {
+            let scale = d * f32::from(self.scale[sub]);
+            for (out, code) in out.iter_mut().zip(codes) {
+                *out = scale * f32::from(i16::from(*code) - i16::from(zero));
+            }
+            if affine {
+                let offset = match scales {
+                    Scales::Half => min,
+                    Scales::Super => -(min * f32::from(self.min_scale[sub])),
+                };
+                out.iter_mut().for_each(|out| *out += offset);
+            }
         }
     }
 }

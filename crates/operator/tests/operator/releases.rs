@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use wharf_api::demand::VersionCounts;
-use wharf_fakes::actors::{Fate, JobFate};
+use wharf_fakes::actors::{self, Fate, JobFate};
 use wharf_fakes::engine::{EngineConfig, FakeEngine};
 use wharf_fakes::stage::Stage;
 use wharf_operator::steer::{self, SteerError};
@@ -211,7 +211,7 @@ async fn a_second_version_for_which_nodes_have_no_gpus_is_told_of_before_it_has_
     let world = World::without_operator().await;
     world.foresee_room().await;
     world.cluster.seed(json!({
-        "apiVersion": "v1", "kind": "Node", "metadata": {"name": "fake-node"},
+        "apiVersion": "v1", "kind": "Node", "metadata": {"name": actors::NODE},
         "status": {"allocatable": {"nvidia.com/gpu": "3"}, "conditions": [{"type": "Ready", "status": "True"}]},
     })).await;
     world.fates.jobs_with("\"fetch\"", JobFate::Waits);

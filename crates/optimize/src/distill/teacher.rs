@@ -64,7 +64,7 @@ impl Scorer {
             self.backend
                 .forward(&chunks, &mut self.logits)
                 .map_err(|source| DistillError::Forward { what: self.what, source })?;
-            rows(&self.logits.data)?;
+            rows(self.logits.values())?;
         }
         Ok(())
     }

@@ -199,9 +199,10 @@ fn copy(tensor: &Exported, from: &[u8], to: &mut Vec<u8>) {
 pub(super) fn read(tensor: &Exported, row: usize, from: &[u8], x: &mut Vec<f32>) -> Result<(), RunError> {
     x.resize(tensor.cols(), 0.0);
     block::dequantize(tensor.source.dtype, from, x).expect("a row has the bytes of its elements");
-    // Zero times a number is zero, and times anything else is not.
-    if x.iter().map(|x| x * 0.0).sum::<f32>() != 0.0 {
-        let col = x.iter().position(|x| !x.is_finite()).expect("a product with zero was not zero");
+    // What is no number has the largest exponent there is. Without a way out in the middle the loop becomes vectors.
+    let most = x.iter().fold(0, |most: i32, x| most.max(x.abs().to_bits() as i32));
+    if most >= f32::INFINITY.to_bits() as i32 {
+        let col = x.iter().position(|x| !x.is_finite()).expect("something is no number");
         let (tensor, row) = (tensor.source.name.clone(), tensor.row(row));
         return Err(RunError::NotFinite { tensor, row, col, value: x[col] });
     }
@@ -213,13 +214,33 @@ pub(super) fn read(tensor: &Exported, row: usize, from: &[u8], x: &mut Vec<f32>)
 }
 
 fn compare(x: &[f32], back: &[f32]) -> Errors {
-    let (mut of_errors, mut of_weights) = ([0.0f32; 8], [0.0f32; 8]);
-    for (x, back) in x.chunks(8).zip(back.chunks(8)) {
-        for (i, (x, back)) in x.iter().zip(back).enumerate() {
+    pulp::Arch::new().dispatch(Compare { x, back })
+}
+
+struct Compare<'a> {
+    x: &'a [f32],
+    back: &'a [f32],
+}
+
+impl pulp::NullaryFnOnce for Compare<'_> {
+    type Output = Errors;
+
+    #[inline(always)]
+    fn call(self) -> Errors {
+        let (mut of_errors, mut of_weights) = ([0.0f32; 16], [0.0f32; 16]);
+        let (xs, rest) = self.x.as_chunks::<16>();
+        let (backs, rest_back) = self.back.as_chunks::<16>();
+        let mut add = |i: usize, x: f32, back: f32| {
             of_errors[i] += (x - back) * (x - back);
             of_weights[i] += x * x;
+        };
+        for (x, back) in xs.iter().zip(backs) {
+            for i in 0..16 {
+                add(i, x[i], back[i]);
+            }
         }
+        rest.iter().zip(rest_back).enumerate().for_each(|(i, (x, back))| add(i, *x, *back));
+        let sum = |lanes: [f32; 16]| lanes.iter().map(|x| f64::from(*x)).sum();
+        Errors { of_errors: sum(of_errors), of_weights: sum(of_weights) }
     }
-    let sum = |lanes: [f32; 8]| lanes.iter().map(|x| f64::from(*x)).sum();
-    Errors { of_errors: sum(of_errors), of_weights: sum(of_weights) }
 }

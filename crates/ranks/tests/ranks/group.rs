@@ -187,7 +187,7 @@ pub(crate) fn scored(backend: &mut dyn Backend, tokens: &[u32], size: usize) -> 
     for (index, tokens) in tokens.chunks(size).enumerate() {
         let chunk = Chunk { tokens, start: index * size, blocks: &blocks, logits: LogitsFor::All };
         backend.forward(&[chunk], &mut logits).unwrap();
-        all.extend_from_slice(&logits.data);
+        all.extend_from_slice(logits.values());
     }
     all
 }

@@ -50,8 +50,8 @@ fn batches(backend: &mut dyn Backend) -> Vec<u32> {
             chunk(&short, 3 * start, &blocks[30..], LogitsFor::All),
         ];
         backend.forward(&chunks, &mut logits).unwrap();
-        assert_eq!(logits.data.len(), 5 * 288);
-        said.extend(bits(&logits.data));
+        assert_eq!(logits.values().len(), 5 * 288);
+        said.extend(bits(logits.values()));
     }
     said
 }

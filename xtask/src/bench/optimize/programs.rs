@@ -43,8 +43,8 @@ impl Programs {
     /// Builds ours.
     pub(super) fn build(peers: Peers, python: Python, threads: usize) -> anyhow::Result<Programs> {
         Ok(Programs {
-            throughput: shell::example("wharf-engine", "throughput")?,
-            bench: shell::example("wharf-kernels", "bench")?,
+            throughput: shell::example("throughput")?,
+            bench: shell::example("bench")?,
             wharf: server::build()?,
             peers,
             python,
