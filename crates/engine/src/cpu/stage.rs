@@ -390,3 +390,6 @@ fn reserve_kv(config: &ModelConfig, blocks: usize, kv_type: KvType) -> Result<()
     let bytes = tokens.saturating_mul(kv_type.bytes_per_token(config));
     Vec::<u8>::new().try_reserve_exact(bytes).map_err(|source| LoadError::KvMemory { bytes, tokens, source })
 }
+
+#[cfg(test)]
+mod tests;
