@@ -2,14 +2,18 @@
 //! half, and the activation of both while they are in the cache. Neither half is ever in memory as a whole.
 #![expect(unsafe_code, reason = "threads write disjoint columns of one output")]
 
-use std::marker::PhantomData;
+use std::{cell::RefCell, marker::PhantomData};
 
 use super::{Claim, Output, Piece, Store, for_each_piece, multiply};
-use crate::{
-    Input, Isa, PackedMatrix, Team,
-    input::MOST_CHUNK_ROWS,
-    simd::{LANES, VECTOR_ROWS},
-};
+use crate::{Input, Isa, PackedMatrix, Team, input::MOST_CHUNK_ROWS, simd::LANES};
+
+thread_local! {
+    /// The gate, the other half and the activation of both: a claim is too little work to clear them for.
+    static RESULTS: RefCell<[[f32; ROOM]; 3]> = const { RefCell::new([[0.0; ROOM]; 3]) };
+}
+
+/// Sixteen outputs of as many rows as a claim has.
+const ROOM: usize = MOST_CHUNK_ROWS * LANES;
 
 /// `act(isa, gate, up, out)`, a function of [`ops`](crate::ops) such as `silu_mul`.
 pub type Act = fn(Isa, &[f32], &[f32], &mut [f32]);
@@ -36,17 +40,12 @@ pub fn matmul_gated(
     assert!(stride >= n && y.len() >= (rows - 1) * stride + n, "room for the result");
     let out = Output { start: y.as_mut_ptr(), stride, first: [0; 2], store: Store::Set, rows: PhantomData };
     for_each_piece(isa, team, x, w, 0..panels, w.bytes(), &|piece| {
-        // Clearing what a chunk of rows needs would take longer than the product of a few.
-        if piece.rows.len() <= VECTOR_ROWS {
-            compute(isa, x, w, act, piece, out, &mut [[0.0; VECTOR_ROWS * LANES]; 3]);
-        } else {
-            compute(isa, x, w, act, piece, out, &mut [[0.0; MOST_CHUNK_ROWS * LANES]; 3]);
-        }
+        RESULTS.with_borrow_mut(|results| compute(isa, x, w, act, piece, out, results));
     });
 }
 
 /// Computes a piece of the gate's panels with those of the other half; `results` has room for sixteen outputs of every row.
-fn compute<const ROOM: usize>(
+fn compute(
     isa: Isa,
     x: &Input,
     w: &PackedMatrix,
@@ -73,9 +72,13 @@ fn compute<const ROOM: usize>(
         act(isa, gate, up, acted);
         let first = panel * LANES;
         for (row, acted) in rows.clone().zip(acted.chunks_exact(stride)) {
-            let len = stride.min(last - first);
             // SAFETY: no two pieces share both rows and panels.
-            unsafe { out.row(row, first, len) }.copy_from_slice(&acted[..len]);
+            let to = unsafe { out.row(row, first, stride.min(last - first)) };
+            // Sixteen at a time are two instructions; any number of them is a call.
+            let (chunks, rest) = to.as_chunks_mut::<LANES>();
+            let (acted, acted_rest) = acted.split_at(chunks.as_flattened().len());
+            chunks.iter_mut().zip(acted.as_chunks().0).for_each(|(to, acted)| *to = *acted);
+            rest.copy_from_slice(&acted_rest[..rest.len()]);
         }
     }
 }

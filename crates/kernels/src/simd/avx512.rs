@@ -3,7 +3,7 @@
 
 use std::arch::x86_64::*;
 
-use super::avx2::{fold_largest, fold_sum};
+use super::avx2::{fold_largest, fold_sum, sum_bytes};
 use super::{
     BF16_BLOCK, BYTE_BLOCK, Begin, Bf16Order, Bf16Rows, Bf16Sums, ByteBlock, CodeRange, LANES, MATRIX_ROWS,
     Many, MatrixSums, NIBBLE_BLOCK, Simd, WideBlock, XBlock, amx,
@@ -119,6 +119,10 @@ impl<const UNIT: u8> Simd for Avx512<UNIT> {
     #[inline(always)]
     fn store_i8(self, to: &mut [i8; LANES], x: __m512) {
         op!(_mm_storeu_si128(to.as_mut_ptr().cast(), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(x))))
+    }
+    #[inline(always)]
+    fn sum_i8(self, x: &[i8; LANES]) -> i16 {
+        op!(sum_bytes(x))
     }
     #[inline(always)]
     fn add(self, a: __m512, b: __m512) -> __m512 {
@@ -330,6 +334,12 @@ unsafe fn start<const R: usize, const HALVES: bool>(x: &XBlock<R>, zero: i16) ->
     unsafe {
         let mut sums = [[_mm512_setzero_si512(); R]; 2];
         if zero == 0 {
+            return sums;
+        }
+        if let (false, Some(bias)) = (HALVES, x.kept_bias(zero)) {
+            for r in 0..R {
+                sums[0][r] = _mm512_set1_epi32(bias[r]);
+            }
             return sums;
         }
         let factors = [i32::from(-zero) & 0xffff, i32::from(-zero) << 16];

@@ -63,6 +63,8 @@ pub(super) struct Journal {
     /// Bytes that suffice for a journal with every tensor in it.
     most: usize,
     saved: Instant,
+    /// The disk has refused some of what was written. It says so once: later calls would succeed without the bytes being there.
+    lost: bool,
 }
 
 /// Where the journal is written that will take the place of `journal`.
@@ -92,7 +94,7 @@ impl Journal {
         // A name may be written with more bytes than it has, but hardly one is.
         let names = plan.jobs.iter().map(|job| job.tensor.name.len());
         let most = OF_A_TENSOR + names.map(|name| name + OF_A_TENSOR).sum::<usize>();
-        Journal { path: partial.journal.clone(), contents, most, saved: Instant::now() }
+        Journal { path: partial.journal.clone(), contents, most, saved: Instant::now(), lost: false }
     }
 
     /// Takes the room that the next journal will need, with bytes and not with a hole.
@@ -119,9 +121,17 @@ impl Journal {
         self.save(files)
     }
 
+    /// Some of what was written did not reach the disk: the journal that is there stays the last.
+    pub(super) fn lose(&mut self) {
+        self.lost = true;
+    }
+
     /// Says on disk what is done, after it is on disk.
     pub(super) fn save(&mut self, files: &[File]) -> io::Result<()> {
-        files.iter().try_for_each(File::sync_data)?;
+        if self.lost {
+            return Err(io::Error::other("what it would say is done has not reached the disk"));
+        }
+        files.iter().try_for_each(File::sync_data).inspect_err(|_| self.lost = true)?;
         let (new, text) = (next(&self.path), serde_json::to_vec(&self.contents)?);
         let journal = File::options().write(true).create(true).truncate(false).open(&new)?;
         journal.write_all_at(&text, 0)?;
@@ -178,6 +188,10 @@ mod tests {
         assert!(written.len() <= room.len(), "{} bytes in room for {}", written.len(), room.len());
         assert!(next(&partial.journal).exists(), "and there is room for the next");
         assert_eq!(open().done(), plan.jobs.len());
+        journal.lose();
+        journal.finished(plan.jobs.len(), report("more"));
+        journal.save(&file).unwrap_err();
+        assert_eq!(open().done(), plan.jobs.len(), "what the disk refused is not said to be done");
         partial.remove_journal();
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "source and file are left");
     }

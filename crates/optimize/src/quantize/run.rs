@@ -21,6 +21,9 @@ use super::scheme::{Calibrates, Scheme};
 use super::worker::{Errors, Slab, Worker, slabs};
 use crate::eval::Windows;
 
+/// Bytes written after which the disk is made to follow, while threads compute: at the end nearly nothing is left to wait for.
+const SYNC_BYTES: u64 = 16 << 20;
+
 /// How a plan is carried out.
 #[derive(Clone, Copy)]
 pub struct RunOptions<'a> {
@@ -177,9 +180,7 @@ pub fn run(
             _ => journal.save(&files),
         };
     })?;
-    for (file, path) in files.iter().zip(&partial.files) {
-        file.sync_all().map_err(|error| io_error("write", path, error))?;
-    }
+    sync(&files, &partial.files, File::sync_all)?;
     journal.save(&files).map_err(|error| io_error("write", &partial.journal, error))?;
     Ok(Written { partial, out: out.to_owned(), tensors: journal.into_reports() })
 }
@@ -277,7 +278,14 @@ impl Run<'_> {
                 scope.spawn(move || worker.run(next, todo, &sender));
             }
             drop(sender);
+            // Another thread waits for the disk: this one gives memory back and is watched.
+            let (due, dues) = channel::<()>();
+            let (files, paths) = (&files[..], &partial.files[..]);
+            let disk =
+                scope.spawn(move || dues.iter().try_for_each(|()| sync(files, paths, File::sync_data)));
             let mut failure = None;
+            let mut unsynced = 0;
+            let halted = || halt.store(true, Ordering::Relaxed);
             for (index, outcome) in results {
                 let slab = &todo[index];
                 match outcome {
@@ -291,19 +299,29 @@ impl Run<'_> {
                             // Only memory is at stake: pages that stay are the system's to drop.
                             let _ = model.weights.release_tensor(&job.tensor.source);
                             if let Err(error) = journal.save_now_and_then(files) {
-                                halt.store(true, Ordering::Relaxed);
+                                halted();
                                 failure.get_or_insert(io_error("write", &partial.journal, error));
+                            }
+                        }
+                        unsynced += slab.bytes(plan);
+                        if unsynced >= SYNC_BYTES {
+                            unsynced = 0;
+                            if due.send(()).is_err() {
+                                halted();
                             }
                         }
                         progress(Progress { what: &job.tensor.name, done: *done, total: *total });
                     }
                     Err(error) => {
-                        halt.store(true, Ordering::Relaxed);
+                        halted();
                         failure.get_or_insert(error);
                     }
                 }
             }
-            failure.map_or(Ok(()), Err)
+            drop(due);
+            let synced =
+                disk.join().expect("waiting for the disk does not panic").inspect_err(|_| journal.lose());
+            failure.map_or(synced, Err)
         })?;
         match undone.iter().all(|job| self.journal.is_done(*job)) {
             true => Ok(()),
@@ -320,6 +338,14 @@ impl From<CalibrationError> for RunError {
 
 pub(super) fn io_error(doing: &'static str, path: &Path, source: io::Error) -> RunError {
     RunError::Io { doing, path: path.to_owned(), source }
+}
+
+/// Waits until the disk has what is written of `files`, which lie at `paths`.
+fn sync(files: &[File], paths: &[PathBuf], by: fn(&File) -> io::Result<()>) -> Result<(), RunError> {
+    files
+        .iter()
+        .zip(paths)
+        .try_for_each(|(file, path)| by(file).map_err(|error| io_error("write", path, error)))
 }
 
 /// What a file follows from; a journal of another recipe is of no use.

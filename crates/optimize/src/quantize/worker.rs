@@ -31,6 +31,11 @@ impl Slab {
     pub(super) fn elements(&self, plan: &Plan) -> u64 {
         (self.rows.len() * plan.jobs[self.job].tensor.cols()) as u64
     }
+
+    /// What is written of it.
+    pub(super) fn bytes(&self, plan: &Plan) -> u64 {
+        plan.jobs[self.job].parts.iter().map(|part| part.row_bytes * self.rows.len() as u64).sum()
+    }
 }
 
 /// All slabs of some jobs, in their order.
