@@ -206,6 +206,8 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         return Ok(());
     }
     args.job.open()?;
+    // Every step takes gradients and activations of the same sizes.
+    wharf_memory::keep_freed();
     let teacher = Model::open(&args.teacher)
         .with_context(|| format!("failed to open the teacher {}", args.teacher.display()))
         .bad_input()?;

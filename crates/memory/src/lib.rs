@@ -5,6 +5,8 @@
 //! glibc keeps an arena for each thread, and freed pages between those in use, for the next time. The kernel maps 64 kB around every page of
 //! the program that is used, and what was used once, at the start, stays mapped. Both are given back here; what is used again comes from the kernel at the cost of a
 //! page fault, and no disk is read as long as the program's file is in the page cache. Other C libraries and systems do as they do.
+//!
+//! A process that takes and frees the same large pieces at every step is the other case: each would be zeroed by the kernel again.
 
 /// Pieces from this size on are the system's own, and so much may be free at the heap's end.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
@@ -12,11 +14,22 @@ const LARGE: i32 = 64 << 10;
 
 /// Sets the allocator up for one thread that works little: one arena, large pieces come from the system and go back to it at once. Call it before
 /// other threads start.
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
 pub fn be_frugal() {
-    for (parameter, value) in
-        [(libc::M_ARENA_MAX, 1), (libc::M_MMAP_THRESHOLD, LARGE), (libc::M_TRIM_THRESHOLD, LARGE)]
-    {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    set([(libc::M_ARENA_MAX, 1), (libc::M_MMAP_THRESHOLD, LARGE), (libc::M_TRIM_THRESHOLD, LARGE)]);
+}
+
+/// Sets the allocator up for steps that take the same large pieces again and again: what is freed stays with the process, whichever thread takes it
+/// next. Call it before other threads start.
+pub fn keep_freed() {
+    // Arenas of threads hold no large piece, and -1 is never.
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    set([(libc::M_ARENA_MAX, 1), (libc::M_MMAP_MAX, 0), (libc::M_TRIM_THRESHOLD, -1)]);
+}
+
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn set(settings: [(i32, i32); 3]) {
+    for (parameter, value) in settings {
         #[expect(unsafe_code, reason = "FFI: glibc's malloc has no other interface")]
         // SAFETY: mallopt takes two numbers and locks the allocator itself.
         let taken = unsafe { libc::mallopt(parameter, value) };
@@ -25,10 +38,6 @@ pub fn be_frugal() {
         }
     }
 }
-
-/// There is nothing to set up.
-#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-pub fn be_frugal() {}
 
 /// Gives back what the allocator holds free, and the pages of the program and of the C library that are as in their files.
 pub fn hand_back() {

@@ -3,6 +3,7 @@
 mod blocks;
 mod calibrated;
 mod codes;
+mod disk;
 mod journal;
 mod mix;
 mod plan;

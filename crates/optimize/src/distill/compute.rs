@@ -118,7 +118,7 @@ pub(super) type RowsFn<'a> = dyn FnMut(&[f32]) -> Result<(), DistillError> + 'a;
 
 /// A device that computes passes over weights that are given with each call.
 pub(super) trait Compute {
-    /// Adds the gradient of a step's sequences to `gradients`. `teacher` is asked for one batch after the other.
+    /// Adds the gradient of a step's sequences to `gradients`, of which empty ones are zeros. `teacher` is asked for one batch after the other.
     fn step(
         &self,
         parameters: &Parameters,
@@ -202,12 +202,14 @@ impl<B: Backend> Compute for On<B> {
                 surrogate = surrogate + distance.mul_scalar(step.feature_weight * step.scale);
             }
             let derivatives = surrogate.backward();
+            let mut d_output = Some(head.d_output);
             for (parameter, gradient) in parameters.list.iter().zip(&mut *gradients) {
                 if let Some(derivative) = network.weights[&parameter.key].grad(&derivatives) {
                     add(gradient, derivative);
                 }
-                if parameter.key == output_key(&parameters.config) {
-                    add(gradient, head.d_output.clone());
+                if let Some(d_output) = d_output.take_if(|_| parameter.key == output_key(&parameters.config))
+                {
+                    add(gradient, d_output);
                 }
             }
         }
@@ -320,6 +322,12 @@ fn numbers<B: Backend>(tensor: Tensor<B, 2>) -> Vec<f32> {
     tensor.into_data().convert::<f32>().into_vec().expect("converted to this type")
 }
 
-fn add<B: Backend>(sum: &mut [f32], part: Tensor<B, 2>) {
-    sum.iter_mut().zip(numbers(part)).for_each(|(sum, part)| *sum += part);
+/// Adds `part` to `sum`, which is nothing yet when it is empty.
+fn add<B: Backend>(sum: &mut Vec<f32>, part: Tensor<B, 2>) {
+    let part = numbers(part);
+    if sum.is_empty() {
+        *sum = part;
+    } else {
+        sum.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
+    }
 }

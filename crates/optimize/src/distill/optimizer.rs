@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::parameters::{Parameter, Parameters};
 
-/// Gradients in the order of [`Parameters::list`].
+/// Gradients in the order of [`Parameters::list`]; what is empty has none yet.
 pub(super) type Gradients = Vec<Vec<f32>>;
 
 /// How weights follow their gradients.
@@ -41,6 +41,17 @@ impl Optimizer {
     }
 }
 
+/// How one step moves weights.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Move {
+    /// From 0.
+    pub(super) step: usize,
+    pub(super) rate: f64,
+    pub(super) weight_decay: f64,
+    /// Gradients are multiplied by it.
+    pub(super) shorten: f32,
+}
+
 /// First and second moments of every element.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Moments {
@@ -54,16 +65,15 @@ impl Moments {
         Moments { first: zeros.clone(), second: zeros }
     }
 
-    /// One step of AdamW; `step` counts from 0.
+    /// One step of AdamW.
     pub(super) fn update(
         &mut self,
         parameters: &mut Parameters,
         gradients: &Gradients,
-        step: usize,
-        rate: f64,
-        weight_decay: f64,
+        to: Move,
         threads: usize,
     ) {
+        let Move { step, rate, weight_decay, shorten } = to;
         let correction = |beta: f32| 1.0 - f64::from(beta).powi(step as i32 + 1);
         let (first_bias, second_bias) = (correction(BETA1), correction(BETA2));
         let size = (rate / first_bias) as f32;
@@ -78,6 +88,7 @@ impl Moments {
                 for ((w, g), (m, v)) in parts.zip(first.chunks_mut(part).zip(second.chunks_mut(part))) {
                     let work = move || {
                         for (((w, g), m), v) in w.iter_mut().zip(g).zip(m).zip(v) {
+                            let g = g * shorten;
                             *m = BETA1 * *m + (1.0 - BETA1) * g;
                             *v = BETA2 * *v + (1.0 - BETA2) * g * g;
                             *w = *w * shrink - size * *m / ((*v * unbias).sqrt() + EPSILON);
@@ -95,20 +106,30 @@ fn decays(parameter: &Parameter) -> bool {
 }
 
 /// Zeros in the shapes of all weights.
-pub(super) fn zeros(parameters: &Parameters) -> Gradients {
+fn zeros(parameters: &Parameters) -> Gradients {
     parameters.list.iter().map(|parameter| vec![0.0; parameter.data.len()]).collect()
 }
 
-/// Shortens a gradient to `most` and gives the length that it had.
-pub(super) fn clip(gradients: &mut Gradients, most: f64) -> f64 {
+/// No gradient of any weight yet.
+pub(super) fn none(parameters: &Parameters) -> Gradients {
+    vec![Vec::new(); parameters.list.len()]
+}
+
+/// Zeros where nothing depends on a weight.
+pub(super) fn complete(gradients: &mut Gradients, parameters: &Parameters) {
+    for (gradient, parameter) in gradients.iter_mut().zip(&parameters.list) {
+        if gradient.is_empty() {
+            gradient.resize(parameter.data.len(), 0.0);
+        }
+    }
+}
+
+/// The length of a gradient, and what it is to be multiplied by so that it has at most `most`.
+pub(super) fn clip(gradients: &Gradients, most: f64) -> (f64, f32) {
     // Lanes of single precision within short blocks, blocks in double: exact enough, and one fixed order.
     let square = |part: &[f32]| f64::from(part.iter().map(|x| x * x).sum::<f32>());
     let norm = gradients.iter().flat_map(|g| g.chunks(64)).map(square).sum::<f64>().sqrt();
-    if norm > most {
-        let factor = (most / norm) as f32;
-        gradients.iter_mut().flatten().for_each(|x| *x *= factor);
-    }
-    norm
+    (norm, if norm > most { (most / norm) as f32 } else { 1.0 })
 }
 
 #[cfg(test)]
@@ -130,8 +151,14 @@ mod tests {
     fn the_first_step_moves_every_weight_by_the_rate_and_only_matrices_decay() {
         let before = tiny();
         let mut after = before.clone();
-        let gradients: Gradients = zeros(&before).iter().map(|g| vec![-3.0; g.len()]).collect();
-        Moments::zero(&before).update(&mut after, &gradients, 0, 0.01, 0.5, 2);
+        let gradients: Gradients = zeros(&before).iter().map(|g| vec![-6.0; g.len()]).collect();
+        let to = Move { step: 0, rate: 0.01, weight_decay: 0.5, shorten: 0.5 };
+        let mut moments = Moments::zero(&before);
+        moments.update(&mut after, &gradients, to, 2);
+        assert!(
+            moments.first.iter().flatten().all(|m| (m + 0.3).abs() < 1e-6),
+            "a tenth of what is left of -6"
+        );
         for (before, after) in before.list.iter().zip(&after.list) {
             let shrink = if before.rows > 1 { 1.0 - 0.005 } else { 1.0 };
             for (before, after) in before.data.iter().zip(&after.data) {
@@ -142,10 +169,18 @@ mod tests {
 
     #[test]
     fn long_gradients_are_shortened_and_short_ones_left() {
-        let mut gradients = vec![vec![3.0], vec![4.0]];
-        assert_eq!(clip(&mut gradients, 10.0), 5.0);
-        assert_eq!(gradients, [[3.0], [4.0]]);
-        assert_eq!(clip(&mut gradients, 1.0), 5.0);
-        assert!((gradients[0][0] - 0.6).abs() < 1e-6 && (gradients[1][0] - 0.8).abs() < 1e-6);
+        let gradients = vec![vec![3.0], vec![4.0]];
+        assert_eq!(clip(&gradients, 10.0), (5.0, 1.0));
+        assert_eq!(clip(&gradients, 1.0), (5.0, 0.2));
+    }
+
+    #[test]
+    fn a_weight_on_which_nothing_depends_gets_zeros() {
+        let parameters = tiny();
+        let mut gradients = none(&parameters);
+        gradients[0] = vec![1.0; parameters.list[0].data.len()];
+        complete(&mut gradients, &parameters);
+        assert!(gradients[0].iter().all(|x| *x == 1.0));
+        assert_eq!(gradients[1..], zeros(&parameters)[1..]);
     }
 }

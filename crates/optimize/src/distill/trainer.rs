@@ -17,7 +17,7 @@ use super::data::{self, Corpus, Order, Split, TextSide};
 use super::error::DistillError;
 use super::export::{self, Described};
 use super::loss::Objective;
-use super::optimizer::{self, Moments};
+use super::optimizer::{self, Moments, Move};
 use super::own_text::OwnText;
 use super::parameters::Parameters;
 use super::ranks::Ranks;
@@ -268,7 +268,7 @@ impl Trainer<'_> {
         let batches = self.batches()?;
         // A step may fall on questions alone; its losses are nothing divided by one.
         let learned = batches.learned.max(1) as f64;
-        let mut gradients = optimizer::zeros(&self.parameters);
+        let mut gradients = optimizer::none(&self.parameters);
         let mut sums = StepSums::default();
         for (batches, objective) in
             [(&batches.given, recipe.objective), (&batches.own, batches::of_own_text(recipe.objective))]
@@ -291,6 +291,7 @@ impl Trainer<'_> {
             sums.loss.ce += part.loss.ce;
             sums.features += part.features;
         }
+        optimizer::complete(&mut gradients, &self.parameters);
         let go_on = self.ranks.all_reduce(&mut gradients, &mut sums, go_on)?;
         let loss =
             recipe.objective.value(sums.loss, learned) + f64::from(recipe.features) * sums.features / learned;
@@ -298,13 +299,13 @@ impl Trainer<'_> {
         if !loss.is_finite() {
             return Err(diverged("loss"));
         }
-        let grad_norm = optimizer::clip(&mut gradients, recipe.optimizer.clip);
+        let (grad_norm, shorten) = optimizer::clip(&gradients, recipe.optimizer.clip);
         if !grad_norm.is_finite() {
             return Err(diverged("gradient"));
         }
         let rate = recipe.optimizer.rate(self.step, recipe.steps);
-        let decay = recipe.optimizer.weight_decay;
-        self.moments.update(&mut self.parameters, &gradients, self.step, rate, decay, self.threads);
+        let to = Move { step: self.step, rate, weight_decay: recipe.optimizer.weight_decay, shorten };
+        self.moments.update(&mut self.parameters, &gradients, to, self.threads);
         self.step += 1;
         let seconds = began.elapsed().as_secs_f64();
         self.seconds += seconds;

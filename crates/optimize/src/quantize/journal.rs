@@ -11,8 +11,10 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use super::disk::Disk;
 use super::plan::Plan;
 use super::report::TensorReport;
+use super::run::{RunError, io_error};
 
 /// How often a journal is written: each time the data is forced to the disk first.
 const EVERY: Duration = Duration::from_secs(5);
@@ -63,8 +65,6 @@ pub(super) struct Journal {
     /// Bytes that suffice for a journal with every tensor in it.
     most: usize,
     saved: Instant,
-    /// The disk has refused some of what was written. It says so once: later calls would succeed without the bytes being there.
-    lost: bool,
 }
 
 /// Where the journal is written that will take the place of `journal`.
@@ -94,7 +94,7 @@ impl Journal {
         // A name may be written with more bytes than it has, but hardly one is.
         let names = plan.jobs.iter().map(|job| job.tensor.name.len());
         let most = OF_A_TENSOR + names.map(|name| name + OF_A_TENSOR).sum::<usize>();
-        Journal { path: partial.journal.clone(), contents, most, saved: Instant::now(), lost: false }
+        Journal { path: partial.journal.clone(), contents, most, saved: Instant::now() }
     }
 
     /// Takes the room that the next journal will need, with bytes and not with a hole.
@@ -114,24 +114,20 @@ impl Journal {
         self.contents.done.insert(job, report);
     }
 
-    pub(super) fn save_now_and_then(&mut self, files: &[File]) -> io::Result<()> {
+    pub(super) fn save_now_and_then(&mut self, disk: &Disk) -> Result<(), RunError> {
         if self.saved.elapsed() < EVERY {
             return Ok(());
         }
-        self.save(files)
+        self.save(disk)
     }
 
-    /// Some of what was written did not reach the disk: the journal that is there stays the last.
-    pub(super) fn lose(&mut self) {
-        self.lost = true;
+    /// Says what is done, after it is on disk.
+    pub(super) fn save(&mut self, disk: &Disk) -> Result<(), RunError> {
+        disk.sync(File::sync_data)?;
+        self.write().map_err(|error| io_error("write", &self.path, error))
     }
 
-    /// Says on disk what is done, after it is on disk.
-    pub(super) fn save(&mut self, files: &[File]) -> io::Result<()> {
-        if self.lost {
-            return Err(io::Error::other("what it would say is done has not reached the disk"));
-        }
-        files.iter().try_for_each(File::sync_data).inspect_err(|_| self.lost = true)?;
+    fn write(&mut self) -> io::Result<()> {
         let (new, text) = (next(&self.path), serde_json::to_vec(&self.contents)?);
         let journal = File::options().write(true).create(true).truncate(false).open(&new)?;
         journal.write_all_at(&text, 0)?;
@@ -152,9 +148,7 @@ impl Journal {
 mod tests {
     use std::os::unix::fs::MetadataExt as _;
 
-    use wharf_model::Model;
-    use wharf_testkit::TinyModel;
-
+    use super::super::disk::tests::{full, opened};
     use super::*;
 
     fn report(name: &str) -> TensorReport {
@@ -172,25 +166,21 @@ mod tests {
     #[test]
     fn a_journal_is_written_where_room_was_made_for_it() {
         let folder = tempfile::tempdir().unwrap();
-        let source = folder.path().join("source.gguf");
-        TinyModel::default().write(&source).unwrap();
-        let plan = Plan::new(&Model::open(&source).unwrap(), "q8_0".parse().unwrap()).unwrap();
-        let partial = Partial::of(&folder.path().join("out"), &plan);
-        let file = [File::create(&partial.files[0]).unwrap()];
+        let (plan, partial, disk) = opened(folder.path());
         let open = || Journal::resume_or_new(&partial, &plan, "r".repeat(64));
         let mut journal = open();
         journal.make_room().unwrap();
         let room = fs::metadata(next(&partial.journal)).unwrap();
         plan.jobs.iter().enumerate().for_each(|(job, of)| journal.finished(job, report(&of.tensor.name)));
-        journal.save(&file).unwrap();
+        journal.save(&disk).unwrap();
         let written = fs::metadata(&partial.journal).unwrap();
         assert_eq!(written.ino(), room.ino(), "another file would need other room");
         assert!(written.len() <= room.len(), "{} bytes in room for {}", written.len(), room.len());
         assert!(next(&partial.journal).exists(), "and there is room for the next");
         assert_eq!(open().done(), plan.jobs.len());
-        journal.lose();
+        disk.sync(full).unwrap_err();
         journal.finished(plan.jobs.len(), report("more"));
-        journal.save(&file).unwrap_err();
+        journal.save(&disk).unwrap_err();
         assert_eq!(open().done(), plan.jobs.len(), "what the disk refused is not said to be done");
         partial.remove_journal();
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "source and file are left");

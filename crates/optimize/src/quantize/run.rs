@@ -6,7 +6,6 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
@@ -14,6 +13,7 @@ use std::sync::mpsc::channel;
 use wharf_model::Model;
 
 use super::calibrated::{CalibrationError, Gather, Method, Step, Treatment, each_layer};
+use super::disk::Disk;
 use super::journal::{Journal, Partial};
 use super::plan::{Encoding, Job, Plan};
 use super::report::TensorReport;
@@ -163,25 +163,25 @@ pub fn run(
     let partial = Partial::of(out, plan);
     let recipe = recipe(model, plan, calibration.map(|(windows, _)| windows));
     let journal = Journal::resume_or_new(&partial, plan, recipe);
-    let files = open(&partial, plan, &journal)?;
+    let disk = Disk::open(&partial, plan, journal.done() == 0)?;
     journal.make_room().map_err(|error| io_error("write", &partial.journal, error))?;
     let elements = |index: &usize| plan.jobs[*index].tensor.source.elements() as u64;
     let total = (0..plan.jobs.len()).map(|index| elements(&index)).sum();
     let done =
         (0..plan.jobs.len()).filter(|index| journal.is_done(*index)).map(|index| elements(&index)).sum();
-    let mut run = Run { model, plan, options, partial, files, journal, done, total, progress };
+    let mut run = Run { model, plan, options, partial, disk, journal, done, total, progress };
     let outcome = run.all(calibration);
-    let Run { partial, files, mut journal, .. } = run;
+    let Run { partial, disk, mut journal, .. } = run;
     outcome.inspect_err(|error| {
         // The first error is what the user must hear; without a journal the next run begins anew.
         let _ = match error {
             // No run can make a file of it.
-            RunError::NotFinite { .. } => partial.remove(),
-            _ => journal.save(&files),
+            RunError::NotFinite { .. } => partial.remove().is_ok(),
+            _ => journal.save(&disk).is_ok(),
         };
     })?;
-    sync(&files, &partial.files, File::sync_all)?;
-    journal.save(&files).map_err(|error| io_error("write", &partial.journal, error))?;
+    disk.sync(File::sync_all)?;
+    journal.save(&disk)?;
     Ok(Written { partial, out: out.to_owned(), tensors: journal.into_reports() })
 }
 
@@ -191,7 +191,7 @@ struct Run<'a> {
     plan: &'a Plan,
     options: RunOptions<'a>,
     partial: Partial,
-    files: Vec<File>,
+    disk: Disk,
     journal: Journal,
     /// Elements.
     done: u64,
@@ -244,9 +244,7 @@ impl Run<'_> {
     fn write_input_scales(&self, jobs: &[&Job], treatment: &Treatment) -> Result<(), RunError> {
         for job in jobs {
             if let (Some(at), Some(scale)) = (job.input_scale, treatment.fixed_scale(&job.tensor)) {
-                self.files[job.file]
-                    .write_all_at(&scale.to_le_bytes(), at)
-                    .map_err(|error| io_error("write", &self.partial.files[job.file], error))?;
+                self.disk.write(job.file, &scale.to_le_bytes(), at)?;
             }
         }
         Ok(())
@@ -254,7 +252,8 @@ impl Run<'_> {
 
     /// Carries out those of some jobs that are not done.
     fn jobs(&mut self, jobs: &[usize], treatment: &Treatment) -> Result<(), RunError> {
-        let Run { model, plan, options, partial, files, journal, done, total, progress } = self;
+        let Run { model, plan, options, partial: _, disk, journal, done, total, progress } = self;
+        let disk = &*disk;
         let undone: Vec<usize> = jobs.iter().copied().filter(|job| !journal.is_done(*job)).collect();
         let todo: Vec<Slab> = slabs(plan, &undone);
         let mut left: Vec<usize> = vec![0; plan.jobs.len()];
@@ -265,24 +264,14 @@ impl Run<'_> {
         let (sender, results) = channel();
         std::thread::scope(|scope| {
             for _ in 0..options.threads.max(1) {
-                let worker = Worker {
-                    model,
-                    plan,
-                    files,
-                    paths: &partial.files,
-                    options: *options,
-                    treatment,
-                    halt: &halt,
-                };
+                let worker = Worker { model, plan, disk, options: *options, treatment, halt: &halt };
                 let (next, todo, sender) = (&next, &todo, sender.clone());
                 scope.spawn(move || worker.run(next, todo, &sender));
             }
             drop(sender);
             // Another thread waits for the disk: this one gives memory back and is watched.
             let (due, dues) = channel::<()>();
-            let (files, paths) = (&files[..], &partial.files[..]);
-            let disk =
-                scope.spawn(move || dues.iter().try_for_each(|()| sync(files, paths, File::sync_data)));
+            let waiting = scope.spawn(move || dues.iter().try_for_each(|()| disk.sync(File::sync_data)));
             let mut failure = None;
             let mut unsynced = 0;
             let halted = || halt.store(true, Ordering::Relaxed);
@@ -298,9 +287,9 @@ impl Run<'_> {
                             journal.finished(slab.job, report(job, sums[slab.job]));
                             // Only memory is at stake: pages that stay are the system's to drop.
                             let _ = model.weights.release_tensor(&job.tensor.source);
-                            if let Err(error) = journal.save_now_and_then(files) {
+                            if let Err(error) = journal.save_now_and_then(disk) {
                                 halted();
-                                failure.get_or_insert(io_error("write", &partial.journal, error));
+                                failure.get_or_insert(error);
                             }
                         }
                         unsynced += slab.bytes(plan);
@@ -319,9 +308,9 @@ impl Run<'_> {
                 }
             }
             drop(due);
-            let synced =
-                disk.join().expect("waiting for the disk does not panic").inspect_err(|_| journal.lose());
-            failure.map_or(synced, Err)
+            // What the disk said first, before what others heard of it.
+            waiting.join().expect("waiting for the disk does not panic")?;
+            failure.map_or(Ok(()), Err)
         })?;
         match undone.iter().all(|job| self.journal.is_done(*job)) {
             true => Ok(()),
@@ -340,14 +329,6 @@ pub(super) fn io_error(doing: &'static str, path: &Path, source: io::Error) -> R
     RunError::Io { doing, path: path.to_owned(), source }
 }
 
-/// Waits until the disk has what is written of `files`, which lie at `paths`.
-fn sync(files: &[File], paths: &[PathBuf], by: fn(&File) -> io::Result<()>) -> Result<(), RunError> {
-    files
-        .iter()
-        .zip(paths)
-        .try_for_each(|(file, path)| by(file).map_err(|error| io_error("write", path, error)))
-}
-
 /// What a file follows from; a journal of another recipe is of no use.
 fn recipe(model: &Model, plan: &Plan, calibration: Option<&Windows>) -> String {
     use sha2::{Digest as _, Sha256};
@@ -361,28 +342,6 @@ fn recipe(model: &Model, plan: &Plan, calibration: Option<&Windows>) -> String {
         window.iter().for_each(|token| digest.update(token.to_le_bytes()));
     }
     digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn open(partial: &Partial, plan: &Plan, journal: &Journal) -> Result<Vec<File>, RunError> {
-    for (name, bytes) in plan.beside.iter().flatten() {
-        std::fs::create_dir_all(&partial.root).map_err(|error| io_error("create", &partial.root, error))?;
-        let path = partial.root.join(name);
-        std::fs::write(&path, bytes).map_err(|error| io_error("write", &path, error))?;
-    }
-    let fresh = journal.done() == 0;
-    let mut files = Vec::new();
-    for (path, weights) in partial.files.iter().zip(&plan.files) {
-        let fail = |doing| move |error| io_error(doing, path, error);
-        let file =
-            File::options().write(true).create(true).truncate(fresh).open(path).map_err(fail("create"))?;
-        file.set_len(weights.len).map_err(fail("size"))?;
-        file.write_all_at(&weights.header, 0).map_err(fail("write"))?;
-        for (at, bytes) in &weights.fixed {
-            file.write_all_at(bytes, *at).map_err(fail("write"))?;
-        }
-        files.push(file);
-    }
-    Ok(files)
 }
 
 fn report(job: &Job, errors: Errors) -> TensorReport {

@@ -1,9 +1,6 @@
 //! Decides what one thread does with a slab: read its rows, round them, write them where the plan says.
 
-use std::fs::File;
 use std::ops::Range;
-use std::os::unix::fs::FileExt as _;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
 
@@ -15,8 +12,9 @@ use wharf_model::export::{Exported, RowOrder};
 use super::blocks::{self, Row};
 use super::calibrated::Treatment;
 use super::codes::Codes;
+use super::disk::Disk;
 use super::plan::{Encoding, Plan};
-use super::run::{RunError, RunOptions, io_error};
+use super::run::{RunError, RunOptions};
 
 /// Elements that a thread takes at once, as whole rows.
 const SLAB_ELEMENTS: usize = 1 << 17;
@@ -74,9 +72,7 @@ impl Errors {
 pub(super) struct Worker<'a> {
     pub(super) model: &'a Model,
     pub(super) plan: &'a Plan,
-    pub(super) files: &'a [File],
-    /// Their paths, for errors.
-    pub(super) paths: &'a [PathBuf],
+    pub(super) disk: &'a Disk,
     pub(super) options: RunOptions<'a>,
     /// What calibration has decided about the layer.
     pub(super) treatment: &'a Treatment,
@@ -176,8 +172,7 @@ impl Worker<'_> {
         }
         for (part, bytes) in job.parts.iter().zip(out.iter()) {
             let at = part.at + slab.rows.start as u64 * part.row_bytes;
-            let fail = |error| io_error("write", &self.paths[job.file], error);
-            self.files[job.file].write_all_at(bytes, at).map_err(fail)?;
+            self.disk.write(job.file, bytes, at)?;
         }
         Ok(errors)
     }

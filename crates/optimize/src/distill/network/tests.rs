@@ -114,7 +114,7 @@ fn the_gradient_is_the_slope_of_the_loss_in_every_weight() {
     let objective = Objective { divergence: Divergence::ForwardKl, alpha: 0.7, temperature: 2.0 };
     let step = Step { objective, scale: 1.0 / 12.0, threads: 2, features: &[0], feature_weight: 0.5 };
     let run = |parameters: &Parameters| {
-        let mut gradients = optimizer::zeros(parameters);
+        let mut gradients = optimizer::none(parameters);
         let mut tell =
             |_: &Micro| Ok(Told { logits: Lessons::Full(teacher.clone()), features: vec![features.clone()] });
         let sums =
@@ -157,7 +157,7 @@ fn what_is_not_learned_changes_neither_loss_nor_gradient() {
         };
         let mut tell =
             |_: &Micro| Ok(Told { logits: Lessons::Full(numbers(vocab)), features: vec![numbers(64)] });
-        let mut gradients = optimizer::zeros(&parameters);
+        let mut gradients = optimizer::none(&parameters);
         let sums =
             cpu().step(&parameters, &step, std::slice::from_ref(&batch), &mut tell, &mut gradients).unwrap();
         (sums, gradients)
@@ -176,7 +176,7 @@ fn the_same_step_gives_the_same_bits() {
     let objective = Objective { divergence: Divergence::ForwardKl, alpha: 0.0, temperature: 1.0 };
     let step = Step { objective, scale: 1.0, threads: 2, features: &[], feature_weight: 0.0 };
     let run = || {
-        let mut gradients = optimizer::zeros(&parameters);
+        let mut gradients = optimizer::none(&parameters);
         let mut tell = |_: &Micro| Ok(Told { logits: Lessons::Absent, features: Vec::new() });
         cpu().step(&parameters, &step, std::slice::from_ref(&batch), &mut tell, &mut gradients).unwrap();
         gradients
