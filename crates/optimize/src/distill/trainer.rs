@@ -110,8 +110,13 @@ pub fn run(
         teacher = teacher.cached(&work.teacher_cache(ranks.rank()), k, windows)?;
     }
     let teacher_elements = (teacher_weights.elements(), teacher_weights.config.layers.len());
-    if !pairs.is_empty() {
-        teacher = teacher.with_features(teacher_weights, pairs.iter().map(|(_, teacher)| *teacher).collect());
+    match pairs.is_empty() {
+        false => {
+            let layers = pairs.iter().map(|(_, teacher)| *teacher).collect();
+            teacher = teacher.with_features(teacher_weights, layers);
+        }
+        // Steps take the memory again.
+        true => drop(teacher_weights),
     }
     let mut parameters = start.parameters;
     let mut moments = Moments::zero(&parameters);

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::super::engines::parse;
 use super::super::peers::Peers;
-use super::super::stats::Probe;
+use super::super::stats::{Probe, Summary};
 use crate::python::Python;
 use crate::{environment, server, shell};
 
@@ -23,14 +23,37 @@ pub(super) struct Programs {
 }
 
 /// How fast a student was trained.
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 pub(super) struct Trained {
     pub(super) tokens_per_second: f64,
     pub(super) flops_per_second: f64,
 }
 
 /// Steps of a training that is measured, two sequences of 256 tokens each.
-const STEPS: &str = "4";
+const STEPS: &str = "6";
+/// Steps in which memory is used for the first time: hundreds follow them when somebody trains.
+const WARM_UP: usize = 2;
+
+impl Trained {
+    /// The rate of the median step after the warm-up; `metrics` is what the run, as a whole `self`, wrote for each.
+    fn warm(self, metrics: &str) -> anyhow::Result<Trained> {
+        #[derive(Deserialize)]
+        struct Line {
+            /// Validations have none.
+            lr: Option<f64>,
+            #[serde(default)]
+            tokens_per_second: f64,
+        }
+        let lines: Vec<Line> = metrics.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+        let steps = lines.iter().filter(|line| line.lr.is_some()).map(|line| line.tokens_per_second);
+        let rates: Vec<f64> = steps.skip(WARM_UP).collect();
+        let rate = Summary::of(&rates).context("there is no step after the warm-up")?.median;
+        Ok(Trained {
+            tokens_per_second: rate,
+            flops_per_second: self.flops_per_second / self.tokens_per_second * rate,
+        })
+    }
+}
 
 /// What a command took.
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -150,8 +173,28 @@ impl Programs {
         command.args(["--data-parallel", &processes.to_string(), "--alpha", &alpha.to_string()]);
         command.args(["--validation-windows", "1", "--checkpoint-every", STEPS, "--device", "cpu"]);
         command.args(["--threads", &self.threads, "--output", "json"]);
-        let trained = parse(&shell::output(&mut command)?)?;
+        let whole: Trained = parse(&shell::output(&mut command)?)?;
+        let metrics = out.join("metrics.jsonl");
+        let text = std::fs::read_to_string(&metrics)
+            .with_context(|| format!("failed to read {}", metrics.display()))?;
+        let trained = whole.warm(&text).with_context(|| format!("failed to read {}", metrics.display()))?;
         std::fs::remove_dir_all(out).with_context(|| format!("failed to remove {}", out.display()))?;
         Ok(trained)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rate_of_training_is_that_of_the_median_step_after_two() {
+        let step = |rate: f64| format!("{{\"step\":1,\"lr\":0.1,\"tokens_per_second\":{rate}}}\n");
+        let validation = "{\"step\":0,\"perplexity\":9.5}\n";
+        let metrics = [10.0, 20.0, 60.0, 40.0, 50.0].map(step).concat() + validation;
+        let whole = Trained { tokens_per_second: 30.0, flops_per_second: 300.0 };
+        let warm = whole.warm(&(validation.to_owned() + &metrics)).unwrap();
+        assert_eq!(warm, Trained { tokens_per_second: 50.0, flops_per_second: 500.0 });
+        whole.warm(validation).unwrap_err();
     }
 }
