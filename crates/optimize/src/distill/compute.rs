@@ -201,10 +201,10 @@ impl<B: Backend> Compute for On<B> {
                 );
                 surrogate = surrogate + distance.mul_scalar(step.feature_weight * step.scale);
             }
-            let derivatives = surrogate.backward();
+            let mut derivatives = surrogate.backward();
             let mut d_output = Some(head.d_output);
             for (parameter, gradient) in parameters.list.iter().zip(&mut *gradients) {
-                if let Some(derivative) = network.weights[&parameter.key].grad(&derivatives) {
+                if let Some(derivative) = network.weights[&parameter.key].grad_remove(&mut derivatives) {
                     add(gradient, derivative);
                 }
                 if let Some(d_output) = d_output.take_if(|_| parameter.key == output_key(&parameters.config))
