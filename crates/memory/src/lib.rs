@@ -20,7 +20,7 @@ pub fn be_frugal() {
 }
 
 /// Sets the allocator up for steps that take the same large pieces again and again: what is freed stays with the process, whichever thread takes it
-/// next. Call it before other threads start.
+/// next. Call it from the first thread, before others start.
 pub fn keep_freed() {
     // Arenas of threads hold no large piece, and -1 is never.
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
